@@ -2,9 +2,9 @@
 
 The first of these rules that matches the name decides:
 
-1. the names in the ``models`` lists of the ``[provider NAME]`` sections, then their patterns;
+1. a name in the ``models`` list of a ``[provider NAME]`` section, or ``echo``;
 2. ``NAME/model``, where NAME is the name of a provider;
-3. ``echo``;
+3. a pattern in a ``models`` list;
 4. without any section: the name patterns of the providers that have a key in the
    environment, then a custom base URL (``OPENAI_BASE_URL``);
 5. ``default_model``.
