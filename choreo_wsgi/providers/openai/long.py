@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from ...chat import cutting, longtext
 from ...chat.items import Json, Marks
 from ...chat.shapes import compact
+from ...errors import UpstreamInvalid
 from .. import logprobs
-from ..reading import MAX_VALUES, find_error, most_values, parse_json
+from ..reading import MAX_VALUES, find_error, most_values, parse_json, unwrapped
 
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
+_LINE_END = re.compile(rb"[\r\n]")
 
 
 def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> bytes:
     """Return *data*, a chunk or a completion, with placeholders for long parts, added to *marks*.
 
     The parts are long strings of the choices' output, and their log probabilities unless those
-    will be read (*reading*).  If anything else is long, nothing of its kind is set aside.
+    will be read (*reading*).  If anything else is long, or the JSON is invalid, nothing is set
+    aside.  Line ends in a part become spaces, so that a frame may contain it.
     """
     for cut in [cutting.shorten] if reading else [logprobs.shorten, cutting.shorten]:
         short, found = cut(data)
-        most = MAX_VALUES if reading else most_values(short)
-        if found and _are_output(found, parse_json(short, most)):
-            marks |= found
-            data = short
+        if not found:
+            continue
+        with suppress(UpstreamInvalid):  # the caller's parser reports it; or one line of several
+            chunk = parse_json(short, MAX_VALUES if reading else most_values(short))
+            if _are_output(found, unwrapped(chunk)):
+                for mark, part in found.items():
+                    if not isinstance(part, longtext.LazyJson) and _LINE_END.search(part):
+                        part = _LINE_END.sub(b" ", part)
+                    marks[mark] = part
+                data = short
     return bytes(data)
 
 

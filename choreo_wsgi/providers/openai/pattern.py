@@ -141,9 +141,9 @@ class Patterns:
     ) -> Pattern | None:
         """Return a new pattern for events like this one, None if there is none; remember it.
 
-        The JSON *raw* was parsed and mended to *chunk*, of one choice, and sent as *frame*.
+        The JSON *raw*, one line, was mended to *chunk*, of one choice, and sent as *frame*.
         """
-        found = _find_text(raw, chunk) if len(raw) <= SMALL and b"\n" not in raw else None
+        found = _find_text(raw, chunk) if len(raw) <= SMALL else None
         if found is None:
             return None
         holder, key, match = found

@@ -11,7 +11,7 @@ A block of whole events takes the first of these ways that it can:
    written again, or sent as it is if nothing was wrong.  The relay learns patterns from these.
 
 For example, with ``id``, ``created`` and blank lines left out, where the server's model ``m-1`` is
-offered as ``fast`` and the caller did not ask for usage (the number is the way taken)::
+offered as ``fast`` and the caller did not ask for usage (the last column is the way taken)::
 
     received  data: {"model":"m-1","choices":[{"delta":{"content":"Oh"}}],"usage":null}  4
               data: {"model":"m-1","choices":[{"delta":{"content":", "}}],"usage":null}  4
@@ -20,9 +20,8 @@ offered as ``fast`` and the caller did not ask for usage (the number is the way 
               data: {"model":"fast","choices":[{"delta":{"content":", "}}]}
               data: {"model":"fast","choices":[{"delta":{"content":"hi"}}]}
 
-All patterns are dropped when the state of a choice changes (a tool call begins, a choice
-finishes), because the same bytes may mean something else afterwards.  This module uses no socket
-and no clock.
+All patterns are dropped when a tool call begins or a choice finishes: the same bytes may mean
+something else afterwards.  This module uses no socket and no clock.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
 from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
-from .events import EventReader, WholeEvents, read_chunk, read_chunks
+from .events import EventReader, WholeEvents, read_chunks
 from .pattern import SMALL, Pattern, Patterns
 from .template import FINISH, HOLE, ROLE, TEXT, Template
 
@@ -198,7 +197,7 @@ class EventRelay:
                     and block.startswith(b"data: {", at)
                     and block.find(b"\n", at) == end - 2  # one line
                 ):
-                    self._mend_long(memoryview(block)[at + 6 : end - 2], frames)
+                    self._parse_data(memoryview(block)[at + 6 : end - 2], frames)
                 else:
                     self._parse_event(block[at:end], frames)
                 at = end
@@ -236,30 +235,38 @@ class EventRelay:
             self._parse_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
-        for event in events:
-            if self.normaliser.done:
-                return
+        for event in events:  # one, or none
             self._parse_data(event.data.strip().encode(), frames, event.event)
         if failure is not None:
             raise failure
 
-    def _parse_data(self, raw: bytes, frames: list[bytes], event: str = "") -> None:
+    def _parse_data(self, raw: bytes | memoryview, frames: list[bytes], event: str = "") -> None:
         """Append the frames of *raw*, the data of an event of the type *event*."""
+        marks = self.normaliser.marks
+        is_long = len(raw) > LONG
+        raw = long.shorten(raw, marks).rstrip() if is_long else bytes(raw)
         for data, chunk in read_chunks(raw, event):
             if chunk is None:
                 self.normaliser.mark_done()
                 return
-            self._mend(data, chunk, frames)
+            if is_long:
+                self._mend_long(chunk, frames)
+            else:
+                self._mend(data, chunk, frames)
+        if is_long:
+            marks.clear()
 
     def _mend(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
         """Append the frames of *chunk*, parsed from *raw*; learn a pattern or template from it."""
         normaliser = self.normaliser
         state, begins = normaliser.state, not normaliser.choices
         chunks, verdict = normaliser.normalise(chunk)
-        unchanged = verdict == KEPT and b"\n" not in raw
+        one_line = b"\n" not in raw
+        unchanged = verdict == KEPT and one_line
         for one in chunks:
             frames.append(self._frame(one, raw if unchanged else None))
-        repeatable = verdict != CHANGED and len(chunks) == 1 and len(chunk["choices"]) == 1
+        one_choice = len(chunks) == 1 and len(chunk["choices"]) == 1
+        repeatable = one_choice and one_line and verdict != CHANGED
         template = self._template if repeatable and not state and normaliser.usage is None else None
         if state != normaliser.state:
             self._patterns.forget()
@@ -278,19 +285,13 @@ class EventRelay:
                     received = pattern.prefix + HOLE + pattern.suffix
                     template.learn(TEXT, received, pattern.new_prefix + HOLE + pattern.new_suffix)
 
-    def _mend_long(self, raw: memoryview, frames: list[bytes]) -> None:
-        """Append the frames of *raw*, the data of a long event, to *frames*."""
+    def _mend_long(self, chunk: dict[str, Json], frames: list[bytes]) -> None:
+        """Append the frames of *chunk*, which was long, to *frames*; learn nothing from it."""
         normaliser = self.normaliser
-        normaliser.marks.clear()
-        short = long.shorten(raw, normaliser.marks)
         state = normaliser.state
-        chunk = read_chunk(short.rstrip())
-        assert chunk is not None  # it begins with a brace
         chunks, _ = normaliser.normalise(chunk)
-        frames += [
-            self._frame(part, None, dump_large) for one in chunks for part in long.parts(one)
-        ]
-        normaliser.marks.clear()
+        for one in chunks:
+            frames += [self._frame(part, None, dump_large) for part in long.parts(one)]
         if state != normaliser.state:
             self._patterns.forget()
 

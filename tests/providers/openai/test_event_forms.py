@@ -1,0 +1,67 @@
+"""The same events in every form of Server-Sent Events: line ends, fields, several data lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from choreo_wsgi.chat.normalise import Normaliser
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
+from choreo_wsgi.providers.openai.relay import EventRelay
+
+LIKELY = {"token": "y", "logprob": -1.5, "bytes": [121]}
+#: With 40,000 JSON values, more than an event may have that is not set aside.
+LOGPROBS = {"content": [{"token": "x", "logprob": -0.25, "top_logprobs": 20 * [LIKELY]}] * 400}
+
+
+def chunk(reason: str | None = None, logprobs: Any = None, **delta: str) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+    head = {"id": "chatcmpl-forms", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+    return {**head, "choices": [choice]}
+
+
+def lines(data: str, end: str = "\n", field: str = "data: ") -> str:
+    return "".join(field + line + end for line in data.split("\n")) + end
+
+
+FORMS: list[Callable[[dict[str, Any]], str]] = [
+    lambda value: lines(json.dumps(value)),
+    lambda value: lines(json.dumps(value), "\r\n"),
+    lambda value: lines(json.dumps(value), "\r"),
+    lambda value: lines(json.dumps(value), field="data:"),
+    lambda value: "event: message\n" + lines(json.dumps(value)),
+    lambda value: "id: 1\r\n" + lines(json.dumps(value), "\r\n"),
+    lambda value: lines(json.dumps(value, indent=1)),
+    lambda value: lines(json.dumps(value, indent=1), "\r\n"),
+    lambda value: lines(json.dumps({"data": value})),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "first",
+    [
+        chunk(role="assistant", content="hi"),
+        chunk(role="assistant", content="\N{GRINNING FACE}" + 300_000 * "a"),
+        chunk(role="assistant", content="hi", logprobs=LOGPROBS),
+    ],
+    ids=["short", "text", "logprobs"],
+)
+def test_the_form_of_an_event_does_not_matter(
+    first: dict[str, Any], form: Callable[[dict[str, Any]], str]
+) -> None:
+    last = chunk("stop")
+    body = f"{form(first)}{form(last)}data: [DONE]\n\n".encode()
+    relay = EventRelay(Normaliser())
+    frames = relay.receive_data(body) + relay.end()
+    assert frames.count(b"\n") == 4
+    assert [json.loads(frame[6:]) for frame in frames.split(b"\n\n")[:-1]] == [first, last]
+    translator = OpenAITranslator()
+    items = translator.receive_data(body)
+    while translator.waiting:
+        items += translator.receive_data(b"")
+    text = "".join(getattr(item, "text", "") for item in [*items, *translator.end()])
+    assert text == first["choices"][0]["delta"]["content"]
