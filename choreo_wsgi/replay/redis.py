@@ -26,8 +26,8 @@ _PREFIX = "{choreo}:"
 _CHANNEL = _PREFIX + "wake"
 # Seconds to wait for a connection, a reply, or a free connection of the pool.
 _TIMEOUT = 1.0
-# The keeper and the watcher need one each; readers and requests share the others, as their
-# queries take well under a millisecond each.
+# One for the keeper, one for the watcher; readers and requests share the others, as each of
+# their queries takes well under a millisecond.
 _CONNECTIONS = 16
 # Seconds for which a stream outlives its time to live while its producer is silent.
 _HOLD_SECONDS = 60.0

@@ -97,7 +97,7 @@ class Writer:
             self.append(b"", 0, end=True)
 
     def discard(self) -> None:
-        """Delete the stream and its idempotency key; readers get NotFound.  Idempotent."""
+        """Delete the stream, and free its idempotency key; readers get NotFound.  Idempotent."""
         self.ended = True
         self._keeper.discard(self)
 

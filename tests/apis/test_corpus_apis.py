@@ -17,10 +17,8 @@ import openai
 import pytest
 from corpus_cases import KEY, OPTIONS, Case, cases
 from nightly import NIGHTLY
-from official import judge_events
+from official import events_of, judge_events, judge_order
 from raw_server import RawServer
-
-from choreo_wsgi import sse
 
 #: The new APIs have one choice.
 CASES = [case for case in cases() if case.request.n == 1]
@@ -256,10 +254,9 @@ def test_every_event_is_as_the_official_types(
             continue  # the recordings of Anthropic's are shorter than its answers
         events = events_of(answer.body)
         judge_events(events)
+        judge_order(events)
         kinds = [event["type"] for event in events]
         assert [kind for kind in kinds if kind in ENDS] == kinds[-1:]
-        if path == "/v1/responses":
-            assert [event["sequence_number"] for event in events] == list(range(len(events)))
 
 
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
@@ -268,14 +265,6 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
 ]
 GOOD = {"response.completed", "response.incomplete", "message_stop"}
 ENDS = GOOD | {"response.failed", "error"}
-
-
-def events_of(frames: bytes) -> list[dict[str, Any]]:
-    """Return the data of *frames*, each of which is named by its type."""
-    events = sse.Decoder().receive_data(frames)
-    data = [json.loads(event.data) for event in events]
-    assert [event.event for event in events] == [event["type"] for event in data]
-    return data
 
 
 #: One recording of each kind, cut at every byte; in the short run at every hundredth or so.

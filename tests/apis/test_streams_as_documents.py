@@ -1,0 +1,208 @@
+"""An answer with blocks of every kind: its events in order, and the same as its one document."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import harness
+import pytest
+import requests
+from official import MESSAGE, RESPONSE, events_of, judge, judge_events, judge_order
+from scripted_provider import Script, Scripted
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
+from choreo_wsgi.chat.source import from_deltas
+
+SIGNED = {"index": 0, "type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
+HIDDEN = {"index": 1, "type": "redacted_thinking", "data": "c2Vl"}
+CITATIONS: list[Any] = [
+    {"url_citation": {"url": f"https://x/{n}", "title": "X", "start_index": n, "end_index": 4}}
+    for n in (0, 1)
+]
+LOGPROBS = {"content": [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]}
+IMAGES = [{"image_url": {"url": url}} for url in ("data:image/webp;base64,AAAA", "https://x")]
+ITEMS: list[Item] = [
+    Delta(reasoning="I must "),
+    Delta(reasoning="look."),
+    Delta(extra={"thinking_blocks": [SIGNED, HIDDEN]}),
+    Delta("Oslo", logprobs=LOGPROBS),
+    Delta(extra={"annotations": CITATIONS}),
+    Delta(" 3"),
+    Delta(extra={"images": IMAGES, "content_parts": [{"type": "smell"}]}),
+    Delta("More."),
+    Delta(refusal="No "),
+    Delta(refusal="more."),
+    Delta("Calls:"),
+    Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city":')]),
+    Delta(tool_calls=[ToolCall(0, arguments='"Oslo"}')]),
+    Delta(tool_calls=[ToolCall(1, "call_1", "note", '{"input":"hi"}')]),
+    Delta(tool_calls=[ToolCall(2, "call_2", "crm__find", "{")]),
+    Delta(tool_calls=[ToolCall(2, arguments="}")]),
+]
+USAGE = Usage(50, 20, 30, 5, 7, 75)
+WEATHER: dict[str, Any] = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {"type": "object"},
+    "strict": True,
+}
+FIND = {**WEATHER, "name": "find"}
+TOOLS = [
+    WEATHER,
+    {"type": "custom", "name": "note"},
+    {"type": "namespace", "name": "crm", "description": "customers", "tools": [FIND]},
+]
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/responses": {"model": "m", "input": "hi", "tools": TOOLS},
+    "/v1/messages": {
+        "model": "m",
+        "max_tokens": 9,
+        "messages": [{"role": "user", "content": "hi"}],
+    },
+}
+#: Members that differ from answer to answer.
+_OWN = {"id", "created_at", "completed_at"}
+Ask = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
+
+
+@pytest.fixture
+def ask(
+    application: Callable[..., Application],
+    serve: Callable[..., harness.Server],
+    scripted: Callable[[], Script],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Ask:
+    """Return the judged events, and the document, of the answer of *items* by the API at *path*."""
+    url = serve(application({"scripted": {"models": "m"}})).url
+
+    def ask(path: str, *items: Item, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: from_deltas(items)))
+        body = {**BODIES[path], **more}
+        streamed = requests.post(url + path, json={**body, "stream": True}, timeout=60)
+        document = requests.post(url + path, json=body, timeout=60).json()
+        events = events_of(streamed.content)
+        judge_events(events)
+        judge_order(events)
+        judge(RESPONSE if path == "/v1/responses" else MESSAGE, document)
+        return events, document
+
+    return ask
+
+
+def alike(value: Any) -> Any:
+    """Return *value* without the members that differ from answer to answer."""
+    if isinstance(value, dict):
+        return {name: alike(one) for name, one in value.items() if name not in _OWN}
+    return [alike(one) for one in value] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("summary", [None, "auto"])
+def test_a_response(ask: Ask, summary: str | None) -> None:
+    finish = Finish("tool_calls")
+    reasoning = {"summary": summary}
+    events, document = ask("/v1/responses", *ITEMS, finish, USAGE, reasoning=reasoning)
+    for event in events[:2]:
+        assert (event["response"]["status"], event["response"]["output"]) == ("in_progress", [])
+    response = events[-1]["response"]
+    assert alike(response) == alike(document)
+    assert response["completed_at"] >= response["created_at"]
+    thought, hidden, oslo, image, url, part, _, _, _, call, note, find = response["output"]
+    assert thought["summary" if summary else "content"][0]["text"] == "I must look."
+    assert not thought.get("content" if summary else "summary")
+    assert hidden["encrypted_content"] != thought["encrypted_content"]
+    (text,) = oslo["content"]
+    assert [one["url"] for one in text["annotations"]] == ["https://x/0", "https://x/1"]
+    assert text["logprobs"][0]["bytes"] == list(b"Oslo")
+    added = [event for event in events if event["type"].endswith("annotation.added")]
+    assert [event["annotation_index"] for event in added] == [0, 1]
+    (done, *_) = (event for event in events if event["type"] == "response.output_text.done")
+    assert done["logprobs"] == [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]
+    assert (image["output_format"], image["result"]) == ("webp", "AAAA")
+    assert url["content"][0]["text"] == "[left out: the picture https://x]"
+    assert part["content"][0]["text"] == "[left out: a part of the type 'smell']"
+    types = [item["content"][0]["type"] for item in response["output"][6:9]]
+    assert types == ["output_text", "refusal", "output_text"]
+    assert (call["arguments"], note["input"], find["namespace"]) == ('{"city":"Oslo"}', "hi", "crm")
+    assert response["usage"] == {
+        "input_tokens": 50,
+        "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 5},
+        "output_tokens": 20,
+        "output_tokens_details": {"reasoning_tokens": 7},
+        "total_tokens": 75,
+    }
+
+
+@pytest.mark.parametrize("reason", ["length", "content_filter"])
+def test_a_response_that_is_incomplete(ask: Ask, reason: str) -> None:
+    items = [Delta("Call:"), Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city')])]
+    events, document = ask("/v1/responses", *items, Finish(reason), USAGE)
+    response = events[-1]["response"]
+    assert alike(response) == alike(document)
+    assert "completed_at" not in response
+    assert events[-1]["type"] == "response.incomplete"
+    text, call = response["output"]
+    assert (text["status"], call["status"]) == ("completed", "incomplete")
+
+
+def content_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the content blocks that the *events* of a message make."""
+    blocks: list[dict[str, Any]] = []
+    inputs: dict[int, str] = {}
+    for event in events:
+        if event["type"] == "content_block_start":
+            blocks.append(event["content_block"])
+        elif event["type"] == "content_block_delta":
+            block, delta = blocks[event["index"]], event["delta"]
+            kind = delta.pop("type").removesuffix("_delta")
+            if kind == "citations":
+                block.setdefault("citations", []).append(delta["citation"])
+            elif kind == "input_json":
+                inputs[event["index"]] = inputs.get(event["index"], "") + delta["partial_json"]
+            else:
+                block[kind] += delta[kind]
+    for index, text in inputs.items():
+        blocks[index]["input"] = json.loads(text)
+    return blocks
+
+
+def test_a_message(ask: Ask) -> None:
+    events, document = ask("/v1/messages", *ITEMS, Finish("tool_calls"), USAGE)
+    assert content_of(events) == document["content"]
+    thought, hidden, oslo, *texts = document["content"]
+    assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
+    assert hidden == {"type": "redacted_thinking", "data": "c2Vl"}
+    assert [one["url"] for one in oslo["citations"]] == ["https://x/0", "https://x/1"]
+    assert [block["text"] for block in texts if block["type"] == "text"] == [
+        "[left out: a picture of the type image/webp]",
+        "[left out: the picture https://x]",
+        "[left out: a part of the type 'smell']",
+        *("More.", "No more.", "Calls:"),
+    ]
+    usage = {
+        "input_tokens": 15,
+        "cache_creation_input_tokens": 5,
+        "cache_read_input_tokens": 30,
+        "output_tokens": 20,
+    }
+    assert document["usage"] == events[-2]["usage"] == usage
+    assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+@pytest.mark.parametrize(
+    ("finish", "delta"),
+    [
+        (Finish("stop", extra={"native_finish_reason": "pause_turn"}), ("pause_turn", None)),
+        (Finish("stop", extra={"native_finish_reason": "eos"}), ("end_turn", None)),
+        (Finish("stop", extra={"stop_reason": 7}), ("end_turn", None)),
+        (Finish("stop", extra={"stop_reason": "END"}), ("stop_sequence", "END")),
+        (Finish("length"), ("max_tokens", None)),
+        (Finish("content_filter"), ("refusal", None)),
+    ],
+)
+def test_a_message_stops(ask: Ask, finish: Finish, delta: tuple[str, str | None]) -> None:
+    events, document = ask("/v1/messages", Delta("Oslo"), finish)
+    told = dict(zip(("stop_reason", "stop_sequence"), delta, strict=True))
+    assert events[-2]["delta"] == {name: document[name] for name in told} == told
