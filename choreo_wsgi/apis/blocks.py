@@ -111,7 +111,10 @@ class BlockWriter(AnswerWriter):
         if delta.reasoning:
             yield from self._add_text("reasoning", delta.reasoning)
         for thinking in extra.get("thinking_blocks") or ():
-            yield from self._thinking_block(thinking)
+            if thinking.get("signature") or thinking.get("data"):
+                yield from self._thinking_block(thinking)
+            elif thinking.get("thinking") and not delta.reasoning:  # LiteLLM repeats the text here
+                yield from self._add_text("reasoning", thinking["thinking"])
         if delta.text or logprobs:
             yield from self._add_text("text", delta.text, logprobs)
         if delta.refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -189,6 +190,30 @@ def test_a_message(ask: Ask) -> None:
     }
     assert document["usage"] == events[-2]["usage"] == usage
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_thinking_in_pieces(ask: Ask, with_text: bool) -> None:
+    """LiteLLM streams Claude's thinking as unsigned blocks, and at last its signature alone."""
+    items: list[Item] = [
+        Delta(
+            reasoning=text if with_text else "",
+            extra={"thinking_blocks": [{"type": "thinking", "thinking": text, "signature": ""}]},
+        )
+        for text in ("I must ", "look.")
+    ]
+    sign = {"type": "thinking", "thinking": "", "signature": "c2ln"}
+    items += [Delta(extra={"thinking_blocks": [sign]}), Delta("Oslo"), Finish()]
+    events, document = ask("/v1/messages", *items)
+    assert content_of(events) == document["content"]
+    signed = {"type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
+    assert document["content"] == [signed, {"type": "text", "text": "Oslo"}]
+    events, document = ask("/v1/responses", *items)
+    assert alike(events[-1]["response"]) == alike(document)
+    thought, _ = document["output"]
+    assert thought["content"][0]["text"] == "I must look."
+    encoded = thought["encrypted_content"].removeprefix("choreo.")
+    assert json.loads(base64.b64decode(encoded)) == [signed]
 
 
 @pytest.mark.parametrize(

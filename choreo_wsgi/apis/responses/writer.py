@@ -153,14 +153,19 @@ class ResponseWriter(BlockWriter):
         return self._block_event(block, "output_text.annotation.added", **added)
 
     def _thinking_block(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
+        block = self._open_text
+        if block is not None and block.kind != "reasoning":
+            block = None
         signed = {name: value for name, value in thinking.items() if name != "index"}
+        if block is not None and signed.get("thinking") == "":  # the signature of the deltas
+            signed["thinking"] = "".join(block.pieces)
         data = base64.b64encode(restore(dump([signed]), self._marks))
         content = THINKING_PREFIX + data.decode()
-        if self._open_text is None or self._open_text.kind != "reasoning":
+        if block is None:
             block = self._add_item("encrypted", "encrypted", encrypted_content=content)
             yield from self._complete_block(block)
         else:
-            self._open_text.item["encrypted_content"] = content
+            block.item["encrypted_content"] = content
             yield from self._close_blocks()
 
     def _image(self, media_type: str, data: str, image: Mapping[str, Json]) -> Iterator[bytes]:
