@@ -86,7 +86,7 @@ def read_body(environ: Environ, settings: Settings) -> bytes:
     if len(body) > limit:
         raise _too_large(limit)
     if length is None and not body:
-        raise LengthRequired("the request has no body, or none with a Content-Length")
+        raise LengthRequired("the request has no body or no Content-Length")
     if length is not None and len(body) < length:
         raise InvalidRequest(
             f"the body ended after {len(body)} of the {length} bytes of its Content-Length"
@@ -155,7 +155,7 @@ def _content_length(environ: Environ) -> int | None:
         raise LengthRequired("this server accepts no chunked bodies; send a Content-Length")
     length = environ.get("CONTENT_LENGTH") or ""
     if not length and not terminated:
-        raise LengthRequired("the request has no body, or none with a Content-Length")
+        raise LengthRequired("the request has no body or no Content-Length")
     if not length:
         return None
     if not _DIGITS.fullmatch(length):

@@ -145,7 +145,7 @@ def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response |
         return json_response(_response(resumption, call, id))
     after = parameters.get("starting_after")
     if after and not _NUMBER.fullmatch(after):
-        raise InvalidRequest("not the number of an event", param="starting_after")
+        raise InvalidRequest("must be the number of an event", param="starting_after")
     return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
 
 
