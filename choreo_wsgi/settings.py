@@ -59,11 +59,13 @@ class Settings:
         "", "file of sections [key NAME], or of lines with SHA-256 digests"
     )
     allow_anonymous: bool = setting(False, "serve callers without API keys on any address")
-    behind_proxy: bool = setting(False, "strangers may call through a proxy: demand API keys")
+    behind_proxy: bool = setting(
+        False, "requests come through a proxy: do not start without API keys"
+    )
     cors_origins: tuple[str, ...] = setting(("*",), "web origins that may call when there are keys")
     page: bool = setting(True, "serve a page at / to chat and to see frames arrive")
     default_model: str = setting(
-        "", "model or provider/model for names that match no provider; empty: refuse"
+        "", "model or provider/model for names that match no provider; none: refuse"
     )
     max_streams: int = setting(256, "completions at once; more are refused with 503", minimum=1)
     processes: str = setting("1", "number of server processes, or auto: one for each core")

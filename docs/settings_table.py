@@ -1,6 +1,6 @@
 """Writes the settings into ``docs/settings.rst`` and ``README.rst``, from their table.
 
-``python docs/settings_table.py`` does it; a test tells when that was forgotten.
+Run ``python docs/settings_table.py`` after a change; a test fails if that was forgotten.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Settings
 
 .. Written by docs/settings_table.py from choreo_wsgi/settings.py.
 
-Each setting can be given in three places; the first that has it counts:
+Each setting can be given in three places; the first of these has precedence:
 
 1. the command line of ``choreo-wsgi serve``: ``--max-streams 500``;
 2. the environment: ``CHOREO_MAX_STREAMS=500``;
@@ -41,8 +41,8 @@ Each setting can be given in three places; the first that has it counts:
    ``[choreo]``.
 
 Lists are separated by commas.  A switch is ``true`` or ``false``; on the command line it is
-``--preload`` or ``--no-preload``, or ``--preload off``.  Times are in seconds, sizes in bytes.  A
-key that is not known is an error.  ``choreo-wsgi settings`` prints what is in force.
+``--preload`` or ``--no-preload``, or ``--preload off``.  Times are in seconds, sizes in bytes.  An
+unknown setting is an error.  ``choreo-wsgi settings`` prints the effective settings.
 
 """
 
