@@ -35,11 +35,12 @@ _MAX_WORD = 200
 _MAX_MESSAGE = 4000
 _SHOWN = 500
 
-_WORDS = (
+#: The members of an error that may hold a word for programs, or a status.
+_WORD_MEMBERS = (
     *("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type"),
     "Code",
 )
-_NUMBERS = (
+_STATUS_MEMBERS = (
     *("code", "status", "status_code", "statusCode", "http_status", "error_code", "StatusCode"),
 )
 
@@ -88,7 +89,7 @@ def provider_error(
     members = error if isinstance(error, dict) else {}
     message = error_words(error) or "the provider reported an error"
     words = _words(members)
-    codes = (code for name in _WORDS if isinstance(code := members.get(name), str))
+    codes = (code for name in _WORD_MEMBERS if isinstance(code := members.get(name), str))
     code = next((code[:_MAX_WORD] for code in codes if code and not code.isdigit()), None)
     if any(word.startswith(("context_length", "exceed_context_size")) for word in words) or (
         status in (400, 413) and _TOO_LONG.search(message[:_MAX_MESSAGE])
@@ -190,7 +191,7 @@ def named_status(members: Mapping[str, Json]) -> int | None:
 
 def _words(members: Mapping[str, Json]) -> list[str]:
     """Return the words for programs in an error, as ``not_found``, the most reliable first."""
-    values = [members.get(name) for name in _WORDS]
+    values = [members.get(name) for name in _WORD_MEMBERS]
     if _WRONG_KEY in str(members.get("details")):
         values.insert(0, _WRONG_KEY)
     # AWS writes a namespace before the name and the URL of a page after it.
@@ -201,7 +202,7 @@ def _words(members: Mapping[str, Json]) -> list[str]:
 
 def _numbers(members: Mapping[str, Json]) -> Iterator[int]:
     """Yield the HTTP statuses that an error has as numbers, the most reliable first."""
-    for name in _NUMBERS:
+    for name in _STATUS_MEMBERS:
         value = members.get(name)
         if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) == 3:
             value = int(value)

@@ -208,6 +208,8 @@ class NativeReply(UpstreamAnswer):
         data = self.redact(event.data).encode("utf-8", "replace")
         value = parse_object(data)
         kind = str(value.get("type") or "")
+        if not kind.isprintable():  # it becomes a line of the frame
+            raise UpstreamInvalid("the provider sent an event whose type is not a word")
         if kind == "error" or (not dialect.last and value.get("error")):
             raise provider_error(self._restored(value))
         if kind == "ping":  # this server sends its own

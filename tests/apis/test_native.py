@@ -360,6 +360,17 @@ def test_an_event_that_is_none_is_the_upstreams_fault(native: Make) -> None:
     assert events[2].response.error.type == "upstream_invalid"
 
 
+def test_the_type_of_an_event_adds_no_lines_to_its_frame(native: Make) -> None:
+    odd = {**EVENTS[1], "type": "x\ndata: {}\n\nevent: response.completed"}
+    made = native(
+        "openai", HEAD + frames(EVENTS[0]) + b"data: " + json.dumps(odd).encode() + b"\n\n"
+    )
+    body = {"model": "real", "input": "hi", "stream": True}
+    told = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
+    assert "completed" not in told
+    assert "upstream_invalid" in told
+
+
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "no room"}}
 
 
