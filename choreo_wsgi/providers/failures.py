@@ -26,7 +26,7 @@ from ..chat import jsontext
 from ..chat.errorwords import error_words
 from ..chat.items import Json
 from ..errors import ChoreoError, UpstreamInvalid, from_provider
-from ..upstream.head import retry_after as retry_after
+from ..upstream.head import retry_after
 from .reading import find_error
 
 #: Limit of characters of a code, or of the name of a parameter, that is passed on.
