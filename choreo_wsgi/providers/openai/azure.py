@@ -63,9 +63,10 @@ class Azure(OpenAI):
 
     def request_headers(self) -> dict[str, str]:
         """Return the headers of every request; the key is sent in ``api-key``."""
-        headers = super().request_headers()
-        if headers.pop("Authorization", "") and self.options.api_key:
-            headers["api-key"] = str.__str__(self.options.api_key)
+        headers, key = super().request_headers(), str.__str__(self.options.api_key)
+        if headers.get("Authorization") == f"Bearer {key}":  # not one of the settings
+            del headers["Authorization"]
+            headers["api-key"] = key
         return headers
 
     def url(self, path: str, model: str) -> str:

@@ -58,7 +58,7 @@ def _are_output(marks: Marks, chunk: Json) -> bool:
                 texts.append(compact(value))
             elif name == "tool_calls" and isinstance(value, list):
                 functions = (call.get("function") for call in value if isinstance(call, dict))
-                arguments = [one.get("arguments") for one in functions if isinstance(one, dict)]
+                arguments = [each.get("arguments") for each in functions if isinstance(each, dict)]
                 texts += [text for text in arguments if isinstance(text, str)]
     found = longtext.find_marks("".join(texts).encode("utf-8", "replace"), marks)
     return marks.keys() == {match[0] for match in found}

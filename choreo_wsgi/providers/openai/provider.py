@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...chat.items import Json, dump_large
 from ...chat.source import Reply, Source
-from ...errors import ChoreoError, ConfigurationError
+from ...errors import ChoreoError, ConfigurationError, ProviderError
 from ...late import Late
 from ...settings import Secret, Settings, setting
 from ...upstream import HTTPRequest
@@ -114,7 +114,8 @@ class OpenAI(OverHTTP):
             name, colon, value = (part.strip() for part in line.partition(":"))
             if not (colon and name):
                 raise ConfigurationError(f"provider {self.name}: headers: not NAME: VALUE")
-            headers[name] = value
+            same = next((known for known in headers if known.lower() == name.lower()), name)
+            headers[same] = value
         return headers
 
     def url(self, path: str, model: str) -> str:
@@ -251,7 +252,7 @@ class OpenAI(OverHTTP):
         return names
 
     def _list(self) -> list[str]:
-        """Request the list of models; raises ChoreoError if the upstream cannot be reached."""
+        """Request the list of models; raises ChoreoError if the upstream fails."""
         exchange = self.client.send(HTTPRequest("GET", self.url("/models", ""), self._headers))
         deadline = time.monotonic() + _LIST_PATIENCE
         body = bytearray()
@@ -260,8 +261,11 @@ class OpenAI(OverHTTP):
                 body += exchange.receive(0.25)
         finally:
             exchange.close()
-        listed = exchange.status == 200
-        data = reading.parse_object(bytes(body), reading.MAX_VALUES).get("data") if listed else None
+        if exchange.status == 404:
+            return []  # it has no list
+        if exchange.status != 200:
+            raise ProviderError("the provider did not send its list of models")
+        data = reading.parse_object(bytes(body), reading.MAX_VALUES).get("data")
         models = data if isinstance(data, list) else []
         names = [model.get("id") for model in models if isinstance(model, dict)]
         return [name for name in names if isinstance(name, str)]

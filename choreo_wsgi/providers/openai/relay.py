@@ -1,7 +1,7 @@
 """Relay: the event stream of an OpenAI-compatible server, bytes in and whole frames out.
 
-Parsing every event would cost more than all the rest, so the relay parses as few as it can.
-A block of whole events takes the first of these ways that it can:
+Parsing every event would cost more than everything else, so the relay parses as few as possible.
+It handles a block of whole events in the first of these ways that applies:
 
 1. All events follow one :class:`~.pattern.Pattern`: the block is rewritten in bulk.
 2. Of a mixed block, runs of such events are rewritten in bulk, and the rest event by event.
@@ -161,9 +161,9 @@ class EventRelay:
     def _rewrite_each(self, block: bytes, frames: list[bytes]) -> None:
         """Append the frames of the events in *block*, event by event, to *frames*.
 
-        If the next event but one begins like the next one, all up to the last that ends like it
-        are tried in bulk.  That fails if there is another event between them, and each trial
-        reads the rest of the block: so two trials a block keep the time linear.
+        Where two events in a row begin with the prefix of a pattern, everything up to its last
+        suffix in the block is tried in bulk.  A trial fails if a different event is in between,
+        and reads the rest of the block: two trials a block keep the time linear.
         """
         at = 0
         attempts = 2
@@ -205,7 +205,7 @@ class EventRelay:
     # -- event by event ----------------------------------------------------------------
 
     def _apply_template(self, event: bytes, frames: list[bytes]) -> bool:
-        """Whether the template has the frame of *event*; append it to *frames*."""
+        """Append the template's frame of *event* to *frames*; return False if it has none."""
         template, normaliser = self._template, self.normaliser
         if template is None or normaliser.state or len(event) > self._limit:
             return False

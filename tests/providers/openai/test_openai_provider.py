@@ -34,6 +34,8 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
+from choreo_wsgi.providers.openai import provider as provider_module
+from choreo_wsgi.providers.openai.azure import Azure
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.openai.provider import OpenAI
 from choreo_wsgi.settings import Settings
@@ -473,6 +475,17 @@ def test_wrong_headers(upstream: Start, headers: str) -> None:
         stream(OpenAI("up", {"base_url": server.base_url, "headers": headers}, Settings()))
 
 
+@pytest.mark.parametrize("kind", [OpenAI, Azure])
+def test_a_header_of_the_settings_replaces_ours(upstream: Start, kind: type[OpenAI]) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    options = {"base_url": server.base_url, "api_key": "k", "headers": "authorization: Basic x"}
+    ours = kind("up", options, Settings())
+    assert read(stream(ours))[1] is None
+    sent = server.requests[0].headers
+    assert sent.get_all("Authorization") == ["Basic x"] and sent["api-key"] is None
+    ours.close()
+
+
 def test_its_place_in_the_environment() -> None:
     assert OpenAI.from_environment({}) == {}
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h"}
@@ -664,6 +677,17 @@ def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
     assert ours.models() == ["a", "b"] and ours.models() == ["a", "b"]
     assert [request.line for request in server.requests] == ["GET /v1/models HTTP/1.1"]
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
+def test_a_failure_does_not_replace_the_list(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([sized(b'{"data":[{"id":"a"}]}'), sized(b"no", "500 Internal Server Error")])
+    server = upstream(lambda peer: peer.send(next(answers)))
+    monkeypatch.setattr(provider_module, "_LIST_SECONDS", 0.0)
+    ours = provider(server)
+    assert ours.models() == ours.models() == ours.models() == ["a"]
+    assert len(server.requests) == 2
 
 
 def test_an_error_behind_frames_is_due_at_once(upstream: Start, provider: Make) -> None:
