@@ -26,7 +26,7 @@ _FORWARDING = re.compile(
     "|APPENGINE|CLOUD_TRACE))"
 )
 
-#: Paths that need no API key and that pages of every origin may read: they reveal nothing about
+#: Paths answered without an API key and to pages of every origin: they reveal nothing about
 #: other callers, or check the caller themselves.
 OPEN = ("", "/", "/health", "/healthz", "/readyz", "/metrics")
 

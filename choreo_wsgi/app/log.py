@@ -139,6 +139,7 @@ class Lines(logging.Handler):
         self.dropped = 0
         self._lines: deque[str] = deque()
         self._wake = threading.Event()
+        self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -155,8 +156,10 @@ class Lines(logging.Handler):
             return
         self._lines.append(line)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-            self._thread.start()
+            with self._starting:  # two threads would write each line twice
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+                    self._thread.start()
         if not self._wake.is_set():
             self._wake.set()
 

@@ -7,12 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
 from harness import DEADLINE
 
-from choreo_wsgi.app.log import set_up
+from choreo_wsgi.app.log import Lines, set_up
 from choreo_wsgi.settings import Settings
 
 START = """
@@ -184,3 +186,28 @@ def test_an_account_reaches_whoever_has_set_up_a_log_of_his_own(own: str, shown:
     _, err = run(ACCOUNT % own)
     lines = [re.sub(r"^[\d-]{10} [\d:]{8},\d{3} ", "", line) for line in err.splitlines()]
     assert sorted(lines) == shown
+
+
+def test_first_lines_of_two_threads_start_one_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[threading.Thread] = []
+
+    class SlowThread(threading.Thread):
+        def __init__(self, **options: Any) -> None:
+            time.sleep(0.05)
+            super().__init__(**options)
+
+        def start(self) -> None:
+            started.append(self)
+
+    def write() -> None:
+        together.wait(DEADLINE)
+        lines.write("a line\n")
+
+    lines, together = Lines(), threading.Barrier(2)
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    monkeypatch.setattr(threading, "Thread", SlowThread)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(started) == 1
