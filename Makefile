@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
-# A stamp file for each set of packages: made once, again when what it comes from changes.
+# A stamp file for each set of packages; it is made again when its prerequisites change.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -34,13 +34,13 @@ run: $(VENV)/.run  ## install, fetch the local model, serve on 127.0.0.1:8000
 tools:  ## install the servers and the browser that the tests use (Debian, as root)
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin:/sbin" sh tests/tools.sh
 
-# What old programs use: beside the current openai it needs a folder of its own.
+# The package of old programs, in its own folder beside the current openai.
 build/openai-0.28/.installed: | $(VENV)/.test
 	rm -rf $(@D)
 	$(PIP) --target $(@D) openai==0.28.1
 	touch $@
 
-# A browser's driver, React and what compiles it.
+# A browser's driver, React and its compiler.
 WEB := tests/programs/web
 build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	mkdir -p $(@D)
@@ -48,8 +48,8 @@ build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 	if command -v npm >/dev/null; then cd $(@D) && npm ci --silent --no-audit --no-fund && \
 	  touch .installed; else echo "npm is missing: the browser's tests will be skipped"; fi
 
-# Two processes for each core and one more, as tests wait for most of their time; a file's tests
-# in one of them: they share its servers.
+# Two processes per core and one more, as tests mostly wait.  The tests of a file run in one
+# process: they share its servers.
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN) + 1)
 test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
 	$(BIN)/choreo-wsgi fetch-model
@@ -57,14 +57,14 @@ test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## 
 
 # Every Python process of the run is measured, whatever its environment and folder.
 MEASURE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' 2>/dev/null)/measure.pth
-coverage: $(VENV)/.check  ## run the tests, and say which lines and branches none of them runs
+coverage: $(VENV)/.check  ## run the tests, and list the lines and branches that none of them runs
 	rm -rf build/coverage && mkdir -p build/coverage
 	echo 'import os; os.environ.update(COVERAGE_FILE="$(CURDIR)/build/coverage/data", COVERAGE_PROCESS_START="$(CURDIR)/setup.cfg"); import coverage; coverage.process_startup()' > $(MEASURE)
 	$(MAKE) test; status=$$?; rm $(MEASURE); exit $$status
 	cd build/coverage && ../../$(BIN)/coverage combine -q --rcfile=../../setup.cfg --data-file=data
 	$(BIN)/coverage report --data-file=build/coverage/data --show-missing --skip-covered --fail-under=97
 
-lint: $(VENV)/.check  ## look for mistakes and for formatting
+lint: $(VENV)/.check  ## check for mistakes and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
@@ -76,17 +76,17 @@ docs: $(VENV)/.check  ## build the documentation, warnings are errors
 
 check: lint types docs test  ## lint, types, docs and tests
 
-sync: $(VENV)/.check  ## make the sync client, and the stub of the objects
+sync: $(VENV)/.check  ## generate the sync client, and the stub of the objects
 	$(BIN)/python tests/generate/unasync.py
 
-format: $(VENV)/.check  ## put the code into its format
+format: $(VENV)/.check  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench  ## measure, beside hand-written relays; ratios within one run
 	$(BIN)/python -m bench
 
-soak: $(VENV)/bin/python  ## ten minutes of mixed load; every answer, memory, threads checked
+soak: $(VENV)/bin/python  ## ten minutes of mixed load; checks every answer, memory and threads
 	$(BIN)/python -m bench.soak
 
 $(VENV)/.bench: setup.cfg setup.py | $(VENV)/bin/python
@@ -104,13 +104,13 @@ $(VENV)/.interop: setup.cfg setup.py | $(VENV)/bin/python
 nightly: $(VENV)/.check tools build/openai-0.28/.installed build/web/.installed  ## the long tests, with a summary of one screen
 	CHOREO_NIGHTLY=1 $(BIN)/python -m tests.long_runs
 
-mutants: $(VENV)/.check tools  ## plant faults in a copy of the code; print those that no test notices
+mutants: $(VENV)/.check tools  ## plant faults in a copy of the code; print those that no test detects
 	$(BIN)/python -m tests.mutants $(ARGS)
 
 build: $(VENV)/.check  ## build the sdist and the wheel
 	$(PIP) build
 	$(BIN)/python -m build
 
-clean:  ## remove everything that was made
+clean:  ## remove all generated files
 	rm -rf $(VENV) build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,18 +3,18 @@
 import os
 
 bind = "127.0.0.1:8000"
-# A stream holds its thread; a process holds some hundreds on a core. With more than one worker
-# resumable streams and the limits of keys need a store that they share: CHOREO_REPLAY=sqlite:PATH
+# Each stream occupies a thread; a process can run some hundreds on a core. With more than one
+# worker, resumable streams and the limits of keys need a shared store: CHOREO_REPLAY=sqlite:PATH
 # or redis://...
 workers = 1
 worker_class = "gthread"
-# The streams (CHOREO_MAX_STREAMS, 256) and 16 for everything else: with fewer the stream too
-# many waits in silence, and so do the health checks.
+# The streams (CHOREO_MAX_STREAMS, 256) and 16 for everything else: with fewer threads further
+# streams and the health checks would wait silently.
 threads = 272
 worker_connections = 1000
-# gthread: how long a worker may be without a sign of life, not how long a stream may take.
+# gthread: the time after which an unresponsive worker is killed, not a limit for streams.
 timeout = 60
-# After SIGTERM running streams may go on for so long.
+# The time that running streams have to end after SIGTERM.
 graceful_timeout = 20
 keepalive = 20
 

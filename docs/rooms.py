@@ -1,6 +1,6 @@
-"""Draws ``docs/rooms.svg``: the rooms of the server, one floor above the other.
+"""Draws ``docs/rooms.svg``: the packages of the server, in layers.
 
-``python docs/rooms.py`` does it; a test tells when that was forgotten, or a room has no place.
+Run ``python docs/rooms.py`` after a change; a test fails if that was forgotten.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from pathlib import Path
 
 PICTURE = Path(__file__).with_name("rooms.svg")
 
-#: From the top down: the name of a room (a folder, or a module on the ground), and its purpose.
+#: The layers from the top: the name of a package or module, and its purpose.
 FLOORS = (
     (
         ("cli", "the command"),
-        ("doctor", "what proxies do"),
+        ("doctor", "finds bad proxies"),
         ("terminal", "a chat by choreoai"),
         ("wsgi", "the plain callable"),
     ),
@@ -22,12 +22,12 @@ FLOORS = (
     (("app", "one HTTP request: routes, keys, limits, log, resumption"),),
     (("apis", "a module for each public API: its request, its answer"),),
     (("streams", "one stream's life; the carrier"), ("local", "the model on this machine")),
-    (("providers", "who answers: routing, failover, adapters"), ("replay", "logs of streams")),
+    (("providers", "routing, failover, adapters"), ("replay", "logs of streams")),
     (("chat", "the conversation as values"), ("upstream", "HTTP/1.1 to a provider")),
     (("settings", "one table: command line, environment, ini file, docs"),),
     (
         ("sse", "the bytes of a stream"),
-        ("errors", "what a caller is told"),
+        ("errors", "errors and statuses"),
         ("ids", ""),
         ("late", ""),
         ("version", ""),
@@ -42,11 +42,11 @@ def picture() -> str:
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'width="{_WIDTH}" height="{height}" font-family="sans-serif">',
-        "<title>The rooms of choreo_wsgi, each resting on those below it</title>",
+        "<title>The packages of choreo_wsgi; each imports only from those below it</title>",
     ]
     for level, floor in enumerate(FLOORS):
         top = _GAP + level * (_HEIGHT + _GAP)
-        # As wide as its words, of the whole width.
+        # The width of a box is proportional to the length of its text.
         weights = [max(len(name), len(purpose)) + 8 for name, purpose in floor]
         left = float(_GAP)
         for (name, purpose), weight in zip(floor, weights, strict=True):

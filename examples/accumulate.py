@@ -1,4 +1,4 @@
-"""Show an answer as it comes, and have all of it at the end: text, reason and token counts.
+"""Print an answer as it arrives, and get the whole answer at the end, with its token counts.
 
 python examples/accumulate.py Name three rivers.
 """
@@ -10,7 +10,7 @@ from choreoai import ChatCompletion, ChoreoAI
 
 
 def show(client: ChoreoAI, prompt: str) -> ChatCompletion:
-    """Print the answer to *prompt* as it comes; return it whole."""
+    """Print the answer to *prompt* as it arrives; return the whole answer."""
     stream = client.chat.completions.create(
         model=os.environ.get("MODEL", "default"),
         messages=[{"role": "user", "content": prompt}],
@@ -20,7 +20,7 @@ def show(client: ChoreoAI, prompt: str) -> ChatCompletion:
     for text in stream.text:
         print(text, end="", flush=True)
     print()
-    # The stream has kept what it handed out: this costs no second request.
+    # The stream has kept all chunks: this sends no second request.
     return stream.get_final_completion()
 
 

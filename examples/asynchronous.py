@@ -1,9 +1,9 @@
-"""Ask several questions at once on one event loop, and give up on the slow ones.
+"""Send several questions at once on one event loop, and cancel the slow ones.
 
     python examples/asynchronous.py "What is a tide?" "What is a delta?"
 
-Each answer has LIMIT seconds (by default 60).  Cancelling a task closes its connection, and
-with it the server stops generating.
+Each answer has LIMIT seconds (by default 60).  Cancelling a task closes its connection, which
+stops the generation on the server.
 """
 
 import asyncio

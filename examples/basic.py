@@ -1,9 +1,9 @@
-"""Print an answer while it is being written.
+"""Print an answer as it arrives.
 
     python examples/basic.py Why is the sky blue?
 
-The server is the one in CHOREOAI_BASE_URL, by default http://localhost:8000; a server with
-keys wants one in CHOREOAI_API_KEY.
+Set CHOREOAI_BASE_URL to the server's address (by default http://localhost:8000), and
+CHOREOAI_API_KEY to a key if the server has keys.
 """
 
 import os

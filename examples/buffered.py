@@ -1,9 +1,9 @@
-"""Write an answer line by line instead of word by word.
+"""Print an answer line by line instead of word by word.
 
     python examples/buffered.py Write a limerick. | tee limerick.txt
 
-For a terminal, flushing every piece looks best.  For a file, a pipe or a screen reader
-whole lines are better, and cheaper.
+On a terminal, flush every piece.  For a file, a pipe or a screen reader whole lines are better
+and cheaper.
 """
 
 import os
@@ -14,7 +14,7 @@ from choreoai import ChoreoAI
 
 
 def lines(pieces: Iterable[str]) -> Iterator[str]:
-    """Join *pieces* and cut them again at the ends of lines, which are kept."""
+    """Join *pieces* and split the text into lines, with their line ends."""
     rest = ""
     for piece in pieces:
         *whole, rest = (rest + piece).split("\n")

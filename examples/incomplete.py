@@ -1,8 +1,8 @@
-"""Tell a finished answer from one that was cut, and keep what came.
+"""Distinguish a complete answer from one that was cut, and keep the partial text.
 
     python examples/incomplete.py Write a long letter.
 
-A loop that ends without an exception has seen the whole answer.
+If the loop ends without an exception, the answer is complete.
 """
 
 import os

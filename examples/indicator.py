@@ -1,8 +1,8 @@
-"""Turn a little wheel until the first word arrives.
+"""Show a spinner until the first word arrives.
 
     python examples/indicator.py Think of a long word.
 
-The wheel turns in a thread of its own, because the main thread waits for the server.
+The spinner has its own thread, because the main thread waits for the server.
 """
 
 import itertools
@@ -14,7 +14,7 @@ from choreoai import ChoreoAI
 
 
 class Wheel:
-    """Turns on standard error while the ``with`` block runs, or until ``stop()``."""
+    """Spins on standard error while the ``with`` block runs, or until ``stop()``."""
 
     def __enter__(self) -> "Wheel":
         self._over = threading.Event()

@@ -1,4 +1,4 @@
-"""Ask for two answers to one question; they arrive interleaved.
+"""Request two answers to one question; their chunks arrive interleaved.
 
 python examples/multi_choice.py Give me a name for a boat.
 """
@@ -19,7 +19,7 @@ with ChoreoAI() as client:
         stream=True,
     )
     for chunk in stream:
-        # A chunk may belong to any of the answers, or, with the token counts, to none.
+        # A chunk belongs to one of the answers, or to none if it has the token counts.
         for choice in chunk.choices:
             if choice.delta.content:
                 print(f"{choice.index}: {choice.delta.content!r}")

@@ -2,10 +2,10 @@
 
     python examples/reconnect.py Count to a hundred.
 
-With ``resumable=True`` the server goes on generating when the connection is lost, and the
-loop reconnects by itself.  Another process can pick the stream up too: all it needs is the
-stream's id and the number of the last event that was seen, which this program writes to a
-file after every piece.  Interrupt it with Ctrl-C and start it again:
+With ``resumable=True`` the server continues the generation when the connection is lost, and the
+loop reconnects automatically.  Another process can resume the stream too: it needs only the
+stream's id and the number of the last event received, which this program writes to a file
+after every piece.  Interrupt it with Ctrl-C and start it again:
 
     python examples/reconnect.py --continue
 """
@@ -41,9 +41,9 @@ try:
     print()
     STATE.unlink()
 except KeyboardInterrupt:
-    print("\n[the server goes on; --continue shows the rest]")
+    print("\n[the server continues; --continue shows the rest]")
 except StreamInterruptedError as error:
-    print(f"\n[lost for good: {error}]")
+    print(f"\n[cannot be resumed: {error}]")
     sys.exit(1)
 finally:
     client.close()

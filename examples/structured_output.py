@@ -1,9 +1,9 @@
-"""An answer in a form that the program chose, read while it streams.
+"""An answer in a format that the program defines, parsed while it streams.
 
     python examples/structured_output.py An apple pie for six.
 
-The form is a pydantic model (``pip install pydantic``).  While the answer comes, ``parsed`` is
-as much of it as is there; in the end it is an object of the model, checked.
+The format is a pydantic model (``pip install pydantic``).  While the answer arrives, ``parsed`` has
+the part received so far; at the end it is a validated object of the model.
 """
 
 import os
@@ -38,7 +38,7 @@ try:
         for event in stream:
             if event.type == "content.delta" and event.parsed:
                 found = event.parsed.get("ingredients") or []
-                for number in range(seen, len(found) - 1):  # the last one is still being written
+                for number in range(seen, len(found) - 1):  # the last one is incomplete
                     print(f"- {found[number]['name']}", flush=True)
                 seen = max(seen, len(found) - 1)
         recipe = stream.get_final_completion().choices[0].message.parsed

@@ -2,9 +2,9 @@
 
     LIMIT=5 python examples/timeout.py Write a very long story.
 
-Silence is the client's business: see ``Timeout``.  For the whole answer an alarm signal
-serves (on Unix, in the main thread): whatever its handler raises comes out of the loop as it
-is, the connection is closed, and the server stops generating.
+``Timeout`` limits silence.  An alarm signal limits the whole answer (on Unix, in the main thread):
+the exception of its handler leaves the loop unchanged, the connection is closed, and the server
+stops the generation.
 """
 
 import os

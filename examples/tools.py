@@ -2,8 +2,8 @@
 
     python examples/tools.py What time is it in Tokyo?
 
-A call comes in pieces, its arguments as JSON text.  The loop adds the pieces up, runs what was
-asked for, and goes back to the model with the results until it answers in words.
+A call arrives in pieces, its arguments as JSON text.  The loop joins the pieces, runs the requested
+functions, and sends the results to the model until it answers with text.
 """
 
 import json
@@ -37,7 +37,7 @@ TOOLS = [
 
 
 def run(name: str, arguments: str) -> str:
-    """Return what the function says; its error is for the model, which can try again."""
+    """Return the result of the function, or its error: the model can try again."""
     try:
         return FUNCTIONS[name](**json.loads(arguments or "{}"))
     except Exception as error:

@@ -3,9 +3,9 @@
     python examples/web_resume.py    # then, in a browser or with curl:
     curl -N 'http://127.0.0.1:8080/?q=Count+to+a+hundred.'
 
-The browser's ``EventSource`` reconnects by itself, and says in ``Last-Event-ID`` what it saw
-last.  Each event's id here names the stream and the number of its event, so that any process
-that runs this handler can go on: it keeps nothing between two requests.
+The browser's ``EventSource`` reconnects automatically, and sends the id of the last event in
+``Last-Event-ID``.  Here each id has the stream's id and the event's number, so any process that
+runs this handler can continue the stream: the handler keeps no state between two requests.
 """
 
 import json
@@ -22,7 +22,7 @@ client = ChoreoAI(resumable=True)
 
 
 def open_stream(environ: dict) -> Stream:
-    """Return the stream that the request asks for: a new one, or the rest of an earlier one."""
+    """Return the stream for the request: a new one, or the rest of an earlier one."""
     seen = environ.get("HTTP_LAST_EVENT_ID", "")
     if seen:
         id, _, after = seen.rpartition(":")
@@ -51,7 +51,7 @@ def app(environ, start_response):
     try:
         stream = open_stream(environ)
     except NotFoundError:
-        # 204 tells an EventSource not to come again.
+        # 204 makes an EventSource stop reconnecting.
         start_response("204 No Content", [])
         return []
     except (APIError, ValueError) as error:
@@ -63,7 +63,7 @@ def app(environ, start_response):
 
 
 class Server(ThreadingMixIn, WSGIServer):
-    """A thread for each connection: enough for an example."""
+    """A server with a thread per connection: enough for an example."""
 
     daemon_threads = True
 

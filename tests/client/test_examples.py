@@ -189,7 +189,7 @@ def test_reconnect(run, told, tmp_path):
         lambda: "two" in (tmp_path / "state.json").read_text(), "the second word is written"
     )
     first.process.send_signal(signal.SIGINT)
-    assert first.rest() == "\n[the server goes on; --continue shows the rest]\n"
+    assert first.rest() == "\n[the server continues; --continue shows the rest]\n"
     answer.say("three ")
     second = run(url, "reconnect.py", "--continue", **state)
     assert second.read(14) == "one two three "
