@@ -11,7 +11,7 @@ from upstream_fixtures import upstream  # noqa: F401
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 def replay_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The setting ``replay`` for each backend in turn."""
+    """Return the setting ``replay`` for each backend in turn."""
     if request.param == "memory":
         yield "memory:"
     elif request.param == "sqlite":

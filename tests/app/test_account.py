@@ -1,4 +1,4 @@
-"""The log: one line for every request, as text and as JSON, and nothing secret in it."""
+"""The log: one line for every request, as text and as JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Any:
-    """Returns the accounts that were logged so far."""
+    """Return a function that returns the accounts logged so far."""
     caplog.set_level(logging.INFO, "choreo_wsgi")
 
     def read() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The callable with the echo behind it, without a server, through wsgiref's validator."""
+"""The application with the echo, called without a server, through wsgiref's validator."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 
 
 def data_of(body: bytes) -> list[Any]:
-    """Return the data of a stream's events; JSON objects parsed."""
+    """Return the data of a stream's events, with JSON parsed."""
     events = sse.Decoder(errors="strict").receive_data(body)
     assert b"".join(sse.frame(event.data.encode()) for event in events) == body
     return [event.data if event.data == "[DONE]" else json.loads(event.data) for event in events]
@@ -84,7 +84,7 @@ def test_the_stream_byte_for_byte(application: Make) -> None:
 
 
 def test_every_block_is_whole_frames(application: Make) -> None:
-    """The loop of the documentation splits each read on its own."""
+    """The documentation's loop splits each read separately."""
     answer = call(application(), "POST", CHAT, chat("a b c d", stream=True))
     assert all(block.startswith(b"data: ") and block.endswith(b"\n\n") for block in answer.blocks)
     assert len(answer.blocks) >= 5
@@ -249,7 +249,7 @@ def test_models_have_the_shape_of_the_callers_api(application: Make) -> None:
 def test_anthropics_pages_of_models(
     application: Make, serve: Callable[..., harness.Server]
 ) -> None:
-    """Its SDK turns them; no limit is all of them."""
+    """Its SDK turns the pages; without a limit the page has all models."""
     names = ["m0", "m1", "m2", "m3", "echo"]
     app = application({"more": {"type": "echo", "models": ", ".join(names[:4])}})
     with anthropic.Anthropic(base_url=serve(app).url, api_key="k", max_retries=0) as client:
@@ -435,7 +435,7 @@ def test_a_failure_before_the_first_byte_is_an_http_error(
 def test_a_failure_later_is_one_error_frame(
     application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug, and so the log has its traceback."""
+    """It is a bug, so the log has its traceback."""
     script = scripted()
     script.finish("a", RuntimeError("inner secret"))
     answer = call(scripted_app(application), "POST", CHAT, chat("a", stream=True))
@@ -492,7 +492,7 @@ def test_one_completion_too_many_is_refused_at_once(
 def test_choices_that_are_calls_of_their_own_take_room_of_their_own(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
-    """A provider without ``n`` is asked once for each choice."""
+    """A provider without ``n`` gets one request per choice."""
     for _ in range(3):
         scripted()
     app = scripted_app(application, max_streams="4")
@@ -569,7 +569,7 @@ def test_the_standard_librarys_server_streams_it(application: Make) -> None:
 
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/models", 403)])
 def test_any_page_may_ask_what_is_open(application: Make, path: str, status: int) -> None:
-    """Such as a page of states; what may cost something is for this machine's pages."""
+    """Such as a status page; only pages of this machine may send requests that cost money."""
     assert call(application(), "GET", path, HTTP_ORIGIN="https://else.test").status == status
 
 

@@ -1,4 +1,4 @@
-"""Who is admitted: keys, and without keys this machine alone."""
+"""Admission: by key, and without keys only from this machine."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_file_of_digests(tmp_path: Path) -> None:
 
 
 def test_a_file_as_some_editors_write_it(tmp_path: Path) -> None:
-    """With a byte order mark.  A key without a name is told by the beginning of its digest."""
+    """With a byte order mark.  A key without a name is named by the beginning of its digest."""
     gate = from_file(tmp_path, b"\xef\xbb\xbf" + digest("one").encode())
     assert gate.admit(bearer("one")).name == digest("one")[:16]
 

@@ -1,4 +1,4 @@
-"""What resumable streams leave behind in the server's memory."""
+"""The memory that the server uses for resumable streams."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEADERS = {"Authorization": f"Bearer {KEY}", "Choreo-Resumable": "1"}
 
 
 def resident(replica: Launched) -> int:
-    """Return the bytes of memory that the process has."""
+    """Return the resident memory of the process in bytes."""
     status = Path(f"/proc/{replica.process.pid}/status").read_text()
     found = re.search(r"VmRSS:\s+(\d+) kB", status)
     assert found
@@ -27,7 +27,7 @@ def resident(replica: Launched) -> int:
 
 
 def test_streams_that_nobody_reads_to_the_end(tmp_path: Path) -> None:
-    """Within the budget at any time, under 150 MB above idle after their time."""
+    """Within the budget at any time; under 150 MB above idle after they expired."""
     config = slow_echo(
         max_streams=STREAMS,  # each keeps its slot until its generation has ended
         replay_ttl_seconds=1,

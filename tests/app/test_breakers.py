@@ -1,4 +1,4 @@
-"""The circuit breaker as a caller sees it: from one request to the next."""
+"""The circuit breaker across several requests of a caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD_THEN_GOOD = {
 
 @pytest.fixture
 def failing(scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that the failing provider was asked for, one for each time."""
+    """Return the list of models requested from the failing provider, one per request."""
     asked: list[str] = []
 
     def script(request: ChatRequest) -> Script:

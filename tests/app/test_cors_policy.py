@@ -1,4 +1,4 @@
-"""Which web pages may call, and what their browsers are told."""
+"""CORS: the web pages that may call, and the headers for their browsers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RATES = ("limit", "remaining", "reset")
     "origin", ["app.test", "app.test:3000", "https://*.app.test", "https://a/b"]
 )
 def test_what_is_no_origin_is_told_at_start(origin: str) -> None:
-    """It would never be that of a page."""
+    """No page could have such an origin."""
     with pytest.raises(ConfigurationError, match=r"cors_origins: .* is not like https://HOST"):
         Gate(KEYS, Settings(cors_origins=("*", origin)))
     Gate(KEYS, Settings(cors_origins=("null", "http://[::1]:80/", "chrome-extension://abc")))
@@ -36,7 +36,7 @@ def asking(origin: str | None, **variables: str) -> dict[str, Any]:
 
 
 def allowed(policy: Gate, origin: str) -> str | None:
-    """Return Access-Control-Allow-Origin; check that the two other doors agree with it."""
+    """Return Access-Control-Allow-Origin; check that the two other methods agree with it."""
     environ = asking(origin)
     answer = dict(policy.cors_headers(environ)).get("Access-Control-Allow-Origin")
     for door in (policy.check_origin, policy.preflight):

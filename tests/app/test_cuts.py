@@ -1,4 +1,4 @@
-"""500 streams, each cut off several times and resumed: nothing is lost, nothing comes twice."""
+"""500 streams, each cut several times and resumed: no frame is lost or sent twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ AT_ONCE = 25
 
 
 def frames_of(client: Client, limit: int) -> list[bytes]:
-    """Read up to *limit* frames, or to the end."""
+    """Return up to *limit* frames, fewer at the end."""
     frames: list[bytes] = []
     while len(frames) < limit:
         frame = client.read_frame()
@@ -32,7 +32,7 @@ def frames_of(client: Client, limit: int) -> list[bytes]:
 
 
 def number(frame: bytes) -> int:
-    """Return a frame's number."""
+    """Return the number of a frame."""
     found = re.match(rb"id: (\d+)\ndata: ", frame)
     assert found, frame
     return int(found[1])
@@ -84,7 +84,7 @@ def texts(frames: list[bytes]) -> tuple[list[str], dict[str, Any] | None]:
 
 
 def test_streams_cut_at_random_are_whole(serve: Callable[..., Server], replay_url: str) -> None:
-    """With n=2 and usage: the frames that came are those of the log, the text is whole."""
+    """With n=2 and usage: the frames received are those of the log, and the text is complete."""
     section = {"type": "echo", "delay_ms": "1", "models": "slow"}
     app = make_app({"replay": replay_url, "max_streams": "600"}, {"provider slow": section})
     server = serve(app, threads=3 * AT_ONCE)

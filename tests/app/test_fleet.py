@@ -1,4 +1,4 @@
-"""Three replicas behind nginx with one Redis: one is drained, one is killed, Redis goes away."""
+"""Three replicas behind nginx with one Redis: one is drained, one is killed, Redis stops."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def words(stream: int) -> str:
 
 
 class Listener:
-    """Reads one resumable stream through nginx; *half* is set when half of it is there."""
+    """Reads one resumable stream through nginx; *half* is set when half of it was received."""
 
     def __init__(self, url: str, number: int) -> None:
         self.half = threading.Event()
@@ -69,7 +69,7 @@ class Listener:
         self._url = url
 
     def run(self) -> tuple[str, choreoai.ChoreoAIError | None]:
-        """Return the text that came and what was raised."""
+        """Return the text received and the exception raised."""
         text = ""
         with choreoai.ChoreoAI(api_key=KEY, base_url=self._url, resumable=True) as client:
             stream = client.chat.completions.create(
@@ -90,7 +90,7 @@ class Listener:
 
 
 def listen(fleet: Fleet, pool: ThreadPoolExecutor) -> tuple[list[Listener], list[Future[object]]]:
-    """Start the streams; return when each has come half of its way."""
+    """Start the streams; return when half of each was received."""
     listeners = [Listener(fleet.url, number) for number in range(STREAMS)]
     futures: list[Future[object]] = [pool.submit(one.run) for one in listeners]
     for one in listeners:
@@ -99,7 +99,7 @@ def listen(fleet: Fleet, pool: ThreadPoolExecutor) -> tuple[list[Listener], list
 
 
 def test_a_replica_drained_and_one_killed(make_fleet: Callable[..., Fleet]) -> None:
-    """Each stream comes whole, or raises producer_lost with the text that was there."""
+    """Each stream is received completely, or raises producer_lost with the text so far."""
     fleet = make_fleet()
     with ThreadPoolExecutor(STREAMS) as pool:
         listeners, futures = listen(fleet, pool)
@@ -123,7 +123,7 @@ def test_a_replica_drained_and_one_killed(make_fleet: Callable[..., Fleet]) -> N
 
 
 def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> None:
-    """Connected clients get their streams; resuming works again afterwards."""
+    """Connected clients receive their streams; resuming works again afterwards."""
     fleet = make_fleet()
     headers = {"Authorization": f"Bearer {KEY}"}
     body = {
@@ -157,7 +157,7 @@ def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> Non
 
 
 def test_a_finished_stream_survives_a_restart(tmp_path: Path) -> None:
-    """sqlite: the server ends and starts between the cut and the resume."""
+    """sqlite: the server restarts between the cut and the resume."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     body = {
         "model": "slow",

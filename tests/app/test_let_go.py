@@ -1,4 +1,4 @@
-"""A running stream, and a failed request, hold nothing of the request, however large that was."""
+"""A running stream and a failed request keep no reference to the request, however large."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def more() -> Iterator[threading.Event]:
 
 
 def unnamed_files() -> int:
-    """Return how many files without a name are open: large bodies come into such."""
+    """Return the number of open files without a name, such as those of large bodies."""
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # that of the folder itself
@@ -52,7 +52,7 @@ def unnamed_files() -> int:
 
 
 def held() -> int:
-    """Return how many bytes are held of what was allocated since tracing began, but by tests."""
+    """Return the bytes allocated since tracing began and not freed, without those of tests."""
     gc.collect()
     ours = [
         tracemalloc.Filter(False, "*/tests/*"),
@@ -66,7 +66,7 @@ def held() -> int:
 def test_the_request_is_let_go_of_once_the_stream_runs(
     upstream: Callable[..., RawServer], more: threading.Event, resumable: bool, other: str
 ) -> None:
-    """With a second target in reserve, too."""
+    """Also with a second target in reserve."""
 
     def answer(peer: Peer) -> None:
         peer.request.body = b""
@@ -107,7 +107,7 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
 
 
 def hang_up(peer: Peer) -> None:
-    """Answer not at all."""
+    """Send no answer."""
     peer.close()
 
 
@@ -117,7 +117,7 @@ def fail(peer: Peer) -> None:
 
 
 def break_off(peer: Peer) -> None:
-    """Begin to answer."""
+    """Send the beginning of an answer."""
     peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
     peer.send(chunk(EVENT % (1, b"null")))
     peer.close()
@@ -156,7 +156,7 @@ def test_who_leaves_and_what_is_a_bug_are_let_go_of_too(
 def test_a_failed_request_is_let_go_of_without_the_collector(
     upstream: Callable[..., RawServer], answer: Callable[[Peer], None], stream: bool
 ) -> None:
-    """Errors remember their frames, and frames the request."""
+    """Errors refer to their frames, and frames to the request."""
     section = {"type": "openai", "base_url": upstream(answer).base_url, "api_key": "k"}
     app = harness.make_app({"listen": "127.0.0.1:0"}, {"provider up": {**section, "models": "m"}})
     served = Running(app)
@@ -183,7 +183,7 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
 def test_an_answer_is_let_go_of_without_the_collector(
     upstream: Callable[..., RawServer], api: str, stream: bool
 ) -> None:
-    """What is long in an answer stays as long as what read and wrote it."""
+    """A long text of an answer is freed with its reader and writer."""
     function = {"name": "f", "arguments": json.dumps({"a": "x" * 300_000})}
     call = {"index": 0, "id": "c", "type": "function", "function": function}
     said = {"role": "assistant", "content": "y" * 300_000, "tool_calls": [call]}

@@ -1,4 +1,4 @@
-"""Keys with names: which models they may use, how much, how long, and what is told of it."""
+"""Keys with names: their models, limits and expiry, and the answers about them."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_of_two_limits_the_one_that_is_told_of_is_the_first() -> None:
 
 
 def test_the_wait_is_that_of_the_limit_that_refuses() -> None:
-    """And of two limits of tokens the headers tell of the minute's."""
+    """With two limits of tokens the headers have that of the minute."""
     app = app_with({"requests_per_minute": "9", "tokens_per_day": "20"})
     while (answer := ask(app, max_tokens=9)).status == 200:
         assert answer.headers["x-ratelimit-limit-tokens"] == "20"
@@ -116,7 +116,7 @@ def test_a_long_text_is_counted_too() -> None:
 
 
 def test_more_than_the_limit_can_be_asked_for_alone() -> None:
-    """It takes all of it, or could never be asked for; each choice counts."""
+    """It reserves the whole limit, or it could never be admitted; each choice counts."""
     app = app_with({"tokens_per_minute": "1000"})
     assert ask(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
     app = app_with({"tokens_per_minute": "1000"})
@@ -124,7 +124,7 @@ def test_more_than_the_limit_can_be_asked_for_alone() -> None:
 
 
 def test_a_clock_that_is_set_back_refuses_nobody() -> None:
-    """Processes of a machine share its clock, as they share the file."""
+    """Processes of a machine share its clock and the file."""
     minute, places = Rule("requests_per_minute", 1, 60, 1), Rule("max_streams", 1, 0, 1)
     counts: Counts = {}
     assert refused(count([minute, places], counts, 10_000.0, "died", 60.0)) is None
@@ -164,7 +164,7 @@ def test_each_key_has_limits_of_its_own() -> None:
 
 
 def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Script]) -> None:
-    """What is reserved at the start is replaced by the usage at the end."""
+    """The usage at the end replaces the reservation at the start."""
     app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
     scripted().finish("x", Finish(), Usage(100, 300))
     first = ask(app, max_tokens=500)
@@ -218,7 +218,7 @@ def test_the_tokens_of_a_day_are_a_quota() -> None:
 
 
 def test_streams_at_once(serve: Callable[..., Server], scripted: Callable[[], Script]) -> None:
-    """A place is free before the last bytes are sent: whoever has them may ask again."""
+    """A slot is free before the last bytes are sent, so a client that has them may send again."""
     app = app_with({"max_streams": "1"}, **SCRIPTED)
     server = serve(app)
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -267,7 +267,7 @@ def test_a_cut_stream_counts_its_frames(
 
 
 def test_200_at_once_are_counted_exactly() -> None:
-    """Requests and tokens; the echo uses 2 + 2 tokens, and 5 + 2 are reserved before."""
+    """Requests and tokens; the echo uses 2 + 2 tokens, after 5 + 2 were reserved."""
     for limit, most in (({"requests_per_minute": "100"}, 100), ({"tokens_per_minute": "707"}, 101)):
         app = app_with(limit)
         barrier = threading.Barrier(200)

@@ -1,4 +1,4 @@
-"""Limits under 200 requests at once: one process, two on one socket, three replicas and Redis."""
+"""Limits with 200 requests at once: one process, two on one socket, three replicas and Redis."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How lines of the log reach standard error, by programs of their own."""
+"""Log lines on standard error, tested by separate programs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def start(program: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def run(program: str, **options: Any) -> tuple[str, str]:
-    """Return what *program* writes to both outputs; it must end well."""
+    """Return the standard output and error of *program*, which must succeed."""
     with start(program, **options) as process:
         try:
             out, err = process.communicate(timeout=DEADLINE)
@@ -44,7 +44,7 @@ def run(program: str, **options: Any) -> tuple[str, str]:
 
 
 def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
-    """Whoever logs does not wait, and what is read later tells how many are missing."""
+    """Logging does not block, and a later line reports the number of dropped lines."""
     program = """
 for number in range(40_000):
     logger.info("line %d %s", number, "x" * 100)

@@ -1,4 +1,4 @@
-"""What /metrics tells agrees with what was sent, in one process and in two."""
+"""The values of /metrics agree with the frames sent, in one process and in two."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
 
 
 def parse(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return each sample's value by its name and its labels' values in order of their names."""
+    """Return the value of each sample by its name and its label values, sorted by label name."""
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -184,7 +184,7 @@ def test_a_circuit_that_is_closed_again_and_who_was_passed_over_in_vain(
 
 
 def test_a_replay_store_that_is_away() -> None:
-    """Counted where a request fails for it; nothing listens at the address."""
+    """Counted when a request fails because of it; nothing listens at the address."""
     app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})
     asked = call(app, "GET", "/v1/streams/strm_" + "x" * 32)
     assert (asked.status, asked.error["code"]) == (503, "replay_unavailable")
@@ -212,7 +212,7 @@ def test_names_that_callers_make_up_are_bounded() -> None:
 
 
 def test_codes_that_providers_make_up_are_bounded(upstream: Callable[..., RawServer]) -> None:
-    """Their own words are told for errors that keep their meaning."""
+    """The provider's own codes are used for errors that keep their meaning."""
     numbers = iter(range(300))
     server = upstream(
         lambda peer: peer.send(
@@ -305,7 +305,7 @@ def test_one_of_two_processes_tells_without_being_asked(tmp_path: Path) -> None:
 
 
 def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
-    """Also if only one of them is asked: a connection that is kept stays with one."""
+    """Also if only one of them is requested: a kept connection stays with one process."""
     address = ("127.0.0.1", gunicorn.port)
     asking = Client(address)
 

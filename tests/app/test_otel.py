@@ -23,7 +23,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
-    """Has what was traced in this process, whose tracer can be set once only."""
+    """Exports the spans of this process, in which the tracer can be set only once."""
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -66,7 +66,7 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
 
 
 def test_the_provider_is_told_the_span(spans: InMemorySpanExporter) -> None:
-    """So that what it traces stands below ours, and ours below the caller's."""
+    """So its spans are children of ours, and ours of the caller's."""
     account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
     account.requested("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
     account.finish("completed")

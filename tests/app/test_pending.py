@@ -1,4 +1,4 @@
-"""An answer that is not decided yet: what waits, what decides, and what is given back."""
+"""An undecided answer: waiting, deciding, and releasing its resources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from choreo_wsgi.streams.stream import Control
 
 
 class Run:
-    """A pending answer to *script*, and what became of it."""
+    """A pending answer to *script*, with the responses and errors that it led to."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ def test_one_that_is_closed_is_abandoned_once() -> None:
 
 @pytest.mark.parametrize("due", [None, 1e12])
 def test_a_silent_provider_puts_the_end_of_patience_off_by_nothing(due: float | None) -> None:
-    """Who polls is told of that time, and the head can leave."""
+    """A server that polls learns that time, and can send the head."""
     silent: Any = SimpleNamespace(fileno=lambda: 3, due=due)
     pending = Pending(
         silent,

@@ -1,4 +1,4 @@
-"""Reading the configuration anew: which providers are made again."""
+"""Reloading the configuration: the providers that are kept or replaced."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFix
 def test_the_last_key_of_a_server_behind_a_proxy_stays(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without keys it would not have started."""
+    """Without keys the server would not have started."""
     path = tmp_path / "choreo.ini"
     head = "[choreo]\nbehind_proxy = true\n"
     path.write_text(f"{head}[key ann]\ndigest = {'a' * 64}\n")
@@ -96,7 +96,7 @@ def test_limits_may_come_with_it(tmp_path: Path) -> None:
 
 
 def test_a_closed_application_leaves_no_thread(tmp_path: Path) -> None:
-    """Those of the log and of the limits, both in a file, and of what goes on without a client."""
+    """Those of the log and of the limits, both in a file, and of streams without a client."""
     digest = hashlib.sha256(b"sk-ann").hexdigest()
     before = set(threading.enumerate())
     app = make_app(

@@ -1,4 +1,4 @@
-"""``read_body`` and ``request_id`` on environs as the servers make them."""
+"""``read_body`` and ``request_id`` with environs as servers build them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETTINGS = Settings(max_body_bytes=1024)
 
 
 class Pieces(io.RawIOBase):
-    """An input that gives few bytes at a time, and fails when it is read beyond its end."""
+    """An input that returns few bytes per read, and fails when it is read beyond its end."""
 
     def __init__(self, data: bytes, at_once: int = 3) -> None:
         self._data = data

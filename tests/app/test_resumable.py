@@ -66,12 +66,12 @@ def begin(client: Client, body: dict[str, Any], **headers: str) -> str:
 
 
 def read_to_end(client: Client) -> list[bytes]:
-    """Return the frames that come, without pings."""
+    """Return the received frames, without pings."""
     return [frame for frame in iter(client.read_frame, b"") if not frame.startswith(b":")]
 
 
 def next_frame(client: Client) -> bytes:
-    """Return the next frame that is no ping."""
+    """Return the next frame that is not a ping."""
     while (frame := client.read_frame()).startswith(b":"):
         pass
     return frame
@@ -129,7 +129,7 @@ def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
 def test_a_cut_stream_goes_on_and_is_read_on_live(
     start: Any, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client goes; what comes meanwhile is kept; a new reader gets it and what follows."""
+    """The client leaves; a new reader gets the frames generated meanwhile and later ones."""
     caplog.set_level("INFO", "choreo_wsgi.access")
     app, server = start()
     client = server.connect()
@@ -168,7 +168,7 @@ def test_a_stream_that_does_not_begin_leaves_no_log(start: Any, script: Script) 
 
 
 def test_the_way_back_is_below_the_mount(start: Any) -> None:
-    """PEP 3333: its bytes are handed over as Latin-1."""
+    """PEP 3333: its bytes are passed as Latin-1."""
     app, _ = start()
     mount = "/caf\u00e9".encode().decode("latin-1")
     more = {"SCRIPT_NAME": mount, "HTTP_CHOREO_RESUMABLE": "1"}
@@ -179,7 +179,7 @@ def test_the_way_back_is_below_the_mount(start: Any) -> None:
 def test_an_orphan_is_counted_out_before_its_log_ends(
     start: Any, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that whoever has read the end may begin the next."""
+    """So a client that has read the end can start the next one."""
     app, server = start()
     orphans, counted = app._resumption().orphans, list[int]()
     append = Writer.append
@@ -254,7 +254,7 @@ def test_a_stream_that_fails_keeps_its_error_frame(start: Any, script: Script) -
 
 
 def test_an_idempotency_key_joins_the_stream(start: Any, script: Script) -> None:
-    """The same key and body do not pay twice; another body is a conflict."""
+    """The same key and body are not paid for twice; another body is a conflict."""
     _, server = start()
     with server.connect() as first, server.connect() as second, server.connect() as third:
         id = begin(first, ask(), Idempotency_Key="k-1")
@@ -269,7 +269,7 @@ def test_an_idempotency_key_joins_the_stream(start: Any, script: Script) -> None
 def test_a_request_that_fails_at_once_can_be_tried_again(
     start: Any, scripted: Callable[[], Script]
 ) -> None:
-    """Its key names no stream: the next try is a new one."""
+    """Its key refers to no stream: the next request starts a new one."""
     _, server = start()
     scripted().say(RuntimeError("boom"))
     with server.connect() as client:
@@ -299,7 +299,7 @@ def test_who_joins_a_request_that_fails_gets_its_error(start: Any, script: Scrip
 def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
     start: Any, script: Script
 ) -> None:
-    """It may come back with its key, and join; without a key nobody could."""
+    """It may return with its key and join; without a key that is impossible."""
     app, server = start()
     client = server.connect()
     client.request("POST", "/v1/chat/completions", ask(), {**RESUMABLE, "Idempotency-Key": "early"})
@@ -346,7 +346,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_only_the_key_that_made_a_stream_may_touch_it(start: Any) -> None:
-    """Another key, a guessed, a malformed id: the same 404, in constant shape."""
+    """Another key, a guessed id, a malformed id: the same 404 with the same format."""
     _, server = start(api_keys=KEYS)
     with server.connect() as client:
         id = begin(client, ask("echo"), **bearer("key-a"))
@@ -449,7 +449,7 @@ def test_a_number_that_is_none_is_refused(start: Any, after: str) -> None:
 def test_too_many_streams_without_a_client_let_no_other_begin(
     start: Any, scripted: Callable[[], Script], limit: str, status: int
 ) -> None:
-    """None that runs is stopped, and what is not resumable begins."""
+    """No running stream is stopped, and streams that are not resumable start."""
     app, server = start(**{limit: "2"})
     scripts = [scripted(), scripted()]
     clients = [server.connect(), server.connect()]
@@ -489,7 +489,7 @@ def test_streams_of_another_key_without_a_client_are_not_counted(
 
 
 def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) -> None:
-    """Its client comes back although all slots are taken."""
+    """Its client can return although all slots are in use."""
     app, server = start(max_streams="1")
     client = server.connect()
     id = begin(client, ask())
@@ -510,7 +510,7 @@ def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) ->
 def test_streams_that_lose_their_clients_together_are_all_there(
     serve: Callable[..., Server], replay_url: str
 ) -> None:
-    """A proxy was loaded anew: 24 streams of one key, and the settings' defaults."""
+    """A reloaded proxy: 24 streams of one key, with default settings."""
     words = " ".join(f"w{number}" for number in range(60))
     body = ask("slow", messages=[{"role": "user", "content": words}])
     slow = {"type": "echo", "delay_ms": "10", "models": "slow"}
@@ -615,7 +615,7 @@ def test_readings_that_fail_or_end_leave_room_for_others(start: Any) -> None:
 
 
 def elsewhere(url: str) -> tuple[Store, Writer]:
-    """Begin a stream without a key's owner, as another process that has the store *url*."""
+    """Start a stream without an owner, as another process with the store *url* would."""
     store = open_store(url, Settings())
     writer = store.create("").writer
     assert writer is not None
@@ -625,7 +625,7 @@ def elsewhere(url: str) -> tuple[Store, Writer]:
 
 
 def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_path: Path) -> None:
-    """Whoever stops it must end its log, as nobody else will."""
+    """The request that stops it must end its log, as no other process will."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
@@ -701,7 +701,7 @@ def test_a_response_whose_beginning_was_dropped_ends_all_the_same(
 def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(
     start: Any, tmp_path: Path, kind: str, told: bytes
 ) -> None:
-    """In the words of the API whose stream it is."""
+    """In the format of the stream's API."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)

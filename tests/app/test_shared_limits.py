@@ -1,4 +1,4 @@
-"""Limits that processes share through Redis or SQLite: exact, and kept while that is away."""
+"""Limits shared through Redis or SQLite: exact, and local while the store is unreachable."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def redis(tmp_path: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(params=["redis", "sqlite"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The setting ``replay`` of a store that is there."""
+    """Return the setting ``replay`` of a running store."""
     if request.param == "sqlite":
         return f"sqlite:{tmp_path / 'replay.db'}"
     return str(request.getfixturevalue("redis").url)
@@ -84,13 +84,13 @@ def replicas(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
 
 
 def renewing() -> set[threading.Thread]:
-    """Return the threads that hold places in a store."""
+    """Return the threads that renew leases in a store."""
     return {thread for thread in threading.enumerate() if thread.name.startswith("limits")}
 
 
 @pytest.fixture
 def opened() -> Iterator[Callable[[str], Limits]]:
-    """``opened(url)``: the limits in a store, closed when the test is over."""
+    """``opened(url)``: the limits in a store, closed after the test."""
     with contextlib.ExitStack() as stack:
         yield lambda url: stack.enter_context(contextlib.closing(SharedLimits(open_counts(url))))
 
@@ -120,7 +120,7 @@ def test_requests_over_three_replicas(replicas: Start) -> None:
 
 
 def test_tokens_over_three_replicas(replicas: Start) -> None:
-    """The last are admitted or refused by what the first have given back by then."""
+    """Later requests are admitted or refused by the amounts that earlier ones gave back."""
     apps = replicas(tokens_per_minute="700")
     assert 100 <= at_once(apps, max_tokens=2)[200] <= 175
 
@@ -174,7 +174,7 @@ def test_streams_over_three_replicas(
 def test_places_are_leases_that_are_renewed(
     url: str, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that dies does not keep them."""
+    """They expire after a process has died."""
     dying, living, other = (opened(url) for _ in range(3))
     rule = Rule("max_streams", 3, 0, 2)
 
@@ -203,7 +203,7 @@ def test_places_are_leases_that_are_renewed(
 def test_a_file_that_another_holds_keeps_nobody(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The thread that carries streams does not wait: what it gives back is added later."""
+    """The carrier's thread does not wait: the amounts that it gives back are added later."""
     monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
     counters, path = opened(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("max_streams", 1, 0, 1)
@@ -217,7 +217,7 @@ def test_a_file_that_another_holds_keeps_nobody(
 
 
 def test_a_request_is_one_round_trip(redis: RedisServer, opened: Any) -> None:
-    """While no other process comes between; the first one reads the clock of the store."""
+    """If no other process interferes; the first script reads the clock of the store."""
     limits, key = opened(redis.url), Key("k", "ann", KeyOptions(requests_per_minute=100))
     for _ in range(20):
         account = Account(id="", method="", path="", client="", key=key)
@@ -231,7 +231,7 @@ def test_a_request_is_one_round_trip(redis: RedisServer, opened: Any) -> None:
 def test_redis_goes_away(
     replicas: Start, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests go on, each process by its own counts, and one warning says so."""
+    """Requests are served, each process counts alone, and logs one warning."""
     caplog.set_level(logging.INFO, "choreo_wsgi.app.shared_limits")
     apps = replicas(requests_per_minute="5")
     assert ask(apps[0])[0] == 200
@@ -271,7 +271,7 @@ def test_a_server_without_the_package_of_redis_says_so(monkeypatch: pytest.Monke
 def test_what_a_minute_reserved_the_next_does_not_get_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stream that ends a minute later gives back nothing that its minute had."""
+    """A stream that ends a minute later gives back nothing to the new minute."""
     limits, now = Limits(), time.monotonic()
     key = Key("k", "ann", KeyOptions(tokens_per_minute=1000))
 
@@ -296,7 +296,7 @@ def test_what_a_minute_reserved_the_next_does_not_get_back(
 def test_a_fork_counts_by_a_thread_of_its_own(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its parent's threads are not there, and nobody would answer."""
+    """Its parent's threads do not exist there."""
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     others = renewing()
     counters.take("k", [rule])
@@ -318,7 +318,7 @@ def test_places_are_renewed_without_being_asked_for(
 
 
 def test_who_comes_after_the_end_begins_anew(tmp_path: Path, opened: Any) -> None:
-    """As an application of a test may, that is closed and asked once more."""
+    """As in a test whose application gets a request after it was closed."""
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     for left in (5, 4):
         assert counters.take("k", [rule])[0][0].remaining == left

@@ -1,4 +1,4 @@
-"""A slot comes back, once, however a request ends."""
+"""A slot is freed exactly once, however a request ends."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_readings_are_waited_for_and_refused_by_a_drain(application: Make) -> No
 def test_the_next_target_may_need_more_room(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
-    """It is asked once for each choice, when the first has failed."""
+    """It gets one request per choice after the first target has failed."""
     targets = {"a": {"type": "echo", "models": "m"}, "b": {"type": "scripted", "models": "m"}}
     body = {**chat("a"), "model": "m", "n": 3}
     assert call(application(targets, max_streams="3"), "POST", CHAT, body).status == 200
@@ -163,7 +163,7 @@ def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
     body: dict[str, Any],
     more: dict[str, str],
 ) -> None:
-    """Between the admission of a request and its beginning."""
+    """Between the admission of a request and its start."""
     app = application(max_streams="1")
     find, asked = app._completions.router.targets, []
 

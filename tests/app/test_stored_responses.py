@@ -1,4 +1,4 @@
-"""Responses that are kept: the stock openai package makes, resumes, reads and cancels them."""
+"""Stored responses: the openai package creates, resumes, retrieves and cancels them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def client_of(url: str, key: str = "k") -> openai.OpenAI:
 def scripted_url(
     served: Callable[..., str], scripted: Callable[[], Script]
 ) -> Iterator[tuple[str, Script]]:
-    """A server whose model says what the script is told to, and that script."""
+    """Return a server whose model follows the script, and that script."""
     script = scripted()
     yield served({"scripted": {"models": "m"}}), script
     script.finish(Finish())
@@ -73,7 +73,7 @@ def wait_for(responses: Any, id: str, status: str) -> Response:
 
 
 def test_many_are_cut_anywhere_and_resumed(served: Callable[..., str]) -> None:
-    """Every event once, numbered without a gap, with the whole text."""
+    """Every event once, numbered without gaps, with the whole text."""
     chance = random.Random(13)
     with client_of(served(max_streams="100")) as client:
         responses = client.responses
@@ -148,7 +148,7 @@ def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
 
 @pytest.mark.parametrize("kind", ["function", "custom"])
 def test_a_response_whose_text_is_done_so_far(scripted_url: tuple[str, Script], kind: str) -> None:
-    """What has ended is told whole, and what has begun as far as it came."""
+    """Ended items are complete, and the running one has its text so far."""
     url, script = scripted_url
     tool: Any = {"type": kind, "name": "f"}
     with client_of(url) as client:
@@ -165,7 +165,7 @@ def test_a_response_whose_text_is_done_so_far(scripted_url: tuple[str, Script], 
 
 
 def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) -> None:
-    """It is whole from the moment when it is queued: read, resumed and cancelled by its id."""
+    """It is complete from the moment it is queued: retrieved, resumed and cancelled by id."""
     url, _ = scripted_url
     with client_of(url) as client:
         begun = client.responses.create(model="m", input="hi", background=True)
@@ -216,7 +216,7 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
 
 
 def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Script]) -> None:
-    """Though its model says nothing that would tell of it."""
+    """Though its model sends nothing meanwhile."""
     url, script = scripted_url
     with client_of(url) as client:
         id = client.responses.create(model="m", input="hi", background=True).id
@@ -231,7 +231,7 @@ def test_one_that_was_cancelled_elsewhere_does_not_go_on(
     scripted: Callable[[], Script],
     tmp_path: Path,
 ) -> None:
-    """The server that makes it learns of that a moment later: for so long the answer waits."""
+    """The server that generates it learns of that a moment later; the answer waits for that."""
     script, replay = scripted(), f"sqlite:{tmp_path / 'log.sqlite'}"
     made = [application({"scripted": {"models": "m"}}, replay=replay) for _ in range(2)]
     urls = [serve(one, threads=40).url for one in made]
@@ -247,7 +247,7 @@ def test_one_that_was_cancelled_elsewhere_does_not_go_on(
 def test_what_a_provider_told_itself_is_there_when_it_breaks_off(
     served: Callable[..., str],
 ) -> None:
-    """Its events pass; what they told until then is in the response that has failed."""
+    """Its events are forwarded; the failed response has the output that they had until then."""
     response = {"id": "resp_up", "object": "response", "model": "m", "output": []}
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress"}
     part = {"type": "output_text", "text": "", "annotations": []}
@@ -318,7 +318,7 @@ def test_a_conversation_goes_on_from_what_was_cancelled(
     scripted: Callable[[], Script],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With what was said; a call that is cut off would be no JSON to any provider."""
+    """With its output; the arguments of an incomplete call would be invalid JSON."""
     script = scripted()
     asked: list[ChatRequest] = []
     url = serve(application({"scripted": {"models": "m"}}), threads=8).url
@@ -344,7 +344,7 @@ def test_a_conversation_goes_on_from_what_was_cancelled(
 
 
 def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
-    """As the Vercel AI SDK names them, which does not say ``store``."""
+    """As the Vercel AI SDK refers to them, which does not send ``store``."""
     with client_of(served(keep_responses="on")) as client:
         first = client.responses.create(model="slow", input="one")
         (item,) = first.output
@@ -382,7 +382,7 @@ def test_what_is_not_there(served: Callable[..., str]) -> None:
 def test_it_outlives_its_server(
     application: Make, serve: Callable[..., harness.Server], tmp_path: Path
 ) -> None:
-    """Another process of the same store reads it again and resumes it."""
+    """Another process with the same store retrieves and resumes it."""
     urls = [
         serve(application(PROVIDERS, replay=f"sqlite:{tmp_path / 'replay.db'}")).url
         for _ in range(2)
@@ -439,7 +439,7 @@ def test_a_number_that_is_none(application: Make) -> None:
 def test_a_failure_of_a_kept_response(
     scripted_url: tuple[str, Script], failure: Exception, status: int
 ) -> None:
-    """Whoever waits for it is told what anybody else would be."""
+    """A client that waits for it gets the same answer as any other."""
     url, script = scripted_url
     with client_of(url) as client:
         script.say("half", failure)
@@ -473,7 +473,7 @@ def test_a_filtered_response_says_so(scripted_url: tuple[str, Script]) -> None:
 
 
 def test_what_a_log_holds_of_a_request_is_not_sent(application: Make) -> None:
-    """To who made the response, to who joins it by its key, and to who reads it again."""
+    """To the client that created the response, that joins it by key, and that retrieves it."""
     app = application(PROVIDERS)
     asked = {"model": "slow", "input": "hi", "store": True, "stream": True}
     made, joined = (
@@ -502,7 +502,7 @@ def test_one_that_is_cancelled_is_told_so_to_who_waits_for_it(
 
 
 def test_a_long_text_is_kept_as_it_was_sent(application: Make) -> None:
-    """It stands beside the request while that is looked through."""
+    """It is taken out of the request before that is validated."""
     app = application()
     text = "wörter " * 20_000
     body = {"model": "echo", "input": text, "store": True, "max_output_tokens": 1}

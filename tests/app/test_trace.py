@@ -1,4 +1,4 @@
-"""The request's id and its trace context go to the provider."""
+"""The request's id and its trace context are sent to the provider."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def upstream() -> Iterator[RawServer]:
 
 
 def asked(upstream: RawServer, type: str, **more: str) -> tuple[dict[str, str], str]:
-    """Return the headers that the provider got, in lower case, and our answer's request id."""
+    """Return the headers that the provider received, in lower case, and our answer's request id."""
     options = {"type": type, "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
     answers: list[Any] = []

@@ -1,4 +1,4 @@
-"""The pages of the APIs say of every member that the official SDKs know what becomes of it."""
+"""The API pages describe every request member that the official SDKs have."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's tutorial: its code runs as it stands, one piece after the other."""
+"""The code of the client's tutorial runs unchanged, one block after the other."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blocks(page: str) -> list[str]:
 
 
 def answer(request: ChatRequest) -> Source:
-    """Say what the page's questions need to be answered with."""
+    """Answer the questions of the page."""
     last = request.messages[-1]
     items: list[Item] = [Delta("one "), Delta("two "), Delta("three"), Finish()]
     if last["role"] == "tool":

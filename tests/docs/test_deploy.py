@@ -1,4 +1,4 @@
-"""The files of ``deploy/`` do what they say: validated, and run where the program is here."""
+"""The files of ``deploy/`` are valid, and work with the program if it is installed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def container(deployment: str) -> Any:
 
 
 def test_the_manifests_fit_their_schemas() -> None:
-    """The Gateway API is no part of Kubernetes, and has its schemas elsewhere."""
+    """The Gateway API is not part of Kubernetes, and has separate schemas."""
     checked = [item for item in objects() if not item["apiVersion"].startswith("gateway.")]
     assert {item["kind"] for item in checked} >= {"Deployment", "ConfigMap", "NetworkPolicy"}
     for item in checked:
@@ -175,7 +175,7 @@ def test_the_image_is_built_from_what_the_builder_gets() -> None:
 
 
 def test_the_images_extras_can_be_chosen(tmp_path: Path) -> None:
-    """The shell's way of writing them, for none, one and several."""
+    """In shell syntax, for none, one and several."""
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     (words,) = re.findall(r'pip install --no-cache-dir (".+")$', text, re.MULTILINE)
     for extras, expected in (("", "."), ("redis", ".[redis]"), ("redis,local", ".[redis,local]")):

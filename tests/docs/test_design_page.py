@@ -1,4 +1,4 @@
-"""The design page names rooms and modules that are there."""
+"""The design page names packages and modules that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGE = ROOT / "choreo_wsgi"
 
 
 def rooms() -> tuple[set[str], str, str]:
-    """Return the rooms that ``docs/rooms.py`` draws, the picture, and the one that is kept."""
+    """Return the packages that ``docs/rooms.py`` draws, its picture, and the committed one."""
     spec = importlib.util.spec_from_file_location("rooms", ROOT / "docs" / "rooms.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""The documentation as a reader sees it: built, opened in Chromium, and measured there."""
+"""The rendered documentation: built, opened in Chromium, and measured there."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def build(source: Path, target: Path) -> None:
 
 
 def measure(chromium: str, folder: Path, names: list[str], *widths: int) -> dict[str, list[str]]:
-    """Return what is wrong on each of the built pages *names*, at each of *widths* in pixels."""
+    """Return the problems of each of the built pages *names*, at each of *widths* in pixels."""
     text = MEASURE.replace("NAMES", json.dumps(names)).replace("WIDTHS", json.dumps(widths))
     (folder / "measure.html").write_text(text)
     pages = Pages(folder)

@@ -1,4 +1,4 @@
-"""``choreo-wsgi check`` through real proxies, each configured wrongly in one way."""
+"""``choreo-wsgi check`` through real proxies, each with one wrong setting."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def examine(case: Case, back: int, folder: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
-    """``checked(name)``: the check of a case.  They run side by side: most of it is waiting."""
+    """``checked(name)``: the check of a case.  All run in parallel, as they mostly wait."""
     back = {}
     with ThreadPoolExecutor(6) as pool:
         servers = []
@@ -297,7 +297,7 @@ def test_a_machine_that_was_busy_once_holds_nothing_back() -> None:
     streams = []
 
     def busy(environ: Any, start_response: Any) -> Iterator[bytes]:
-        """Be late with a word of the first stream."""
+        """Delay a word of the first stream."""
         streams.append(environ)
         is_first = len(streams) == 1
         with contextlib.closing(app(environ, start_response)) as blocks:  # type: ignore[type-var]
@@ -352,7 +352,7 @@ def test_the_address_may_end_in_v1(keyed_server: Launched) -> None:
 
 
 def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
-    """As a proxy answers that serves https alone."""
+    """Like a proxy that serves only https."""
     require_tool("caddy", "caddy")
     case = Case("caddy", "redir https://llm.example.com{uri} 308", 1)
     done = examine(case, 1, tmp_path)
@@ -458,7 +458,7 @@ def test_tls_with_a_certificate_of_its_own(
 
 
 def test_a_key_with_few_requests_a_minute(tmp_path: Path) -> None:
-    """The check still ends, and says what kept it from telling."""
+    """The check still ends, and reports what it could not test."""
     digest = hashlib.sha256(b"few").hexdigest()
     ini = f"[key few]\ndigest = {digest}\nrequests_per_minute = 2\n"
     with running(tmp_path, ini) as server:
