@@ -28,7 +28,7 @@ else:
 
 #: Limit of bytes that are read of an error's body.
 _ERROR_BYTES = 64 * 1024
-#: Limit of bytes of a document, in place of a stream too.
+#: Limit of bytes of a document, also of one that is sent in place of a stream.
 MAX_DOCUMENT = 64 * 1024 * 1024
 #: Limit of bytes that are decompressed at once: as many as one read of an uncompressed body.
 _STEP = 128 * 1024

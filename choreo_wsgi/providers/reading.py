@@ -62,7 +62,7 @@ def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 
 
-#: Values that an event or an answer may have; one more for each so many bytes; but no more than.
+#: Limit of values: _FEW_VALUES and one for each _BYTES_A_VALUE bytes, but at most _MOST_VALUES.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
 
 
@@ -85,13 +85,14 @@ def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:
     return value
 
 
-#: Members that report an error, in an object without choices, if they have any value,
+#: In an object without choices these members report an error if they are not empty.
 _DETAILS = ("error_message", "error_msg", "errorMessage", "err", "err_msg", "errmsg", "detail")
-#: if they are one of the words in _FAILED,
+#: These do if they are one of the words in _FAILED.
 _WORDS = ("object", "type", "status", "state", "event")
 _FAILED = frozenset(("error", "failed", "failure"))
-#: if the code next to them does not mean success.  Without any of _SIGNS there is no error.
+#: These do unless the code next to them means success.
 _MESSAGES = ("message", "msg", "details", "Message")
+#: An object without any of these reports no error.
 _SIGNS = {*_WORDS[1:], *_DETAILS, *_MESSAGES, "is_error", "success", "ok", "Response"}
 
 

@@ -94,7 +94,7 @@ class Router:
             self._check_key(model)
         raise ModelNotFound(
             f"no provider answers for the model {model[:200]!r}: GET /v1/models lists the names, "
-            "and the setting default_model says what answers all others (local: the local model)",
+            "and the setting default_model names the model for all others (local: the local model)",
             param="model",
         )
 
