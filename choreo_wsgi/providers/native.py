@@ -138,8 +138,10 @@ class NativeReply(UpstreamAnswer):
         if data:
             frames = self._forward(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
-            with suppress(UpstreamInvalid):  # unless it was cut
-                frames = self._forward(b"\n\n")  # a last event without its blank line
+            last, self._rest = self._rest + b"\n\n", b""  # an event without its blank line
+            with suppress(UpstreamInvalid):  # it was cut
+                self._parse(last)
+            frames = self._take_output()
             if self.ended or frames:
                 return frames
             if not self._stopped:

@@ -274,7 +274,8 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
         block = frames(*EVENTS[:cut])
         if not named:
             block = b"".join(line + b"\n" for line in block.splitlines() if line[:6] != b"event:")
-        block += b"event: resp" if named else b'data: {"type": "resp'
+        plain = b'event: response.output_text.delta\ndata: {"logprobs": [{}'
+        block += plain if named else b'data: {"type": "resp'
         made = native("openai", HEAD + block.replace(b"\n", newline))
         if cut == 0:
             with pytest.raises(openai.APIStatusError):
