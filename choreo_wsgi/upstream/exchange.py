@@ -99,18 +99,17 @@ class Exchange:
         This is the function of ``Connection.receiver`` and the sizes by size line.  Only the
         thread that receives may use them; bytes that it cannot use it must set as ``unread``.
         """
-        connection, framing = self._connection, self._framing
-        if self.ended or self._closed or self.unread or not isinstance(framing, Chunked):
+        framing = self._framing
+        if self.ended or self.unread or not (isinstance(framing, Chunked) and framing.at_chunk):
             return None
-        if connection is None or not framing.at_chunk:
-            return None
-        return connection.receiver(), framing.sizes
+        assert self._connection is not None
+        return self._connection.receiver(), framing.sizes
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll for reading, or None if there is none yet."""
         connection = self._connection
-        if connection is None or self.ended or self._closed:
-            return None  # the connection may belong to another exchange by now
+        if connection is None or self.ended:  # it may belong to another exchange by now
+            return None
         return connection.fileno(self.events)
 
     @property
@@ -164,7 +163,7 @@ class Exchange:
         The pool uses its connection again only if nothing but that end has arrived by then.
         """
         with self._busy:
-            if self.ended or self._steps is not None or self._framing is None:
+            if self.ended or self._steps is not None:
                 return
             self._end()
 
