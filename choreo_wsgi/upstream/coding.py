@@ -69,7 +69,7 @@ class Decompressor:
             self.waiting = not most  # zlib may buffer output although it consumed all input
             if not most:
                 break
-            if self._zlib.eof and data:
+            if self._zlib.eof:
                 self._zlib = zlib.decompressobj(zlib.MAX_WBITS | 32)
                 members += 1
         self._rest = data

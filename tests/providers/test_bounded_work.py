@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -275,6 +276,22 @@ def test_what_is_packed_comes_in_pieces() -> None:
         assert b"".join(found) == text
         with pytest.raises(FramingError, match="too long"):
             Decompressor().decompress(gzip.compress(bytes(20_000_000)))
+
+
+def test_all_that_a_piece_decompresses_to_is_returned() -> None:
+    """As by zlib without a limit, wherever the data are cut."""
+    packed = gzip.compress(b"".join(b"%d" % (number // 60) for number in range(6000)))
+    for cut in range(len(packed)):
+        decompressor = Decompressor()
+        pieces = [decompressor.step(packed[:cut], 7)]
+        while decompressor.waiting:
+            pieces.append(decompressor.step(b"", 7))
+        assert b"".join(pieces) == zlib.decompressobj(31).decompress(packed[:cut])
+
+
+def test_damaged_data_are_an_error() -> None:
+    with pytest.raises(FramingError, match="cannot be decompressed"):
+        Decompressor().decompress(gzip.compress(b"x" * 100)[:-12] + bytes(100))
 
 
 def test_members_without_anything_are_not_all_begun_at_once() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import select
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,55 @@ def test_only_http_1_1_is_asked_for(tls: Any) -> None:
         with contextlib.closing(Client(timeouts, environ={"SSL_CERT_FILE": str(bundle)})) as pool:
             assert read(pool.send(post(server.url))) == b"x"
     assert spoken == ["http/1.1"]
+
+
+@pytest.fixture
+def connected() -> Iterator[tuple[Connection, socket.socket]]:
+    """A connection and its other end."""
+    address, _ = parse_url("http://host.test/", {})
+    connection = Connection(address)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection.sock = ours
+        yield connection, theirs
+
+
+Connected = tuple[Connection, socket.socket]
+
+
+def test_an_answer_to_a_key_update_follows_unsent_bytes(connected: Connected) -> None:
+    connection, peer = connected
+    connection.queue_raw(bytes(10_000_000))
+    assert not connection.flush()
+    connection.queue_raw(b"update")
+    peer.setblocking(False)
+    received = bytearray()
+    while not connection.flush() or not received.endswith(b"update"):
+        with contextlib.suppress(BlockingIOError):
+            received += peer.recv(1_000_000)
+    assert received == bytes(10_000_000) + b"update"
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
+def test_one_descriptor_to_write_is_kept_until_all_is_sent(connected: Connected) -> None:
+    connection, peer = connected
+    connection.queue(bytes(10_000_000))
+    assert not connection.flush()
+    events = select.POLLIN | select.POLLOUT
+    number = connection.fileno(events)
+    assert number is not None and number == connection.fileno(events)
+    assert select.select([number], [], [], 0)[0] == []
+    while not connection.flush():
+        peer.recv(1_000_000)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(number)
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
+def test_the_second_address_is_polled_when_the_first_has_failed(connected: Connected) -> None:
+    connection, peer = connected
+    connection.queue(bytes(10_000_000))
+    assert not connection.flush() and connection.fileno(select.POLLOUT) is not None
+    connection.sock = peer
+    number = connection.fileno(select.POLLOUT)
+    assert select.select([number], [], [], 0)[0] == [number]
