@@ -108,13 +108,17 @@ class BlockWriter(AnswerWriter):
         extra = delta.extra or {}
         self._marks |= delta.marks or {}
         logprobs = (delta.logprobs or {}).get("content") or ()
-        if delta.reasoning:
+        thoughts = [(one.get("thinking") or "", one) for one in extra.get("thinking_blocks") or ()]
+        in_blocks = delta.reasoning == "".join(text for text, _ in thoughts)  # LiteLLM sends both
+        if delta.reasoning and not in_blocks:
             yield from self._add_text("reasoning", delta.reasoning)
-        for thinking in extra.get("thinking_blocks") or ():
-            if thinking.get("signature") or thinking.get("data"):
+        for text, thinking in thoughts:
+            is_signed = thinking.get("signature") or thinking.get("data")
+            is_open = self._open_text is not None and self._open_text.kind == "reasoning"
+            if text and (not is_open if is_signed else in_blocks or not delta.reasoning):
+                yield from self._add_text("reasoning", text)
+            if is_signed:
                 yield from self._thinking_block(thinking)
-            elif thinking.get("thinking") and not delta.reasoning:  # LiteLLM repeats the text here
-                yield from self._add_text("reasoning", thinking["thinking"])
         if delta.text or logprobs:
             yield from self._add_text("text", delta.text, logprobs)
         if delta.refusal:

@@ -25,6 +25,7 @@ CITATIONS: list[Any] = [
 ]
 LOGPROBS = {"content": [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]}
 IMAGES = [{"image_url": {"url": url}} for url in ("data:image/webp;base64,AAAA", "https://x")]
+GOOGLE = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
 ITEMS: list[Item] = [
     Delta(reasoning="I must "),
     Delta(reasoning="look."),
@@ -37,7 +38,7 @@ ITEMS: list[Item] = [
     Delta(refusal="No "),
     Delta(refusal="more."),
     Delta("Calls:"),
-    Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city":')]),
+    Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city":', GOOGLE)]),
     Delta(tool_calls=[ToolCall(0, arguments='"Oslo"}')]),
     Delta(tool_calls=[ToolCall(1, "call_1", "note", '{"input":"hi"}')]),
     Delta(tool_calls=[ToolCall(2, "call_2", "crm__find", "{")]),
@@ -122,11 +123,14 @@ def test_a_response(ask: Ask, summary: str | None) -> None:
     (done, *_) = (event for event in events if event["type"] == "response.output_text.done")
     assert done["logprobs"] == [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]
     assert (image["output_format"], image["result"]) == ("webp", "AAAA")
+    opened = [event["item"] for event in events if event["type"].endswith("item.added")]
+    assert [item["result"] for item in opened if "result" in item] == [None]
     assert url["content"][0]["text"] == "[left out: the picture https://x]"
     assert part["content"][0]["text"] == "[left out: a part of the type 'smell']"
     types = [item["content"][0]["type"] for item in response["output"][6:9]]
     assert types == ["output_text", "refusal", "output_text"]
     assert (call["arguments"], note["input"], find["namespace"]) == ('{"city":"Oslo"}', "hi", "crm")
+    assert call["extra_content"] == GOOGLE["extra_content"]
     assert response["usage"] == {
         "input_tokens": 50,
         "input_tokens_details": {"cached_tokens": 30, "cache_write_tokens": 5},
@@ -182,6 +186,7 @@ def test_a_message(ask: Ask) -> None:
         "[left out: a part of the type 'smell']",
         *("More.", "No more.", "Calls:"),
     ]
+    assert next(one for one in texts if "extra_content" in one)["id"] == "call_0"
     usage = {
         "input_tokens": 15,
         "cache_creation_input_tokens": 5,
@@ -190,6 +195,34 @@ def test_a_message(ask: Ask) -> None:
     }
     assert document["usage"] == events[-2]["usage"] == usage
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+def test_thinking_without_deltas(ask: Ask) -> None:
+    items = [Delta(extra={"thinking_blocks": [SIGNED]}), Delta("Oslo"), Finish()]
+    events, document = ask("/v1/messages", *items)
+    assert content_of(events) == document["content"]
+    thought, _ = document["content"]
+    assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
+
+
+@pytest.mark.parametrize("with_text", [True, False])
+def test_two_signed_thoughts_at_once(ask: Ask, with_text: bool) -> None:
+    """As in a document of LiteLLM's: each signature stays with its own text."""
+    signed = [
+        {"type": "thinking", "thinking": text, "signature": text.lower()} for text in ("AB", "CD")
+    ]
+    thoughts = [{"type": "redacted_thinking", "data": "c2Vl"}, *signed]
+    reasoning = "ABCD" if with_text else ""
+    items = [Delta("Oslo", reasoning=reasoning, extra={"thinking_blocks": thoughts}), Finish()]
+    events, document = ask("/v1/messages", *items)
+    assert content_of(events) == document["content"]
+    assert document["content"] == [*thoughts, {"type": "text", "text": "Oslo"}]
+    _, document = ask("/v1/responses", *items)
+    *reasons, _ = document["output"]
+    texts = [part["text"] for item in reasons for part in item.get("content") or ()]
+    assert texts == ["AB", "CD"]
+    encoded = [item["encrypted_content"].removeprefix("choreo.") for item in reasons]
+    assert [json.loads(base64.b64decode(one))[0] for one in encoded] == thoughts
 
 
 @pytest.mark.parametrize("with_text", [True, False])

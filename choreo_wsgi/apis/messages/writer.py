@@ -127,7 +127,7 @@ class MessageWriter(BlockWriter):
             yield from self._complete_block(self._add_block("redacted", redacted))
             return
         if self._open_text is None or self._open_text.kind != "reasoning":
-            yield from self._add_text("reasoning", thinking.get("thinking") or "")
+            yield from self._add_text("reasoning", "")
         assert self._open_text is not None
         signature = self._open_text.item["signature"] = thinking.get("signature") or ""
         yield self._block_delta(self._open_text, type="signature_delta", signature=signature)

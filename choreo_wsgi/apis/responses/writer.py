@@ -239,7 +239,7 @@ class ResponseWriter(BlockWriter):
             "error": None,
             "incomplete_details": None,
             "model": self.model,
-            "output": [] if status in ("queued", "in_progress") else self._output,
+            "output": self._output,
             **self._repeated,
             "usage": _usage(self._usage),
         }
