@@ -1,4 +1,4 @@
-"""Makes the providers and their rules from the configuration and the environment."""
+"""Builds the providers and routing rules from the configuration and the environment."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Types that need no key and no network: they do not count as a configured provider.
+#: Types without a key and network: they do not count as a configured provider.
 _KEYLESS = ("echo", "local")
 
 
 class Broken(Provider):
-    """Stands for a provider whose code cannot be run: its models answer with the *reason*."""
+    """Replaces a provider that cannot be loaded: requests for its models fail with *reason*."""
 
     type = "broken"
 
@@ -43,12 +43,11 @@ def build(
     environment: Mapping[str, str],
     kept: Mapping[str, Provider] | None = None,
 ) -> Router:
-    """Return the router that *configuration* and the keys in *environment* describe.
+    """Return the router for *configuration* and the keys in *environment*.
 
-    A provider of *kept*, by name, is used again if it would be made from the same options.
-
-    A provider whose code cannot be run is logged, and answers with an error; the others work.
-    Raises ConfigurationError for settings that are wrong.
+    *kept* are the providers before a reload, by name: one whose options have not changed is reused.
+    A provider whose code cannot be loaded is logged, and its models fail; the others work.
+    Raises ConfigurationError for invalid settings.
     """
     return _Building(configuration, environment, kept or {}).router()
 
@@ -56,10 +55,11 @@ def build(
 def _check(
     name: str, type: str, options: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
-    """Raise ConfigurationError for an address, a proxy on the way or a key that cannot be used."""
+    """Raise ConfigurationError for an invalid API key, base_url or proxy."""
     key, url = options.get("api_key", ""), options.get("base_url", "") or BUILT_IN[type].home
     if not key.isprintable() or max(key, default="") > "\xff":
-        raise ConfigurationError(f"provider {name}: api_key: no header can hold its characters")
+        text = f"provider {name}: api_key: it has characters that a header cannot have"
+        raise ConfigurationError(text)
     try:
         if url:
             parse_url(url, environment)
@@ -67,7 +67,7 @@ def _check(
         raise ConfigurationError(f"provider {name}: base_url: {error.message}") from None
     for path in ("/chat/completions", "/completions", "/messages", "/responses"):
         if url.rstrip("/").endswith(path):
-            text = f"provider {name}: base_url: leave out {path}, which is added to it"
+            text = f"provider {name}: base_url: remove {path}, which is added to it"
             raise ConfigurationError(text)
 
 
@@ -103,7 +103,7 @@ class _Building:
         return Router(self._providers, self._rules, default, bool(sections))
 
     def _make(self, name: str, type: str, options: Mapping[str, str] | None = None) -> Provider:
-        """Return the provider *name*; without *options* it is made from its section."""
+        """Return the provider *name*; its *options* default to those of its section."""
         try:
             cls = provider_class(type)
             if options is None:
@@ -120,15 +120,15 @@ class _Building:
             reason = error.message
         except ConfigurationError:
             raise
-        except Exception as error:  # somebody else's code
+        except Exception as error:  # a third-party provider can raise anything
             reason = f"{error.__class__.__name__}: {error}"
         logger.error("provider %s cannot be used: %s", name, reason)
         return Broken(name, reason)
 
     def _add_section(self, name: str, section: Mapping[str, str]) -> None:
         where = f"provider {name}"
-        given = {key: value for key, value in section.items() if key in COMMON}
-        common = parse_options(SectionOptions, given, where)
+        options = {key: value for key, value in section.items() if key in COMMON}
+        common = parse_options(SectionOptions, options, where)
         provider = self._providers[name] = self._make(name, common.type or name)
         provider.check()
         ordered = not {"priority", "weight"} & section.keys()
@@ -136,7 +136,7 @@ class _Building:
         for entry in common.models:
             model, equals, upstream = (part.strip() for part in entry.partition("="))
             if not model or (equals and not upstream):
-                raise ConfigurationError(f"{where}: models: {entry!r} lacks a name")
+                raise ConfigurationError(f"{where}: models: a name is missing in {entry!r}")
             self._rules.append(Target(provider, upstream, priority, common.weight, model))
 
     def _section_options(self, name: str, cls: type[Provider]) -> dict[str, str]:
@@ -147,33 +147,33 @@ class _Building:
             value = options.get(item.name, "")
             if hint is Secret and value.startswith("$"):
                 raise ConfigurationError(
-                    f"provider {name}: {item.name}: a variable is written env:{value.strip('${}')}"
+                    f"provider {name}: {item.name}: write a variable as env:{value.strip('${}')}"
                 )
             if hint is Secret and value.startswith("env:"):
                 variable = value.removeprefix("env:")
                 if variable not in self._environment:
                     raise ConfigurationError(
-                        f"provider {name}: {item.name}: no variable {variable} is set"
+                        f"provider {name}: {item.name}: the variable {variable} is not set"
                     )
                 options[item.name] = self._environment[variable]
         if "base_url" not in options:
-            # A key from the environment belongs to the provider's own address only.
+            # A key from the environment must not be sent to another address than the provider's.
             options = {**cls.from_environment(self._environment), **options}
         return options
 
     def _add_environment(self) -> None:
-        everything = None
+        fallback = None
         for type, options in self._environment_options():
             provider = self._providers[type] = self._make(type, type, options)
             if "base_url" in options and type == "openai":
-                everything = provider
+                fallback = provider
             patterns = BUILT_IN[type].patterns
             self._rules += [Target(provider, "", name=pattern) for pattern in patterns]
-        if everything is not None:
-            self._rules.append(Target(everything, "", name="*"))
+        if fallback is not None:
+            self._rules.append(Target(fallback, "", name="*"))
 
     def _environment_options(self) -> list[tuple[str, dict[str, str]]]:
-        """Return the types that the environment has a key or an address for, with it."""
+        """Return the types for which the environment has a key or an address, and their options."""
         found: list[tuple[str, dict[str, str]]] = []
         for type, facts in BUILT_IN.items():
             names = (*facts.keys, facts.base_url, *facts.also)
@@ -182,16 +182,16 @@ class _Building:
             try:
                 options = provider_class(type).from_environment(self._environment)
             except Unusable:
-                # Many environments have AWS credentials for other reasons: only a key or an
-                # address asks for the type.
-                asked = any(map(self._environment.get, (*facts.keys, facts.base_url)))
-                found += [(type, {})] if asked else []
+                # AWS credentials are often set for other reasons; without botocore only a key or
+                # an address makes Bedrock a provider, which then reports what is missing.
+                if any(map(self._environment.get, (*facts.keys, facts.base_url))):
+                    found.append((type, {}))
                 continue
             found += [(type, options)] if options else []
         return found
 
     def _default(self) -> Target | None:
-        """Return what answers for names that no rule takes, None for nothing."""
+        """Return the target for models that no rule matches, or None."""
         name = self._configuration.settings.default_model
         if not name:
             types = {provider.type for provider in self._providers.values()} - set(_KEYLESS)
@@ -205,5 +205,5 @@ class _Building:
             return Target(provider, next(iter(provider.models()), name))
         found = Router(self._providers, self._rules).match(name)
         if not found:
-            raise ConfigurationError(f"default_model: no provider takes the model {name!r}")
+            raise ConfigurationError(f"default_model: no provider has the model {name!r}")
         return found[0]

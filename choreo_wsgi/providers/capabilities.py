@@ -1,8 +1,9 @@
-"""What models take and refuse, as a table: sampling, thinking, efforts, limits.
+"""The capabilities of models: sampling, thinking, efforts, limits.
 
-The adapters ask :func:`capabilities` for a model's name, in whatever form a platform writes it.
-The table is ``capabilities.txt``.  A model that is not in it gets the defaults of
-:class:`Capabilities`; the setting ``capabilities`` of a provider goes before the table.
+Adapters look up a model by name with :func:`capabilities`.  The rows of the table,
+``capabilities.txt``, have patterns, because platforms write a name differently.  A model that is
+not in it gets the defaults of :class:`Capabilities`; a provider's setting ``capabilities``
+overrides the table.
 """
 
 from __future__ import annotations
@@ -17,26 +18,26 @@ from ..chat.request import ChatRequest
 from ..errors import ConfigurationError
 from ..settings import parse_options, setting
 
-#: The words of ``reasoning_effort``, from the least to the most.
+#: The values of ``reasoning_effort``, from the lowest to the highest.
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What is known of a model."""
+    """The capabilities of a model."""
 
     sampling: str = setting(
         "both", "one: temperature or top_p, not both together", choices=("both", "one", "none")
     )
     thinking: str = setting(
-        *("", "asked for by a number of tokens or by a word; empty: not known"),
+        *("", "requested as a number of tokens or as a word; empty: not known"),
         choices=("", "budget", "effort", "none"),
     )
     off: str = setting(
-        *("disabled", "how thinking is turned off, if it can be"),
+        *("disabled", "how thinking is turned off; no: it cannot be"),
         choices=("disabled", "between_tools", "no"),
     )
-    efforts: tuple[str, ...] = setting((), "the words that it takes: others become the next lower")
+    efforts: tuple[str, ...] = setting((), "the efforts it accepts; others become the next lower")
     least: int = setting(1024, "tokens of the smallest budget", minimum=0)
     most: int = setting(32768, "tokens of the largest budget", minimum=0)
     max_tokens: int = setting(0, "the most that it writes, 0 for unknown", minimum=0)
@@ -44,31 +45,33 @@ class Capabilities:
         *("choose", "one: it calls one tool at a time, and refuses parallel_tool_calls"),
         choices=("choose", "one"),
     )
-    forced_tools: bool = setting(True, "whether it can be made to call a tool")
+    forced_tools: bool = setting(True, "whether it can be forced to call a tool")
     system_anywhere: bool = setting(False, "whether system messages may stand in the middle")
 
-    def effort(self, asked: str) -> str:
-        """Return the word of the model's that comes nearest to *asked*, never a higher one
-        unless there is no lower."""
-        known = [word for word in EFFORTS if word in self.efforts] or [asked]
-        lower = [word for word in known if EFFORTS.index(word) <= EFFORTS.index(asked)]
-        return lower[-1] if lower else known[0]
+    def effort(self, requested: str) -> str:
+        """Return *requested* if the model accepts it, else its next lower effort or its lowest."""
+        accepted = [word for word in EFFORTS if word in self.efforts] or [requested]
+        lower = [word for word in accepted if EFFORTS.index(word) <= EFFORTS.index(requested)]
+        return lower[-1] if lower else accepted[0]
 
-    def limit(self, asked: int | None) -> int | None:
-        """Return the limit of tokens to send for the one *asked* for.
+    def limit(self, requested: int | None) -> int | None:
+        """Return the token limit *requested*, or the model's own if that is lower.
 
-        The model writes no more than its own limit either way, and refuses a higher one.
+        The model refuses a limit above its own.
         """
-        return asked if asked is None else min(asked, self.max_tokens or asked)
+        return requested if requested is None else min(requested, self.max_tokens or requested)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of the models whose name has *pattern* (a regular expression) in it."""
+    """The capabilities of models in whose name *pattern*, a regular expression, is found.
+
+    They were read on the date *seen* from *page*, which may be several.
+    """
 
     pattern: str
-    seen: str  # the date
-    page: str  # or several
+    seen: str
+    page: str
     facts: Capabilities
 
 
@@ -76,33 +79,33 @@ Override = tuple[str, dict[str, str]]
 
 
 def capabilities(model: str, overrides: Iterable[Override] = ()) -> Capabilities:
-    """Return what is known of *model*; *overrides* change members of it."""
-    found = _known(model)
+    """Return the capabilities of *model*, changed by those *overrides* whose pattern matches."""
+    caps = _in_table(model)
     for pattern, changes in overrides:
         if re.search(pattern, model):
-            found = _changed(found, changes)
-    return found
+            caps = _changed(caps, changes)
+    return caps
 
 
 @lru_cache(1024)
-def _known(model: str) -> Capabilities:
+def _in_table(model: str) -> Capabilities:
     return next((row.facts for row in TABLE if re.search(row.pattern, model)), Capabilities())
 
 
 def _changed(facts: Capabilities, changes: Mapping[str, str]) -> Capabilities:
     parsed = parse_options(Capabilities, changes, "capabilities")
     if not set(parsed.efforts) <= set(EFFORTS):
-        raise ConfigurationError(f"efforts are words of {'|'.join(EFFORTS)}")
+        raise ConfigurationError(f"efforts are some of {'|'.join(EFFORTS)}")
     return replace(facts, **{name: getattr(parsed, name) for name in changes})
 
 
 def overrides(lines: Iterable[str]) -> list[Override]:
-    """Return the overrides that a setting's *lines* describe.
+    """Return the overrides in the *lines* of a setting.
 
-    A line is a regular expression and then ``name=value`` for members of :class:`Capabilities`.
-    Raises ConfigurationError for anything else.
+    A line is a regular expression followed by ``name=value`` for members of :class:`Capabilities`.
+    Raises ConfigurationError for an invalid line.
     """
-    made = []
+    parsed = []
     for line in lines:
         pattern, *pairs = line.split()
         try:
@@ -110,8 +113,8 @@ def overrides(lines: Iterable[str]) -> list[Override]:
             _changed(Capabilities(), _pairs(pairs))
         except (re.error, ConfigurationError) as error:
             raise ConfigurationError(f"capabilities: {line!r}: {error}") from None
-        made.append((pattern, _pairs(pairs)))
-    return made
+        parsed.append((pattern, _pairs(pairs)))
+    return parsed
 
 
 def _pairs(words: Iterable[str]) -> dict[str, str]:
@@ -119,8 +122,7 @@ def _pairs(words: Iterable[str]) -> dict[str, str]:
 
 
 def requested_effort(request: ChatRequest) -> str | None:
-    """Return the word of ``reasoning_effort`` that *request* has, or that the ``thinking`` of
-    Anthropic's API in it comes to."""
+    """Return the ``reasoning_effort`` of *request*, or that closest to Anthropic's ``thinking``."""
     effort, thinking = (request.body.get(name) for name in ("reasoning_effort", "thinking"))
     if effort is not None or thinking is None:
         return None if effort is None else str(effort)
@@ -133,7 +135,7 @@ def requested_effort(request: ChatRequest) -> str | None:
 
 
 def _table(text: str) -> Iterator[Row]:
-    """Yield the rows of *text*, whose first lines say how it is written."""
+    """Yield the rows of *text*; the comment at its start describes the format."""
     words: dict[str, str] = {}
     for line in filter(None, text.splitlines()):
         for word, meaning in words.items():

@@ -1,8 +1,8 @@
-"""The echo: answers with the last user message, word by word.
+"""The echo provider: answers with the last user message, word by word.
 
-``choreo-wsgi check`` asks it with a member ``choreo_check`` in the body: ``{"delay_ms": N}`` is
-the pause before each word, ``{"id": ID}`` makes the answer known, and ``{"about": ID}`` asks
-whether that one is still ``running``, or ``gone``, or ``unknown`` to this process.
+``choreo-wsgi check`` sends it a member ``choreo_check`` in the body: ``{"delay_ms": N}`` sets the
+pause before each word, ``{"id": ID}`` registers the answer, and for ``{"about": ID}`` the answer is
+whether that one is still ``running``, ``gone`` (ended), or ``unknown`` to this process.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from . import (
 if TYPE_CHECKING:
     from . import ChatRequest
 
-#: Milliseconds that a check may ask for before each word.
-_LONGEST_DELAY = 600_000
-#: Checks that are remembered after others came.
-_CHECKS = 256
+#: Limit of ``delay_ms``.
+_MAX_DELAY_MS = 600_000
+#: Limit of registered answers; the oldest is dropped.
+_MAX_CHECKS = 256
 
-# A word with the white space behind it; leading white space belongs to the first word.
+# A word and the white space after it; leading white space belongs to the first word.
 _PIECE = re.compile(r"\s*\S+\s*|\s+")
 
 
 def pieces(text: str) -> Iterator[str]:
-    """Yield *text* cut behind each word's white space; joined they are *text*.
+    """Yield the pieces of *text*, each a word and the white space after it.
 
-    One at a time: a list of them is thirty times as long as the text.
+    A list of them would take thirty times the memory of the text.
     """
     return (match[0] for match in _PIECE.finditer(text))
 
@@ -51,7 +51,7 @@ def pieces(text: str) -> Iterator[str]:
 class Echo(Provider):
     """Streams the last user message back in pieces of one word.
 
-    A token is a piece: that is what max_tokens and usage count.
+    max_tokens and usage count pieces.
     """
 
     type = "echo"
@@ -77,12 +77,12 @@ class Echo(Provider):
             text = self._checks.get(about, "unknown") if about else text
         count = sum(1 for _ in pieces(text))
         limit = count if request.max_tokens is None else request.max_tokens
-        # max_tokens 0 asks for nothing and gets it: `length`, as OpenAI answers.
+        # OpenAI answers max_tokens 0 with `length`, even if there is no text to cut.
         reason = "length" if request.max_tokens == 0 or limit < count else "stop"
         words = itertools.islice(pieces(text), limit)
         if id:
             self._checks[id] = "running"
-            if len(self._checks) > _CHECKS:
+            if len(self._checks) > _MAX_CHECKS:
                 self._checks.popitem(last=False)
 
         def on_close() -> None:
@@ -92,28 +92,28 @@ class Echo(Provider):
         return _EchoSource(words, reason, delay, _prompt_words(request), on_close)
 
     def calls(self, request: ChatRequest) -> int:
-        """Return 1: a choice of an echo holds no connection."""
+        """Return 1: the choices of an echo need no connections."""
         return 1
 
     def label(self, model: str) -> str:
-        """Return the instance's name: there is only one model."""
+        """Return the provider's name: it has one model."""
         return self.name
 
     def models(self) -> list[str]:
-        """Return the one model's name."""
+        """Return the name of its one model."""
         return ["echo"]
 
 
 def _check(value: Json) -> tuple[float, str, str]:
-    """Return the delay in seconds, the id and the id that is asked about of a ``choreo_check``."""
+    """Return the delay in seconds, ``id`` and ``about`` of a ``choreo_check``."""
     if isinstance(value, dict) and value.keys() <= {"delay_ms", "id", "about"}:
         delay, id, about = value.get("delay_ms", 0), value.get("id", ""), value.get("about", "")
         number = isinstance(delay, int | float) and not isinstance(delay, bool)
         names = isinstance(id, str) and isinstance(about, str) and len(id) <= 64
-        if names and number and 0 <= delay <= _LONGEST_DELAY:
+        if names and number and 0 <= delay <= _MAX_DELAY_MS:
             return delay / 1000, id, about
     raise InvalidRequest(
-        f"choreo_check takes delay_ms (0 to {_LONGEST_DELAY}), id and about", param="choreo_check"
+        f"choreo_check takes delay_ms (0 to {_MAX_DELAY_MS}), id and about", param="choreo_check"
     )
 
 
@@ -158,7 +158,7 @@ class _EchoSource(Source):
         return self._due if self._delay and self._next is not None else 0.0
 
     def _wait(self, timeout: float) -> bool:
-        """Wait for the next piece's time; whether it came within *timeout*."""
+        """Wait until the next piece is due; return False if *timeout* seconds end before."""
         pause = self._due - time.monotonic()
         if pause > 0:
             time.sleep(min(pause, timeout))

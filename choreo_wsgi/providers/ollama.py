@@ -1,6 +1,6 @@
 """Ollama, through its own API: ``POST /api/chat``, answered in JSON lines.
 
-The fields are those of https://docs.ollama.com/api/chat.
+The fields are documented at https://docs.ollama.com/api/chat.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ from .translating import arguments, image_delta, json_values, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _COUNTS = Counts("prompt_eval_count", "eval_count")
-_SAID = {"response": "content", "thinking": "reasoning_content"}
+#: Members of a message, or of an answer of ``/api/generate``, -> their OpenAI names.
+_NAMES = {"response": "content", "thinking": "reasoning_content"}
 _THINK = {"minimal": "low", "xhigh": "high", "max": "high"}
 
 
 class Ollama(HTTPProvider):
-    """Models on an Ollama server; with a key also those of its cloud."""
+    """Models on an Ollama server, or with a key those of its cloud."""
 
     type = "ollama"
     facts = BUILT_IN["ollama"]
@@ -62,12 +63,12 @@ class Ollama(HTTPProvider):
 
         api_key: Secret = setting("", "key, sent as a bearer token if there is one")
         base_url: str = setting("http://127.0.0.1:11434", "address, without /api")
-        keep_alive: str = setting("", "how long the model stays loaded, as 10m; theirs if empty")
+        keep_alive: str = setting("", "how long the model stays loaded, as 10m; empty: Ollama's")
         capabilities: tuple[str, ...] = setting((), CAPABILITIES)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> dict[str, str]:
-        """Return the options that the environment sets; a key alone is for Ollama's cloud."""
+        """Return the options from the environment; a key without an address is for the cloud."""
         options = super().from_environment(environment)
         return {"base_url": "https://ollama.com", **options} if "api_key" in options else options
 
@@ -77,10 +78,10 @@ class Ollama(HTTPProvider):
         headers = {"accept": "application/x-ndjson"}
         if options.api_key:
             headers["authorization"] = f"Bearer {options.api_key!s}"
-        made = body(request, self.capabilities(request.model))
+        payload = body(request, self.capabilities(request.model))
         if options.keep_alive:
-            made["keep_alive"] = options.keep_alive
-        return self.post(f"{options.base_url.rstrip('/')}/api/chat", headers, made)
+            payload["keep_alive"] = options.keep_alive
+        return self.post(f"{options.base_url.rstrip('/')}/api/chat", headers, payload)
 
     def translator(self, request: ChatRequest) -> Translator:
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)
@@ -89,33 +90,33 @@ class Ollama(HTTPProvider):
 def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
-    Raises InvalidRequest, naming the parameter, for what cannot be sent.
+    Raises InvalidRequest, naming the parameter, if the request cannot be translated.
     """
     chat = conversation(request, "ollama", caps, blanks=True, system_anywhere=True)
-    asked = request.body
+    fields = request.body
     options = {
-        **{name: asked.get(name) for name in _SAMPLING},
-        "top_k": request.body.get("top_k"),
+        **{name: fields.get(name) for name in _SAMPLING},
+        "top_k": fields.get("top_k"),
         "stop": list(request.stop),
         "num_predict": caps.limit(request.max_tokens),
     }
-    made: dict[str, Json] = {
+    payload: dict[str, Json] = {
         "model": request.model,
         "messages": map(_message, [*chat.system, *_in_order(chat.turns)]),
         "stream": True,
         **without_empty({"options": without_empty(options)}),
     }
     for name in ("logprobs", "top_logprobs"):
-        if asked.get(name):
-            made[name] = asked[name]
-    _add_tools(made, request, caps)
-    wanted = schema(request)
-    if wanted is not None:
-        made["format"] = wanted["schema"] or "json"
+        if fields.get(name):
+            payload[name] = fields[name]
+    _add_tools(payload, request, caps)
+    form = schema(request)
+    if form is not None:
+        payload["format"] = form["schema"] or "json"
     effort = requested_effort(request)
     if effort is not None:
-        made["think"] = _think(effort, caps)
-    return made
+        payload["think"] = _think(effort, caps)
+    return payload
 
 
 def _think(effort: str, caps: Capabilities) -> str | bool:
@@ -124,18 +125,18 @@ def _think(effort: str, caps: Capabilities) -> str | bool:
     return caps.effort(effort) if caps.efforts else _THINK.get(effort, effort)
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
+def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
     tools = functions(request)
     mode, _ = choice(request, caps)
     if mode in ("required", "named"):
-        raise InvalidRequest("ollama cannot be made to call a tool", param="tool_choice")
+        raise InvalidRequest("ollama cannot be forced to call a tool", param="tool_choice")
     for tool in () if mode == "none" else tools:
-        about = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
-        made.setdefault("tools", []).append({"type": "function", "function": about})
+        function = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
+        payload.setdefault("tools", []).append({"type": "function", "function": function})
 
 
 def _in_order(turns: list[Turn]) -> list[Turn]:
-    """Return *turns* with results in the order of the calls: they have no ids there."""
+    """Return *turns* with results in the order of their calls: Ollama has no ids to match them."""
     ordered: list[Turn] = []
     for is_result, run in groupby(turns, lambda turn: turn.role == "tool"):
         several = list(run)
@@ -144,30 +145,30 @@ def _in_order(turns: list[Turn]) -> list[Turn]:
 
 
 def _message(turn: Turn) -> dict[str, Json]:
-    said = [part.text for part in turn.parts if isinstance(part, (Text, Result))]
-    made: dict[str, Json] = {"role": turn.role, "content": "".join(said)}
+    texts = [part.text for part in turn.parts if isinstance(part, (Text, Result))]
+    message: dict[str, Json] = {"role": turn.role, "content": "".join(texts)}
     images: list[str] = []
     for part in turn.parts:
         if isinstance(part, Media):
             images.append(part.data)
         elif isinstance(part, Result):
             images += [media.data for media in part.media]
-            made["tool_name"] = part.name
+            message["tool_name"] = part.name
     if images:
-        made["images"] = images
+        message["images"] = images
     reasoning = turn.message.get("reasoning_content")
     if turn.role == "assistant" and isinstance(reasoning, str) and reasoning:
-        made["thinking"] = reasoning
+        message["thinking"] = reasoning
     calls = [part for part in turn.parts if isinstance(part, Call)]
     if calls:
-        made["tool_calls"] = [
+        message["tool_calls"] = [
             {"function": {"name": call.name, "arguments": call.arguments}} for call in calls
         ]
-    return made
+    return message
 
 
 class OllamaTranslator(Translator):
-    """Reads the lines of a streamed chat; *limit* bounds the bytes of one."""
+    """Translates the lines of a streamed chat; *limit* is the largest size of one in bytes."""
 
     foreign = b"<["
 
@@ -177,10 +178,10 @@ class OllamaTranslator(Translator):
         super().__init__()
         self._limit = limit
         self._new_call_id = new_call_id
-        self._rest = bytearray()
-        self._indented = False  # one document over many lines
-        self._calls = 0
-        self._drawn = 0
+        self._rest = bytearray()  # an incomplete line
+        self._indented = False  # the answer is one document with line breaks
+        self._call_count = 0
+        self._image_count = 0
         self._usage: Usage | None = None
 
     @property
@@ -203,10 +204,10 @@ class OllamaTranslator(Translator):
             raise UpstreamInvalid(f"a line of the answer is longer than {self._limit} bytes")
 
     def finish(self) -> list[Item]:
-        """Return what a last line without its line end holds; the answer must be done."""
+        """Return the items of a last line without a line end; the answer must be done."""
         items: list[Item] = []
         if not self.ended and self._rest.strip():
-            with suppress(UpstreamInvalid):  # cut inside the line: truncated is what it is
+            with suppress(UpstreamInvalid):  # cut inside the line: reported as truncated below
                 self._line(bytes(self._rest), items)
         if not self.ended:
             raise UpstreamTruncated("the provider's stream ended before it was done")
@@ -214,24 +215,24 @@ class OllamaTranslator(Translator):
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the lines of the array of them in *body*."""
+        """Return *body*, an array of the objects of a stream, as lines."""
         lines = json_values(body)
         if not all(isinstance(line, dict) for line in lines):
             return None
         return b"".join(dump(line) + b"\n" for line in lines) or None
 
     def _line(self, line: bytes, items: list[Item]) -> None:
-        line = line.strip(BLANK).removeprefix(b"data:").strip()  # some frame lines as events
+        line = line.strip(BLANK).removeprefix(b"data:").strip()  # some servers send SSE frames
         if self.ended or line in (b"", b"[DONE]"):
             return
         body = parse_object(self.shorten(line))
         if not isinstance(body.get("message"), dict) and (found := find_error(body)) is not None:
             raise provider_error(found)
-        # What answers like /api/generate has its members at the top.
-        said = body.get("message") or {name: body[name] for name in _SAID.keys() & body.keys()}
-        said = {_SAID.get(name, name): value for name, value in said.items()}
-        reshape(said)
-        self._message(said, items, _logprobs(body.get("logprobs")))
+        # An answer in the format of /api/generate has the members of the message at the top.
+        message = body.get("message") or {name: body[name] for name in _NAMES.keys() & body.keys()}
+        message = {_NAMES.get(name, name): value for name, value in message.items()}
+        reshape(message)
+        self._message(message, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
             self._done(body, items)
 
@@ -247,18 +248,18 @@ class OllamaTranslator(Translator):
             items.append(Delta(text(message.get("content")), logprobs=logprobs))
         for data in message.get("images") or ():
             media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
-            items.append(image_delta(self._drawn, media_type, data))
-            self._drawn += 1
+            items.append(image_delta(self._image_count, media_type, data))
+            self._image_count += 1
         for call in listed(message.get("tool_calls")):
             function = call.get("function") or call
             id = text(call.get("id")) or self._new_call_id()
-            given = arguments(arguments_in(function), self.marks)
-            items += whole_call(self._calls, id, text(function["name"]), given)
-            self._calls += 1
+            pieces = arguments(arguments_in(function), self.marks)
+            items += whole_call(self._call_count, id, text(function["name"]), pieces)
+            self._call_count += 1
 
     def _done(self, body: dict[str, Json], items: list[Item]) -> None:
         word = text(body.get("done_reason")) or "stop"
-        reason, extra = finish_reason(word, bool(self._calls))
+        reason, extra = finish_reason(word, bool(self._call_count))
         items.append(Finish(reason, extra=extra))
         self._usage = _COUNTS.read(body)
         items += [self._usage] if self._usage else []
@@ -266,16 +267,16 @@ class OllamaTranslator(Translator):
 
 
 def _logprobs(tokens: Json) -> dict[str, Json] | None:
-    """Return the ``logprobs`` of a choice; theirs has the same members for each token."""
+    """Return the ``logprobs`` of a choice; Ollama's tokens have the members of OpenAI's."""
     if not tokens:
         return None
     return {"content": [_token(token) for token in tokens], "refusal": None}
 
 
 def _token(token: dict[str, Json]) -> dict[str, Json]:
-    others = [_token(other) for other in token.get("top_logprobs") or ()]
-    said = text(token["token"])
-    bytes_ = token.get("bytes")
-    made = {"token": said, "logprob": token["logprob"]}
-    made["bytes"] = list(said.encode()) if bytes_ is None else bytes_
-    return {**made, "top_logprobs": others} if "top_logprobs" in token or others else made
+    output, encoded = text(token["token"]), token.get("bytes")
+    members = {"token": output, "logprob": token["logprob"]}
+    members["bytes"] = list(output.encode()) if encoded is None else encoded
+    if "top_logprobs" in token:
+        members["top_logprobs"] = [_token(other) for other in token["top_logprobs"] or ()]
+    return members

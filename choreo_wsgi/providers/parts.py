@@ -1,7 +1,7 @@
-"""What messages are made of: text, media, tool calls and their results.
+"""The parts of messages: text, media, tool calls and their results.
 
-:func:`content` takes the content of a message in OpenAI's form apart.  What is wrong in a
-harmless way is mended: blanks in base64, ``image/jpg``, a file without its data: prefix.
+:func:`content` parses the content of a message in OpenAI's format.  It repairs harmless defects:
+white space in base64, ``image/jpg``, a file without the prefix of a ``data:`` URL.
 """
 
 from __future__ import annotations
@@ -18,22 +18,20 @@ from ..chat.aside import has_marks
 from ..chat.items import Json
 from ..errors import InvalidRequest
 
-# RFC 2397; only base64 occurs, and only that is taken.
+# RFC 2397, base64 only.
 _DATA_URL = re.compile(
     r"data:([\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[^;,]*){0,9};base64,", re.ASCII | re.I
 )
-#: Types that many programs write, and what they should be.
-_MENDED = {
+#: Wrong media types that many programs send -> registered types.
+_CORRECT_TYPES = {
     "image/jpg": "image/jpeg",
     "image/pjpeg": "image/jpeg",
     "image/x-png": "image/png",
     "application/x-pdf": "application/pdf",
     "text/x-markdown": "text/markdown",
 }
-
-
-#: How pictures begin, in base64.
-_SEEN = (
+#: The first bytes of image formats, in base64.
+_SIGNATURES = (
     *(("iVBORw0KGg", "image/png"), ("/9j/", "image/jpeg")),
     *(("R0lGOD", "image/gif"), ("UklGR", "image/webp")),
 )
@@ -49,10 +47,10 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """A picture, a recording or a document: base64 *data* of *media_type*, or a *url*.
+    """An image, an audio recording or a file: base64 *data* of *media_type*, or a *url*.
 
-    *kind* is ``image``, ``audio`` or ``file``; *param* where it stood in the request, *place* the
-    role of its message.
+    *kind* is ``image``, ``audio`` or ``file``, *param* its place in the request, *place* the role
+    of its message.
     """
 
     kind: str
@@ -67,7 +65,7 @@ class Media:
 
     @property
     def text(self) -> str:
-        """The text of a document of text; raises InvalidRequest if it is not UTF-8."""
+        """The decoded text of a text file; raises InvalidRequest if it is not UTF-8."""
         try:
             return b64decode(self.data).decode("utf-8-sig")
         except UnicodeDecodeError:
@@ -76,7 +74,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call that the model made; *order* is its place among all calls."""
+    """A tool call by the model; *order* is its place among all calls of the conversation."""
 
     id: str
     name: str
@@ -88,7 +86,7 @@ class Call:
 
 @dataclass(slots=True)
 class Result:
-    """What the call *id* of the tool *name* came to; *order* is the place of the call."""
+    """The result of the call *id* of the tool *name*; *order* is that of the call."""
 
     id: str
     name: str
@@ -99,12 +97,12 @@ class Result:
 
     @property
     def text(self) -> str:
-        """Its texts, joined."""
+        """The joined texts of its parts."""
         return "".join(part.text for part in self.parts if isinstance(part, Text))
 
     @property
     def media(self) -> list[Media]:
-        """What it has beside text."""
+        """The parts that are not text."""
         return [part for part in self.parts if isinstance(part, Media)]
 
 
@@ -112,23 +110,23 @@ Part = Union[Text, Media, Call, Result]
 
 
 def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text | Media]:
-    """Yield the content of *message*, which stands at *where* in the request.
+    """Yield the parts of *message*, whose path in the request is *where*.
 
-    Texts without a visible character are left out unless *blanks*.  Raises InvalidRequest,
-    naming the part, for what cannot be passed on to any provider.
+    Texts without a visible character are dropped unless *blanks*.  Raises InvalidRequest, naming
+    the part, for a part that no provider can be sent.
     """
     place = "system" if message["role"] == "developer" else str(message["role"])
-    said = message.get("content")
-    parts = [{"type": "text", "text": said}] if isinstance(said, str) else list(said or ())
+    value = message.get("content")
+    members = [{"type": "text", "text": value}] if isinstance(value, str) else list(value or ())
     if message.get("refusal"):
-        parts.append({"type": "refusal", "refusal": message["refusal"]})
-    # What the model drew in an earlier turn.
-    drawn = [{**image, "type": "image_url"} for image in message.get("images") or ()]
-    for name, several in (("content", parts), ("images", drawn)):
-        for index, part in enumerate(several):
-            made = _part(part, place, f"{where}.{name}[{index}]")
-            if not isinstance(made, Text) or (made.text if blanks else made.text.strip()):
-                yield made
+        members.append({"type": "refusal", "refusal": message["refusal"]})
+    # Images that the model generated in an earlier turn.
+    images = [{**image, "type": "image_url"} for image in message.get("images") or ()]
+    for name, group in (("content", members), ("images", images)):
+        for index, member in enumerate(group):
+            part = _part(member, place, f"{where}.{name}[{index}]")
+            if not isinstance(part, Text) or (part.text if blanks else part.text.strip()):
+                yield part
 
 
 def _part(part: dict[str, Json], place: str, where: str) -> Text | Media:
@@ -139,7 +137,7 @@ def _part(part: dict[str, Json], place: str, where: str) -> Text | Media:
     if kind == "image_url":
         extra = extra if isinstance(extra, dict) else {}
         media = Media("image", f"{where}.image_url.url", place, cache=cache, extra=extra)
-        return _located(media, part["image_url"]["url"])
+        return _with_url(media, part["image_url"]["url"])
     if kind == "input_audio":
         audio = part["input_audio"]
         where = f"{where}.input_audio.data"
@@ -149,23 +147,25 @@ def _part(part: dict[str, Json], place: str, where: str) -> Text | Media:
 
 
 def _file(file: dict[str, Json], where: str, place: str, cache: Json) -> Media:
-    given, name = file.get("file_data"), file.get("filename") or ""
-    if not given:
-        raise InvalidRequest("only files with file_data can be passed on", param=f"{where}.file_id")
-    if not given[:8].lower().startswith(("data:", "https://", "http://")):  # base64 alone
+    url, name = file.get("file_data"), file.get("filename") or ""
+    if not url:
+        text = "this provider supports files with file_data only"
+        raise InvalidRequest(text, param=f"{where}.file_id")
+    if not url[:8].lower().startswith(("data:", "https://", "http://")):  # plain base64
         guessed = mimetypes.guess_type(name)[0] or "application/pdf"
-        given = f"data:{guessed};base64,{given}"
-    return _located(Media("file", f"{where}.file_data", place, name=name, cache=cache), given)
+        url = f"data:{guessed};base64,{url}"
+    return _with_url(Media("file", f"{where}.file_data", place, name=name, cache=cache), url)
 
 
-def _located(media: Media, url: str) -> Media:
-    """Return *media* with what *url* holds, or with *url* itself; nothing is fetched here."""
+def _with_url(media: Media, url: str) -> Media:
+    """Return *media* with the data in *url* (``data:``), or with *url* itself (``https:``)."""
     match = _DATA_URL.match(url)
     if match:
-        media_type = _MENDED.get(match[1].lower(), match[1].lower())
+        media_type = _CORRECT_TYPES.get(match[1].lower(), match[1].lower())
         data = _base64(url[match.end() :], media.param)
         if media.kind == "image" and not media_type.startswith("image/"):  # octet-stream
-            media_type = next((seen for start, seen in _SEEN if data.startswith(start)), media_type)
+            detected = (type for start, type in _SIGNATURES if data.startswith(start))
+            media_type = next(detected, media_type)
         return replace(media, media_type=media_type, data=data)
     if url[:8].lower() == "https://":
         return replace(media, url=url)
@@ -176,7 +176,7 @@ def _located(media: Media, url: str) -> Media:
 
 def _base64(data: str, where: str) -> str:
     if has_marks(data):
-        return data  # only what is base64 was set aside
+        return data  # placeholders stand for checked base64 only
     data = "".join(data.split()).replace("-", "+").replace("_", "/")  # RFC 4648, section 5
     data += "=" * (-len(data) % 4)
     try:

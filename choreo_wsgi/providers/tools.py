@@ -1,8 +1,8 @@
 """The tools of a request, and the schema of its answer, for providers with APIs of their own.
 
-Names of tools that a provider refuses are made to fit on the way there and mapped back:
-OpenAI-compatible servers take ``files.read`` and ``1st``; a conversation that moves to a provider
-whose pattern has no room for them would be refused in every turn.
+Tool names that a provider refuses are replaced in requests and restored in answers.
+OpenAI-compatible servers accept ``files.read`` and ``1st``; a conversation that moves to a stricter
+provider would be refused at every turn.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .capabilities import Capabilities
 
-#: The parameters of a function that has none.
-NOTHING: dict[str, Json] = {"type": "object", "properties": {}}
-_ODD = re.compile(r"[^a-zA-Z0-9_-]", re.ASCII)
-_STEM = 48  # of 63 characters that all take in a name; a mark and a hash follow
+#: The schema of a function without parameters.
+NO_PARAMETERS: dict[str, Json] = {"type": "object", "properties": {}}
+_NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]", re.ASCII)
+_MAX_STEM = 48  # of the 63 characters that all providers allow; 12 are added to it
 
 
 @dataclass(frozen=True)
@@ -38,99 +38,98 @@ class Function:
 
     @property
     def named(self) -> dict[str, Json]:
-        """The members that Anthropic and Bedrock call alike."""
+        """The members that have the same names at Anthropic and Bedrock."""
         members = {"description": self.description, "strict": self.strict}
-        return {"name": self.name, **{name: told for name, told in members.items() if told}}
+        return {"name": self.name, **{name: value for name, value in members.items() if value}}
 
     @property
     def schema(self) -> dict[str, Json]:
-        """The parameters as a schema that says that it is one of an object."""
-        given = self.parameters or NOTHING
-        return given if "type" in given else {"type": "object", **given}
+        """The schema of the parameters, always with a ``type``."""
+        schema = self.parameters or NO_PARAMETERS
+        return schema if "type" in schema else {"type": "object", **schema}
 
 
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows.
 
-    Raises InvalidRequest where that allows others, or demands one of none.
+    Raises InvalidRequest if it allows an unknown function, or requires one of an empty list.
     """
-    found: dict[bytes, Function] = {}  # by all that they say: the same one twice is refused
+    found: dict[bytes, Function] = {}  # by hash: providers refuse a duplicate
     for tool in request.body.get("tools") or ():
-        function = tool["function"]
-        made = Function(
-            function["name"],
-            function.get("description") or "",
-            function.get("parameters"),
-            function.get("strict") is True,
-            tool.get("cache_control") or function.get("cache_control"),
+        members = tool["function"]
+        function = Function(
+            members["name"],
+            members.get("description") or "",
+            members.get("parameters"),
+            members.get("strict") is True,
+            tool.get("cache_control") or members.get("cache_control"),
         )
-        found.setdefault(hashlib.sha256(dump_large(vars(made))).digest(), made)
-    wanted = request.body.get("tool_choice")
-    if isinstance(wanted, dict) and wanted["type"] == "allowed_tools":
-        allowed = {tool["function"]["name"] for tool in wanted["allowed_tools"]["tools"]}
-        kept = [function for function in found.values() if function.name in allowed]
-        is_required = wanted["allowed_tools"]["mode"] == "required"
-        if not allowed <= {function.name for function in kept} or (is_required and not kept):
+        found.setdefault(hashlib.sha256(dump_large(vars(function))).digest(), function)
+    tool_choice = request.body.get("tool_choice")
+    if isinstance(tool_choice, dict) and tool_choice["type"] == "allowed_tools":
+        names = {tool["function"]["name"] for tool in tool_choice["allowed_tools"]["tools"]}
+        allowed = [function for function in found.values() if function.name in names]
+        is_required = tool_choice["allowed_tools"]["mode"] == "required"
+        if not names <= {function.name for function in allowed} or (is_required and not allowed):
             raise InvalidRequest(
                 "tool_choice must allow tools that are among tools", param="tool_choice"
             )
-        return kept
+        return allowed
     return list(found.values())
 
 
 def choice(request: ChatRequest, caps: Capabilities) -> tuple[str, str]:
-    """Return how to choose among the functions: ``auto``, ``required``, ``none``, or ``named`` and
-    the name of one; ``""`` when *request* does not say.
+    """Return the mode of ``tool_choice`` and, if it is ``named``, the name of the function.
 
-    Raises InvalidRequest if the model (*caps*) cannot do it.
+    The mode is ``auto``, ``required``, ``none``, ``named``, or ``""`` if *request* has none.
+    Raises InvalidRequest if the model (*caps*) does not support it.
     """
-    wanted = request.body.get("tool_choice")
-    mode, name = (wanted, "") if isinstance(wanted, str) else ("", "")
-    if isinstance(wanted, dict) and wanted["type"] == "function":
-        mode, name = "named", wanted["function"]["name"]
-    elif isinstance(wanted, dict):
-        mode = wanted["allowed_tools"]["mode"]
+    tool_choice = request.body.get("tool_choice")
+    mode, name = (tool_choice, "") if isinstance(tool_choice, str) else ("", "")
+    if isinstance(tool_choice, dict) and tool_choice["type"] == "function":
+        mode, name = "named", tool_choice["function"]["name"]
+    elif isinstance(tool_choice, dict):
+        mode = tool_choice["allowed_tools"]["mode"]
     if mode in ("required", "named") and not caps.forced_tools:
         raise InvalidRequest(
-            f"{request.model[:200]} cannot be made to call a tool", param="tool_choice"
+            f"{request.model[:200]} cannot be forced to call a tool", param="tool_choice"
         )
     return mode, name
 
 
 def schema(request: ChatRequest, demanding: str = "") -> dict[str, Json] | None:
-    """Return the ``json_schema`` that ``response_format`` asks for; None for plain text.
+    """Return the ``json_schema`` of ``response_format``; None for plain text.
 
-    Its ``schema`` is always there, None for any JSON object.  Raises InvalidRequest where a
-    provider that is *demanding* one, named so, gets none.
+    It always has a ``schema``, which is None for ``json_object``.  Raises InvalidRequest for that
+    if *demanding*, the name of a provider that requires a schema, is set.
     """
-    wanted = request.body.get("response_format")
-    if wanted is None or wanted["type"] == "text":
+    form = request.body.get("response_format")
+    if form is None or form["type"] == "text":
         return None
-    if wanted["type"] == "json_object" and demanding:
+    if form["type"] == "json_object" and demanding:
         raise InvalidRequest(
-            f"{demanding} has no json_object; use json_schema", param="response_format.type"
+            f"{demanding} does not support json_object; use json_schema",
+            param="response_format.type",
         )
-    if wanted["type"] == "json_object":
+    if form["type"] == "json_object":
         return {"schema": None}
-    about: dict[str, Json] = wanted["json_schema"]
-    return {**about, "schema": about.get("schema") or {"type": "object"}}
+    members: dict[str, Json] = form["json_schema"]
+    return {**members, "schema": members.get("schema") or {"type": "object"}}
 
 
 def fit_names(
     request: ChatRequest, fits: re.Pattern[str] | None
 ) -> tuple[ChatRequest, dict[str, str]]:
-    """Return *request* with names of tools that match *fits* (None: all do), and for each name
-    that was made the one it stands for.
+    """Return *request* with tool names that match *fits* (None: all do), and new name -> old name.
 
-    A name always becomes the same one, so that what a provider keeps of a conversation still
-    matches.
+    A name is always replaced by the same one, so that the provider's prompt cache still matches.
     """
     names: dict[str, str] = {}
     if fits is None:
         return request, names
 
     def renamed(value: Json) -> Json:
-        """Return tools, calls or a choice, whatever they are in, with names that fit."""
+        """Return *value* (tools, calls or a choice) with valid names at any depth."""
         if isinstance(value, list):
             return list(map(renamed, value))
         if not isinstance(value, dict):
@@ -141,11 +140,11 @@ def fit_names(
         name = function.get("name")
         if not isinstance(name, str) or fits.fullmatch(name):
             return value
-        stem = _ODD.sub("_", name)[:_STEM]
-        mark = "" if stem[:1].isalpha() else "_"  # Gemini's begin with a letter or that
-        made = f"{mark}{stem}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:10]}"
-        names[made] = name
-        return {**value, "function": {**function, "name": made}}
+        stem = _NOT_IN_NAMES.sub("_", name)[:_MAX_STEM]
+        start = "" if stem[:1].isalpha() else "_"  # Gemini's names start with a letter or this
+        new = f"{start}{stem}_{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:10]}"
+        names[new] = name
+        return {**value, "function": {**function, "name": new}}
 
     messages = [
         {**message, "tool_calls": renamed(message["tool_calls"])}
@@ -153,15 +152,16 @@ def fit_names(
         else message
         for message in request.messages
     ]
-    chosen = {name: renamed(request.body.get(name)) for name in ("tools", "tool_choice")}
+    fields = {name: renamed(request.body.get(name)) for name in ("tools", "tool_choice")}
     if not names:
         return request, names
-    body = {**request.body, **{name: one for name, one in chosen.items() if one is not None}}
-    return replace(request, body={**body, "messages": messages}, messages=messages), names
+    fields = {name: value for name, value in fields.items() if value is not None}
+    body = {**request.body, **fields, "messages": messages}
+    return replace(request, body=body, messages=messages), names
 
 
 def restore_names(items: Iterable[Item], names: Mapping[str, str]) -> None:
-    """Give the calls in *items* the names that the caller knows."""
+    """Restore the client's tool names in the calls among *items*; *names* is new -> old."""
     for item in items:
         if isinstance(item, Delta):
             for call in item.tool_calls:

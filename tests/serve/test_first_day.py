@@ -146,8 +146,8 @@ def test_quotation_marks_belong_to_no_value(
         (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
         (["--api-keys", ","], {}, "there is nothing between the commas"),
         ([], {"CHOREO_API_KEYS": " , ,"}, "CHOREO_API_KEYS: api_keys: there is nothing between"),
-        ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: no header can hold its characters"),
-        ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: no header can hold its characters"),
+        ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: it has characters that a header cannot"),
+        ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: it has characters that a header can"),
         (
             [],
             {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"},
@@ -217,7 +217,7 @@ def test_a_file_of_streams_that_cannot_be_used_is_told_at_start(run: Run, tmp_pa
 def test_a_variable_of_a_shell_in_the_file_is_told_how_it_is_written(run: Run, value: str) -> None:
     done = run("models", ini=f"[provider o]\ntype = openai\napi_key = {value}\n", A_KEY="sk-1")
     assert done.returncode == 2
-    assert "provider o: api_key: a variable is written env:A_KEY" in done.stderr
+    assert "provider o: api_key: write a variable as env:A_KEY" in done.stderr
 
 
 def test_a_variable_that_is_near_to_none_is_met_with_none(run: Run) -> None:
@@ -343,7 +343,7 @@ def test_a_provider_without_models_is_shown(run: Run) -> None:
         ("type = openai\nbase_url = localhost:8000/v1", ["base_url", "http://HOST"]),
         ("type = ollama\nbase_url = 127.0.0.1", ["base_url", "http://HOST"]),
         ("type = anthropic\nbase_url = ftp://h/", ["base_url", "http://HOST"]),
-        ("type = vllm\nbase_url = http://h/v1/chat/completions", ["leave out /chat/completions"]),
+        ("type = vllm\nbase_url = http://h/v1/chat/completions", ["remove /chat/completions"]),
         ("type = azure\napi_key = k", ["azure needs base_url"]),
         ("type = azure\nbase_url = https://x.openai.azure.com", ["azure needs api_key"]),
         (

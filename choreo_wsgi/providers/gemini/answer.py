@@ -1,8 +1,7 @@
-"""Gemini's answer: a stream of ``GenerateContentResponse`` objects, as items.
+"""Translates Gemini's answer, a stream of ``GenerateContentResponse`` objects, into items.
 
-The fields are those of https://ai.google.dev/api/generate-content.  There is no end
-marker: the answer is complete when every candidate has its ``finishReason`` and the bytes
-end.
+The fields are documented at https://ai.google.dev/api/generate-content.  There is no end marker:
+the answer is complete when every candidate has a ``finishReason`` and the stream ends.
 """
 
 from __future__ import annotations
@@ -30,21 +29,21 @@ _COUNTS = Counts(
     total="totalTokenCount",
 )
 _STRAY_BYTES = 64 * 1024
-#: These end an answer of nothing without a failure: the model chose to say nothing.
-_NOTHING_TO_SAY = ("OTHER", "NO_IMAGE")
-#: What a candidate tells of its sources.
+#: Finish reasons of an empty answer that is not a failure: the model chose not to answer.
+_NO_ANSWER = ("OTHER", "NO_IMAGE")
+#: The members of a candidate that name its sources.
 _SOURCES = ("citationMetadata", "groundingMetadata", "urlContextMetadata")
-#: A response has one of these; an error has not.
+#: A response has one of these members; an error has none.
 _ANSWERS = {"candidates", "promptFeedback"}
-#: What a part may have that says nothing.
+#: The members of a part that may be without content.
 _EMPTY = {"text", "thought", "thoughtSignature"}
-#: How a word goes on in the protocol buffers' names.
+#: Names in snake case, as in protocol buffers.
 _SNAKE, _SNAKES = re.compile("(?<=[a-z])_([a-z])"), re.compile(r'"[a-z]+_[a-z_]+"\s*:')
 _MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
 class _Events(sse.Decoder):
-    """Events, and the lines that are none: an error may come as bare JSON between them."""
+    """Decodes events and keeps all other lines: an error may come as JSON between events."""
 
     stray = b""
 
@@ -54,9 +53,9 @@ class _Events(sse.Decoder):
 
 
 class GeminiTranslator(EventTranslator):
-    """Reads ``:streamGenerateContent?alt=sse`` with *n* candidates.
+    """Translates the answer to ``:streamGenerateContent?alt=sse`` with *n* candidates.
 
-    *new_call_id* makes the id of a call that came without one.
+    *new_call_id* returns an id for a call that has none.
     """
 
     _decoder: _Events
@@ -70,50 +69,50 @@ class GeminiTranslator(EventTranslator):
         super().__init__(limit, _Events)
         self._n = n
         self._new_call_id = new_call_id
-        self._told: dict[str, Json] = {}  # the latest usage
-        self._numbers: Counter[tuple[str, int]] = Counter()  # of parts, by kind and candidate
-        self._signatures: dict[int, str] = {}  # of text, by candidate
-        self._stops: dict[int, str] = {}  # finish reasons, by candidate
-        self._sources: dict[int, dict[str, Json]] = {}  # by candidate
-        self._spoke: set[int] = set()  # the candidates that said anything
-        self._refused = ""  # why there are no candidates at all
+        self._usage: dict[str, Json] = {}  # the latest; every chunk has the totals
+        self._part_counts: Counter[tuple[str, int]] = Counter()  # by kind and candidate
+        # By candidate: the latest signature of its text, its finish reason, its sources.
+        self._signatures: dict[int, str] = {}
+        self._reasons: dict[int, str] = {}
+        self._sources: dict[int, dict[str, Json]] = {}
+        self._has_content: set[int] = set()  # the candidates with any content
+        self._block_reason = ""  # of a blocked prompt: there are no candidates then
 
     @property
     def usage(self) -> Usage | None:
-        """What was reported so far: every chunk tells the totals."""
-        return _COUNTS.read(self._told)
+        return _COUNTS.read(self._usage)
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         for body in self.objects(data):
-            told = body.get("usageMetadata") or {}
-            if "totalTokenCount" in told or "promptTokenCount" in told:
-                self._told = told
+            usage = body.get("usageMetadata") or {}
+            if "totalTokenCount" in usage or "promptTokenCount" in usage:
+                self._usage = usage
             for candidate in body.get("candidates") or ():
                 self._candidate(candidate, items)
             if body.get("error"):
                 raise stream_error(body["error"])
-            blocked = text((body.get("promptFeedback") or {}).get("blockReason"))
-            if blocked and blocked != "BLOCKED_REASON_UNSPECIFIED":  # there are no candidates
-                self._stops = dict.fromkeys(range(self._n), blocked) | self._stops
-                self._refused = blocked
+            reason = text((body.get("promptFeedback") or {}).get("blockReason"))
+            if reason and reason != "BLOCKED_REASON_UNSPECIFIED":
+                self._reasons = dict.fromkeys(range(self._n), reason) | self._reasons
+                self._block_reason = reason
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
                 raise provider_error(found)
         if self._decoder.stray:
-            told = None
-            with suppress(ValueError):  # it is not complete, or something else
-                told = find_error(jsontext.parse(self._decoder.stray))
-            if told is not None:
-                raise stream_error(told)
+            error = None
+            with suppress(ValueError):  # incomplete, or not JSON
+                error = find_error(jsontext.parse(self._decoder.stray))
+            if error is not None:
+                raise stream_error(error)
 
     @staticmethod
     def parse(text: str) -> dict[str, Json]:
-        """Return the response *text*, with the names of Google's JSON."""
+        """Return the response in *text*, its names in camel case."""
         body: dict[str, Json] = parse_object(text)
         return _camel(body) if _SNAKES.search(text) else body
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return the events of *body*: a whole response, or the array of a call without SSE."""
+        """Return *body*, a whole response or an array of responses, as SSE frames."""
         responses = _camel(json_values(body))
         if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
             return None
@@ -122,86 +121,89 @@ class GeminiTranslator(EventTranslator):
     def finish(self) -> list[Item]:
         """Return the finish of each candidate, and the usage."""
         items: list[Item] = []
-        if len(self._stops) < self._n:
-            with suppress(UpstreamInvalid):  # an event that the bytes ended in, unless it was cut
+        if len(self._reasons) < self._n:
+            with suppress(UpstreamInvalid):  # the last event may lack its blank line, or be cut
                 last: list[Item] = []
                 self.translate(b"\n\n", last)
                 items += last
-        if len(self._stops) < self._n:
+        if len(self._reasons) < self._n:
             raise UpstreamTruncated("the provider's stream ended without a finish reason")
         self.ended = True
         for index, signature in self._signatures.items():
-            items.append(Delta(index=index, extra=_signed(signature)))
-        items += [self._finish(index, reason) for index, reason in sorted(self._stops.items())]
+            items.append(Delta(index=index, extra=_signature_member(signature)))
+        items += [self._finish(index, reason) for index, reason in sorted(self._reasons.items())]
         return [*items, usage] if (usage := self.usage) else items
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
         index = candidate.get("index") or 0
         if type(index) is not int or not 0 <= index < self._n:
-            raise UpstreamInvalid("the provider sent a candidate that was not asked for")
+            raise UpstreamInvalid("the provider sent a candidate that was not requested")
         content = candidate.get("content")
         if content:
             for part in content.get("parts") or ():
-                said = self._part(part, index)
-                self._spoke |= {index} if said else set()
-                items += said
-        told = {name: candidate[name] for name in _SOURCES if candidate.get(name)}
-        self._sources[index] = self._sources.get(index, {}) | told
+                if translated := self._part(part, index):
+                    self._has_content.add(index)
+                    items += translated
+        sources = {name: candidate[name] for name in _SOURCES if candidate.get(name)}
+        self._sources[index] = self._sources.get(index, {}) | sources
         reason = text(candidate.get("finishReason"))
         if is_finish(reason):
-            self._stops[index] = reason
-            if reason in _NOTHING_TO_SAY and index not in self._spoke:
+            self._reasons[index] = reason
+            if reason in _NO_ANSWER and index not in self._has_content:
                 return
             message = text(candidate.get("finishMessage")) or "the model's answer was unusable"
             meaning, _ = finish_reason(reason, message=f"{reason}: {message}")
-            if meaning == "stop" and reason.upper() != "STOP":  # only that one is a natural end
+            if meaning == "stop" and reason.upper() != "STOP":  # an unknown reason
                 raise ProviderError(f"{reason}: {message}")
 
     def _part(self, part: dict[str, Json], index: int) -> list[Item]:
-        words, signed = text(part.get("text")), _signed(text(part.get("thoughtSignature")))
+        output = text(part.get("text"))
+        extra = _signature_member(text(part.get("thoughtSignature")))
         items: list[Item] = []
-        if words and part.get("thought"):
-            items.append(Delta("", index, reasoning=words))
-        elif words:
-            items.append(Delta(words, index))
+        if output and part.get("thought"):
+            items.append(Delta("", index, reasoning=output))
+        elif output:
+            items.append(Delta(output, index))
         if data := part.get("inlineData"):
             media_type = text(data.get("mimeType"))
             if part.get("thought"):
-                return items  # a picture that is only a thought is left out by Google's SDK too
+                return items  # Google's SDK leaves out images in thoughts, too
             if not media_type.startswith("image/"):
                 raise UpstreamInvalid(
-                    f"the model answered with {media_type}, which has no place here"
+                    f"the model answered with {media_type}, which cannot be translated"
                 )
-            number = self._next("picture", index)
-            items.append(image_delta(number, media_type, text(data["data"]), index, signed))
+            number = self._next("image", index)
+            items.append(image_delta(number, media_type, text(data["data"]), index, extra))
         elif (call := part.get("functionCall")) is not None:
             number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
-            given = arguments(call.get("args"), self.marks)
-            items += whole_call(number, id, text(call["name"]), given, index, signed or None)
-        elif signed:
+            pieces = arguments(call.get("args"), self.marks)
+            items += whole_call(number, id, text(call["name"]), pieces, index, extra or None)
+        elif extra:
             self._signatures[index] = whole(text(part["thoughtSignature"]), self.marks)
-        elif not words and part.keys() - _EMPTY:
+        elif not output and part.keys() - _EMPTY:
             other = {"index": self._next("other", index), **part}
             items.append(Delta(index=index, extra={"content_parts": [other]}))
         return items
 
     def _next(self, kind: str, index: int) -> int:
-        """Return the number of a part of this *kind* among those of a candidate, from 0."""
-        self._numbers[kind, index] += 1
-        return self._numbers[kind, index] - 1
+        """Return the number, from 0, of the next part of this *kind* in candidate *index*."""
+        self._part_counts[kind, index] += 1
+        return self._part_counts[kind, index] - 1
 
     def _finish(self, index: int, word: str) -> Finish:
-        if self._refused or word in _NOTHING_TO_SAY:
-            reason = "content_filter" if self._refused else "stop"
+        if self._block_reason or word in _NO_ANSWER:
+            reason = "content_filter" if self._block_reason else "stop"
             return Finish(reason, index, {"native_finish_reason": word})
-        # STOP is also what ends an answer that calls tools, even in a later chunk.
-        reason, extra = finish_reason(word, self._numbers["call", index] > 0)
+        # An answer with tool calls ends with STOP, too, perhaps in a later chunk.
+        reason, extra = finish_reason(word, self._part_counts["call", index] > 0)
         return Finish(reason, index, {**(extra or {}), **self._sources.get(index, {})} or None)
 
 
 def _camel(value: Json) -> Json:
-    """Return *value* with the names of Google's JSON, which some write as they are in the protocol
-    buffers: ``finish_reason``.  The arguments of a call have names of their own."""
+    """Return *value* with names in camel case, at any depth but for the arguments of calls.
+
+    Some servers write names in snake case, as in protocol buffers: ``finish_reason``.
+    """
     if isinstance(value, list):
         return [*map(_camel, value)]
     if not isinstance(value, dict):
@@ -212,7 +214,7 @@ def _camel(value: Json) -> Json:
     }
 
 
-def _signed(signature: str) -> dict[str, Json]:
-    """Return the field for a signature, if any, that Google's OpenAI-compatible endpoint has."""
-    signed = {"extra_content": {"google": {"thought_signature": signature}}}
-    return signed if signature else {}
+def _signature_member(signature: str) -> dict[str, Json]:
+    """Return the member for *signature* in Google's OpenAI-compatible API; {} if it is empty."""
+    member = {"extra_content": {"google": {"thought_signature": signature}}}
+    return member if signature else {}

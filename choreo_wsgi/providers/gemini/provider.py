@@ -20,13 +20,13 @@ from .answer import GeminiTranslator
 
 
 class Gemini(HTTPProvider):
-    """Gemini at Google, or whatever else speaks ``streamGenerateContent``."""
+    """Gemini at Google, or another server with ``streamGenerateContent``."""
 
     type = "gemini"
     facts = BUILT_IN["gemini"]
     takes_marks = True
     native = frozenset(("n", "max_tokens", "stop"))
-    # FunctionDeclaration.name; Vertex AI and older versions take no colons and 63 characters.
+    # FunctionDeclaration.name; Vertex AI and older versions allow 63 characters and no colons.
     tool_names = re.compile(r"[a-zA-Z_][a-zA-Z0-9_.-]{0,62}", re.ASCII)
     too_long = re.compile(r"input token count .{0,200}exceeds the maximum", re.S)
 
@@ -45,7 +45,7 @@ class Gemini(HTTPProvider):
         """Return ``POST .../models/{model}:streamGenerateContent`` for *request*."""
         options = self.options
         base = f"{options.base_url.rstrip('/')}/{options.version}/models"
-        # Without alt=sse the answer would be one JSON array.
+        # Without alt=sse the answer is one JSON array.
         url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
         headers = {"accept": "text/event-stream", "x-goog-api-key": self.key()}
         body = gemini_request.body(request, self.capabilities(request.model))

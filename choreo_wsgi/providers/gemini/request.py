@@ -1,6 +1,6 @@
-"""A request in the words of Gemini's ``generateContent``.
+"""Translates a request for Gemini's ``generateContent``.
 
-Every field is that of https://ai.google.dev/api/generate-content.
+The fields are documented at https://ai.google.dev/api/generate-content.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..parts import Call, Media, Part, Text
 from ..support import without_empty
 from ..tools import choice, functions, schema
 
-# Gemini 3 and later demand the signatures of calls.
+# Models that do not require the signatures of calls; Gemini 3 and later do.
 _UNSIGNED = re.compile(r"gemini-(1|2)")
-# The numbers are those of Google's own OpenAI-compatible endpoint.
+# The budgets that Google's own OpenAI-compatible endpoint uses.
 _BUDGETS = {"low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576, "max": 32768}
 _MODES = {"auto": "AUTO", "required": "ANY", "none": "NONE", "named": "ANY"}
 _GENERATION = {
@@ -33,61 +33,63 @@ _GENERATION = {
 }
 _MODALITIES = {"text": "TEXT", "image": "IMAGE"}
 
-#: What stands for the signature of a call that another model made; Google's page on
-#: thought signatures gives it for conversations that were moved.
+#: Replaces the signature of a call by another model, as Google's page on thought signatures
+#: recommends for conversations that are moved to Gemini.
 _FOREIGN_SIGNATURE = "skip_thought_signature_validator"
 
 
 def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     """Return the JSON object to send for *request* to a model with the capabilities *caps*.
 
-    The model's name is in the URL.  Raises InvalidRequest, naming the parameter, for what cannot
-    be sent.
+    The URL has the model's name.  Raises InvalidRequest, naming the parameter, if the request
+    cannot be translated.
     """
     chat = conversation(request, "gemini", caps)
     signed = not _UNSIGNED.match(request.model)
-    made: dict[str, Json] = {
+    payload: dict[str, Json] = {
         "contents": (_content(role, run, signed, request.marks) for role, run in merged(chat.turns))
     }
     if chat.instructions:
-        said = "\n\n".join(text.text for text in chat.instructions)
-        made["systemInstruction"] = {"parts": [{"text": said}], "role": "user"}
-    _add_tools(made, request, caps)
-    return made | without_empty({"generationConfig": _generation(request, caps)})
+        system = "\n\n".join(text.text for text in chat.instructions)
+        payload["systemInstruction"] = {"parts": [{"text": system}], "role": "user"}
+    _add_tools(payload, request, caps)
+    return payload | without_empty({"generationConfig": _generation(request, caps)})
 
 
 def _generation(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
-    asked = request.body
-    made = {theirs: asked.get(ours) for ours, theirs in _GENERATION.items()}
-    modalities = asked.get("modalities") or []
+    fields = request.body
+    config = {theirs: fields.get(ours) for ours, theirs in _GENERATION.items()}
+    modalities = fields.get("modalities") or []
     for index, modality in enumerate(modalities):
         if modality not in _MODALITIES:
             raise InvalidRequest(
-                "gemini answers in text and image only", param=f"modalities[{index}]"
+                "gemini supports the modalities text and image only", param=f"modalities[{index}]"
             )
-    made |= {
-        "topK": request.body.get("top_k"),
+    config |= {
+        "topK": fields.get("top_k"),
         "responseModalities": [_MODALITIES[modality] for modality in modalities],
         "maxOutputTokens": caps.limit(request.max_tokens),
         "stopSequences": list(request.stop),
         "candidateCount": request.n if request.n > 1 else None,
     }
-    made = without_empty(made)
-    wanted = schema(request)
-    if wanted is not None:
-        made["responseMimeType"] = "application/json"
-        if wanted["schema"] is not None:
-            made["responseJsonSchema"] = wanted["schema"]
+    config = without_empty(config)
+    form = schema(request)
+    if form is not None:
+        config["responseMimeType"] = "application/json"
+        if form["schema"] is not None:
+            config["responseJsonSchema"] = form["schema"]
     effort = requested_effort(request)
     if effort is not None:
         if caps.thinking != "none":
-            made["thinkingConfig"] = _thinking(effort, asked.get("thinking"), caps)
-        elif asked.get("reasoning_effort") not in (None, "none"):
-            raise InvalidRequest(f"{request.model[:200]} does not think", param="reasoning_effort")
-    return made
+            config["thinkingConfig"] = _thinking(effort, fields.get("thinking"), caps)
+        elif fields.get("reasoning_effort") not in (None, "none"):
+            text = f"{request.model[:200]} does not support thinking"
+            raise InvalidRequest(text, param="reasoning_effort")
+    return config
 
 
 def _thinking(effort: str, own: Json, caps: Capabilities) -> dict[str, Json]:
+    """Return the ``thinkingConfig``; *own* is the request's ``thinking`` object, if any."""
     shown = {"includeThoughts": effort != "none"}
     if caps.thinking != "budget":
         return {**shown, "thinkingLevel": caps.effort(effort).upper()}
@@ -97,40 +99,40 @@ def _thinking(effort: str, own: Json, caps: Capabilities) -> dict[str, Json]:
     return {**shown, "thinkingBudget": max(caps.least, min(budget, caps.most))}
 
 
-def _add_tools(made: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
+def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilities) -> None:
     tools = functions(request)
     if not tools:
         return
-    declared = [
+    declarations = [
         without_empty({"name": tool.name, "description": tool.description})
         | {"parametersJsonSchema": tool.schema}
         for tool in tools
     ]
-    made["tools"] = [{"functionDeclarations": declared}]
+    payload["tools"] = [{"functionDeclarations": declarations}]
     mode, name = choice(request, caps)
     if mode:
         calling = {"mode": _MODES[mode], "allowedFunctionNames": [name] if name else []}
-        made["toolConfig"] = {"functionCallingConfig": without_empty(calling)}
+        payload["toolConfig"] = {"functionCallingConfig": without_empty(calling)}
 
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
     parts: list[dict[str, Json]] = []
     for turn in run:
-        said = [made for part in turn.parts for made in _parts(part, marks)]
+        translated = [each for part in turn.parts for each in _parts(part, marks)]
         if role == "assistant":
-            _sign(said, turn, signed)
-        parts += said
+            _sign(translated, turn, signed)
+        parts += translated
     return {"role": "user" if role == "user" else "model", "parts": parts or [{"text": EMPTY}]}
 
 
 def _sign(parts: list[dict[str, Json]], turn: Turn, signed: bool) -> None:
-    """Put the signatures back where they came from: on the calls, or on the last text."""
+    """Put the signatures back on the calls and the last text; if *signed*, a call must have one."""
     calls = [part for part in parts if "functionCall" in part]
     for part, call in zip(calls, (p for p in turn.parts if isinstance(p, Call)), strict=True):
         signature = _signature(call.extra)
         if signature:
             part["thoughtSignature"] = signature
-    # In a round of parallel calls only the first one is signed, and it must be.
+    # Of parallel calls only the first has a signature, which is required.
     if signed and calls and not any("thoughtSignature" in part for part in calls):
         calls[0]["thoughtSignature"] = _FOREIGN_SIGNATURE
     signature = _signature(turn.message.get("extra_content"))
@@ -151,21 +153,21 @@ def _parts(part: Part, marks: Marks) -> list[dict[str, Json]]:
     if isinstance(part, Media):
         return [_media(part)]
     if isinstance(part, Call):
-        called = {"name": part.name, "args": part.arguments}
-        return [{"functionCall": {**_id(part.id), **called}}]
+        call = {"name": part.name, "args": part.arguments}
+        return [{"functionCall": {**_id(part.id), **call}}]
     response = {"error": part.text} if part.failed else _response(part.text, marks)
     result = {"name": part.name, "response": response}
-    # What a tool showed stands beside its answer, which can only be an object.
+    # The response can only be an object, so media of a tool's result follow it.
     return [{"functionResponse": {**_id(part.id), **result}}, *map(_media, part.media)]
 
 
 def _id(id: str) -> dict[str, Json]:
-    """Return the id as Gemini knows it: those that begin so were made by us, or by others."""
+    """Return the id, but not one that starts with ``call_``: Gemini did not issue that."""
     return {} if not id or id.startswith("call_") else {"id": id}
 
 
 def _response(text: str, marks: Marks) -> dict[str, Json]:
-    """Return a tool's *text* as the object that must be sent."""
+    """Return a tool's result as the object that Gemini requires."""
     value = None
     if text.lstrip()[:1] == "{":
         with suppress(ValueError):
@@ -175,9 +177,9 @@ def _response(text: str, marks: Marks) -> dict[str, Json]:
 
 def _media(media: Media) -> dict[str, Json]:
     signature = _signature(media.extra)
-    signed = {"thoughtSignature": signature} if signature else {}
+    member = {"thoughtSignature": signature} if signature else {}
     if media.data:
-        return {"inlineData": {"mimeType": media.media_type, "data": media.data}, **signed}
+        return {"inlineData": {"mimeType": media.media_type, "data": media.data}, **member}
     data = {"fileUri": media.url}
     guessed = mimetypes.guess_type(media.url.partition("?")[0])[0]
-    return {"fileData": {**data, "mimeType": guessed} if guessed else data, **signed}
+    return {"fileData": {**data, "mimeType": guessed} if guessed else data, **member}
