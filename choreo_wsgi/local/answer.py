@@ -35,7 +35,7 @@ _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
 _END_DELAY = 0.25
 
 
-class Waiting(Source):
+class LocalAnswer(Source):
     """Waits until the process of *run* is ready, posts *body* to *path* and forwards the answer.
 
     *read* opens the answer.  A process that sends nothing on any connection for ``idle_timeout``
@@ -149,19 +149,19 @@ class Waiting(Source):
             self.usage = self._answer.usage
 
 
-def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> Waiting:
+def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> LocalAnswer:
     """Return the answer to *body*, one choice of a chat.
 
     Its ``receive`` raises InvalidRequest if *body* has tools and the model cannot call any.
     """
 
     def read(attempt: Attempt) -> Source:
-        return HTTPSource(attempt, _Chunks(run, settings.max_event_bytes))
+        return HTTPSource(attempt, _LocalTranslator(run, settings.max_event_bytes))
 
-    return Waiting(settings, run, "/v1/chat/completions", body, read)
+    return LocalAnswer(settings, run, "/v1/chat/completions", body, read)
 
 
-class _Chunks(OpenAITranslator):
+class _LocalTranslator(OpenAITranslator):
     """Translates llama.cpp's chunks, which have OpenAI's format; records when *run* sent bytes."""
 
     def __init__(self, run: Run, max_event_bytes: int) -> None:

@@ -16,7 +16,7 @@ from ..providers.answer import Attempt
 from ..providers.dialects import DIALECTS
 from ..providers.native import NativeReply
 from ..settings import Settings
-from .answer import Waiting
+from .answer import LocalAnswer
 from .process import Run
 from .request import SAMPLING, SEEDS, demand_fit
 
@@ -119,7 +119,7 @@ class _Completion(NativeReply):
 
 def forward(
     settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
-) -> Waiting:
+) -> LocalAnswer:
     """Return the process's own answer to *body*, in which the model's name is *label*."""
     most = body.get("logprobs")
     # For the API 0 means the logprob of each token itself; llama.cpp needs 1 for that.
@@ -130,4 +130,4 @@ def forward(
         return _Completion(most, attempt, writer, "", label, stream, limit)
 
     path = "/v1" + DIALECTS[writer.api].path
-    return Waiting(settings, run, path, sent, read, document=True, label=label)
+    return LocalAnswer(settings, run, path, sent, read, document=True, label=label)

@@ -46,7 +46,7 @@ class Local(Provider):
         threads: int = setting(0, "CPU threads; 0: local_threads", minimum=0)
         slots: int = setting(0, "completions worked on at once; 0: local_slots", minimum=0)
         context: int = setting(0, "tokens, divided among the slots; 0: local_context", minimum=0)
-        max_tokens: int = setting(0, "max_tokens when not asked; 0: local_max_tokens", minimum=0)
+        max_tokens: int = setting(0, "default max_tokens; 0: local_max_tokens", minimum=0)
         max_tokens_limit: int = setting(
             0, "highest max_tokens; 0: local_max_tokens_limit", minimum=0
         )

@@ -49,7 +49,7 @@ def build(
     A provider whose code cannot be loaded is logged, and its models fail; the others work.
     Raises ConfigurationError for invalid settings.
     """
-    return _Building(configuration, environment, kept or {}).router()
+    return _Builder(configuration, environment, kept or {}).router()
 
 
 def _check(
@@ -72,7 +72,7 @@ def _check(
 
 
 @dataclass
-class _Building:
+class _Builder:
     _configuration: Configuration
     _environment: Mapping[str, str]
     _kept: Mapping[str, Provider]

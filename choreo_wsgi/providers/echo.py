@@ -15,18 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import (
-    Delta,
-    Finish,
-    InvalidRequest,
-    Item,
-    Json,
-    Provider,
-    Settings,
-    Source,
-    Usage,
-    setting,
-)
+from . import Delta, Finish, InvalidRequest, Item, Json, Provider, Settings, Source, Usage, setting
 
 if TYPE_CHECKING:
     from . import ChatRequest

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 from ...chat.source import Reply
 from ...late import Late
-from .. import (
-    HTTPProvider,
-    HTTPRequest,
-    Json,
-    Secret,
-    setting,
-)
+from .. import HTTPProvider, HTTPRequest, Json, Secret, setting
 from ..facts import BUILT_IN, CAPABILITIES
 
 if TYPE_CHECKING:

@@ -152,12 +152,9 @@ def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
     parallel = chat.request.body.get("parallel_tool_calls")
     single = parallel is False and chat.caps.parallel != "one" and mode != "none"
     if mode or single:
-        tool_choice = {
-            "type": _MODES[mode or "auto"],
-            "name": name,
-            "disable_parallel_tool_use": single or None,
-        }
-        payload["tool_choice"] = without_empty(tool_choice)
+        members: dict[str, Json] = {"type": _MODES[mode or "auto"], "name": name}
+        members["disable_parallel_tool_use"] = single or None
+        payload["tool_choice"] = without_empty(members)
 
 
 def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:

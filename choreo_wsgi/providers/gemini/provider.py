@@ -6,14 +6,7 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from .. import (
-    ChatRequest,
-    HTTPProvider,
-    HTTPRequest,
-    Secret,
-    Translator,
-    setting,
-)
+from .. import ChatRequest, HTTPProvider, HTTPRequest, Secret, Translator, setting
 from ..facts import BUILT_IN, CAPABILITIES
 from . import request as gemini_request
 from .answer import GeminiTranslator
