@@ -142,6 +142,7 @@ def test_parallel_calls_of_one_id(type: str) -> None:
         ids = list(members(body["messages"][2], name))
         assert len(set(ids)) == 2
         assert [text for text in ("first", "second") if text in json.dumps(body)] == results
+        assert json.dumps(body).count("(empty)") == 2 - len(results)  # each call has its own
 
 
 @pytest.mark.parametrize("type", PROVIDERS)

@@ -296,6 +296,16 @@ def test_a_prompt_that_is_blocked_for_no_reason_is_not() -> None:
     assert reasons[-1] == "content_filter"
 
 
+def test_a_null_count_of_claude_has_not_changed() -> None:
+    start = {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 1}
+    end = {"input_tokens": None, "cache_read_input_tokens": None, "output_tokens": 5}
+    begin = {"type": "message_start", "message": {"usage": start}}
+    *_, last = answer("anthropic", events(begin, TEXT, {**STOP, "usage": end}, END), 1000)
+    usage = last["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (5, 5)
+    assert usage["prompt_tokens_details"]["cached_tokens"] == 2
+
+
 def test_thinking_that_claude_counts() -> None:
     told = {"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}
     made = {"cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "input_tokens": 3}
