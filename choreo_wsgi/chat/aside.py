@@ -194,8 +194,7 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
         index = item.index
         yield from (Delta("", index, piece) for piece in pieces(item.reasoning, marks) if piece)
         yield from (Delta(piece, index) for piece in pieces(item.text, marks) if piece)
-        for piece in filter(None, pieces(item.refusal, marks)):
-            yield Delta(index=index, refusal=piece)
+        yield from (Delta("", index, "", piece) for piece in pieces(item.refusal, marks) if piece)
         for call in item.tool_calls:
             arguments = pieces(call.arguments, marks)
             yield Delta(index=index, tool_calls=[replace(call, arguments=next(arguments))])

@@ -14,11 +14,10 @@ from .shapes import Members, arguments_of, has_content, reshape
 if TYPE_CHECKING:
     from .calls import ToolCalls
 
-#: Verdicts on a piece: unchanged; changed in a way that depends only on the piece itself and on
-#: members that are the same in the whole stream, so that a like piece is changed alike; changed
-#: otherwise.
+#: Verdicts on a piece: it is unchanged; it is changed in a way that depends only on itself and on
+#: members that are the same in the whole stream (and so will similar pieces be); or otherwise.
 KEPT, MENDED, CHANGED = range(3)
-#: Members of a choice that may hold its message or text, the first that is not empty counts.
+#: Members of a choice that may hold its message or text; the first that is not empty counts.
 _HOLDERS = (
     *("message", "messages", "delta", "text", "content", "output", "response"),
     *("generated_text", "completion", "answer"),
@@ -69,8 +68,8 @@ class Choice:
         """Mend *one*, the piece of this choice in a chunk, in place.
 
         Return the pieces to send, each but the first in a chunk of its own, and the verdict.  An
-        empty piece is dropped before the role was sent, after the finish, and if it is
-        *droppable*.
+        empty piece is dropped if it is *droppable*, after the finish, and, if it has no delta,
+        before the role was sent.
         """
         has_delta = type(one.get("delta")) is dict or "message" in one
         delta, verdict = self._delta(one)
@@ -128,10 +127,7 @@ class Choice:
         return [{"index": self.index, "delta": {"tool_calls": due}, "finish_reason": None}, finish]
 
     def listener(self, one: Members) -> Callable[[bytes], None] | None:
-        """Return the function to call with the arguments in pieces like *one*.
-
-        Such pieces are forwarded without being parsed; None if they have no arguments.
-        """
+        """Return a function that records the arguments in unparsed pieces like *one*, or None."""
         pieces = one["delta"].get("tool_calls")
         return self.calls.begun[pieces[0]["index"]].add if pieces else None
 

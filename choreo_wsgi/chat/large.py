@@ -68,10 +68,7 @@ class _Reader:
         self._text = ""
 
     def _grow(self) -> None:
-        """Decode more of the text, doubling a window that nothing was read of.
-
-        Raises ValueError at the end of the text.
-        """
+        """Decode more text, twice as much if nothing was read; raises ValueError at the end."""
         size = max(WINDOW, len(self._text) - self._at)
         piece = self._bytes[self._decoded : self._decoded + size]
         if not piece:

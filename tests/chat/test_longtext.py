@@ -166,11 +166,15 @@ def test_a_request_that_passes_takes_little(kind: str) -> None:
     assert whole.last_user_text == json.loads(body)["messages"][0]["content"]
 
 
+@pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("model", ["", "other"])
 @pytest.mark.parametrize("kind", LONG)
-def test_an_event_takes_little(kind: str, model: str) -> None:
+def test_an_event_takes_little(kind: str, model: str, parts: bool) -> None:
     """Itself, its JSON, and the frame."""
     event = EVENT % LONG[kind]
+    if parts:
+        event = event.replace(b'"content":"', b'"content":[{"type":"text","text":"')
+        event = event.replace(b'"},"finish_reason"', b'"}]},"finish_reason"')
     relay = EventRelay(Normaliser(model=model))
     frames = []
     with traced() as memory:
@@ -178,7 +182,7 @@ def test_an_event_takes_little(kind: str, model: str) -> None:
             frames.append(relay.receive_data(event[at : at + 128 * 1024]))
     assert memory.peak < 3.3 * len(event)
     (frame,) = filter(None, frames)
-    wanted = json.loads(event[6:])
+    wanted = json.loads(EVENT[6:] % LONG[kind])
     assert json.loads(frame[6:]) == {**wanted, "model": model or "m"}
 
 
@@ -187,6 +191,9 @@ def test_an_event_takes_little(kind: str, model: str) -> None:
     [
         '{"choices":[{"delta":{"content":{"answer":"%s"}}}]}',
         '{"choices":[{"delta":{"content":[{"type":"text","text":"%s"}]}}]}',
+        '{"choices":[{"delta":{"content":["a",{"type":"image","text":"%s"},{"x":"%s"}]}}]}',
+        '{"choices":[{"delta":{"reasoning_details":[{"type":"reasoning.text","text":"%s"}]}}]}',
+        '{"choices":[{"delta":{"reasoning_details":[{"type":"reasoning.text","text":["%s"]}]}}]}',
         '{"choices":[{"delta":{"thinking":"%s"}}]}',
         '{"choices":[{"delta":{"content":"%s"},"finish_reason":"stop"}]}',
         '{"choices":[{"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}',

@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ...chat import cutting, longtext
-from ...chat.items import Json, Marks
-from ...chat.shapes import compact
+from ...chat.items import Json, Marks, dump_large
 from ...errors import UpstreamInvalid
 from .. import logprobs
 from ..reading import MAX_VALUES, find_error, most_values, parse_json, unwrapped
 
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
+#: Members that may be lists of parts with texts.
+_PARTS = ("content", "reasoning_details")
 _LINE_END = re.compile(rb"[\r\n]")
 
 
@@ -41,26 +42,30 @@ def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> by
 
 
 def _are_output(marks: Marks, chunk: Json) -> bool:
-    """Whether all *marks* are in the log probabilities, texts, arguments or images of choices."""
+    """Whether all *marks* are in the log probabilities, texts, arguments or images of choices.
+
+    Such strings are moved, joined and forwarded, but nothing reads them.
+    """
     if not isinstance(chunk, dict) or find_error(chunk) is not None:
         return False
     choices = chunk.get("choices")
-    texts: list[str] = []
+    output = bytearray()
     for one in choices if isinstance(choices, list) else ():
         if not isinstance(one, dict):
             continue
-        texts.append(compact(one.get("logprobs")))
-        output = one.get("delta") or one.get("message")
-        for name, value in output.items() if isinstance(output, dict) else ():
-            if isinstance(value, str):
-                texts.append(value)
-            elif name == "images":
-                texts.append(compact(value))
+        output += dump_large(one.get("logprobs"))
+        message = one.get("delta") or one.get("message")
+        for name, value in message.items() if isinstance(message, dict) else ():
+            texts: list[Json] = [value]
+            if name in _PARTS and isinstance(value, list):
+                texts = [part.get("text") for part in value if isinstance(part, dict)]
             elif name == "tool_calls" and isinstance(value, list):
                 functions = (call.get("function") for call in value if isinstance(call, dict))
-                arguments = [each.get("arguments") for each in functions if isinstance(each, dict)]
-                texts += [text for text in arguments if isinstance(text, str)]
-    found = longtext.find_marks("".join(texts).encode("utf-8", "replace"), marks)
+                texts = [each.get("arguments") for each in functions if isinstance(each, dict)]
+            for text in texts:
+                if isinstance(text, str) or name == "images":
+                    output += dump_large(text)
+    found = longtext.find_marks(bytes(output), marks)
     return marks.keys() == {match[0] for match in found}
 
 
