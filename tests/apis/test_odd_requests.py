@@ -193,6 +193,29 @@ def test_what_only_another_may_say(
         assert answer.error["param"] == param
 
 
+FILE = {"type": "url", "url": "file:///etc/passwd"}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "input_image", "image_url": FILE["url"]},
+        {"type": "input_file", "file_url": FILE["url"]},
+        {"type": "input_file", "file_data": FILE["url"]},
+        {"type": "image", "source": FILE},
+        {"type": "document", "source": FILE},
+    ],
+)
+def test_no_request_names_a_file_of_the_upstream(
+    application: Callable[..., Application], part: dict[str, Any]
+) -> None:
+    app = application({"echo": {"models": "echo"}})
+    route, field = ("messages", "messages") if "source" in part else ("responses", "input")
+    body = {"model": "echo", "max_tokens": 9, field: [{"role": "user", "content": [part]}]}
+    answer = call(app, "POST", f"/v1/{route}", body)
+    assert answer.status == 400 and b"must not be a file: URL" in answer.body
+
+
 def test_an_item_that_is_referred_to_is_named_in_short(
     application: Callable[..., Application],
 ) -> None:

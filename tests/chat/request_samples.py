@@ -11,6 +11,12 @@ Json = Any
 #: The least that is a request.
 LEAST: dict[str, Json] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
 
+#: URLs of files, as parsers of URLs read them.
+FILE_URLS = (
+    *("file:///etc/passwd", "FILE:///C:/x", " \t\nfile:x", "fi\tle:x", "f\r\nile\n:x"),
+    " " * 1000 + "file:x",
+)
+
 _FUNCTION = {
     "name": "name",
     "description": "description",
@@ -329,7 +335,14 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
                 with_part(type="image_url", image_url={"url": url}),
                 "messages[1].content[0].image_url.url",
             )
-            for url in ("file:///etc/passwd", "FILE:///C:/x", " \t\nfile:x")
+            for url in FILE_URLS
+        ),
+        *(
+            (
+                with_part(type="file", file={"file_data": url}),
+                "messages[1].content[0].file.file_data",
+            )
+            for url in FILE_URLS
         ),
     ],
     "invalid_messages_format": [

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ...chat.aside import whole
-from ...chat.checks import MAX_TOKENS, filled, model_name
+from ...chat.checks import MAX_TOKENS, filled, model_name, remote_url
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -42,7 +42,7 @@ _TEXT = {"text!": str}
 _SOURCE = by_type(
     {
         "base64": {"media_type! data!": str},
-        "url": {"url!": str},
+        "url": {"url!": remote_url},
         "text": {"data!": str},
         "content": {"content!": text_or(by_type({"text": _TEXT}))},
     }

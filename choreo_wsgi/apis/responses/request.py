@@ -14,6 +14,7 @@ from ...chat.checks import (
     SAMPLING,
     filled,
     model_name,
+    remote_url,
 )
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
@@ -35,8 +36,8 @@ _PART = by_type(
     {
         "input_text output_text text": _TEXT,
         "refusal": {"refusal!": str},
-        "input_image": {"image_url detail file_id": str},
-        "input_file": {"file_data file_url file_id filename": str},
+        "input_image": {"image_url": remote_url, "detail file_id": str},
+        "input_file": {"file_data file_url": remote_url, "file_id filename": str},
         "input_audio": AUDIO_PART,
     }
 )
