@@ -12,7 +12,7 @@ from .jsontext import whole_number
 from .normalise import Normaliser
 from .shapes import ERRORS, REASONING, listed
 from .shapes import Members as Chunk
-from .usages import COUNTS
+from .usages import complete_usage
 
 _IDENTITY = ("id", "created", "model")
 #: Finish reasons of answers with text alone.
@@ -83,7 +83,7 @@ def is_usual(reply: Json) -> bool:
         and all(map(reply.get, _IDENTITY))
         and ERRORS.isdisjoint(reply)
         and type(usage) is dict
-        and {*map(type, map(usage.get, COUNTS))} == {int}
+        and complete_usage(usage) is usage
         and type(reply.get("choices")) is list
         and reply["choices"] != []
         and all(map(_is_plain, reply["choices"], count()))

@@ -71,12 +71,18 @@ class ChatRequest:
         """Return the same request with its long strings in place of their marks."""
         if not self.marks:
             return self
-        body, original = (
+        body, original, stop = (
             _decode(longtext.restore(dump(value), self.marks).decode())
-            for value in (self.body, self.original)
+            for value in (self.body, self.original, [*self.stop])
         )
-        messages = body.get("messages", self.messages)
-        return replace(self, body=body, messages=messages, original=original, marks={})
+        return replace(
+            self,
+            body=body,
+            messages=body.get("messages", self.messages),
+            original=original,
+            stop=tuple(stop),
+            marks={},
+        )
 
     def with_model(self, name: str) -> ChatRequest:
         """Return the same request with *name* for its model."""
@@ -123,9 +129,10 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
 
 # Limit of digits in an integer: more than a float has (309), far below Python's limit for int().
 _MAX_DIGITS = 400
-# Limit of values in a body: so many, and one more for each so many bytes, up to so many.  200 tools
-# with ten optional parameters each have 19,000 values of ten bytes; a call of a tool and its
-# result have 20 values and a thousand bytes.  A value may take 300 bytes beside its text.
+# Limit of values in a body: _FEW_VALUES and one more for each _BYTES_A_VALUE bytes, up to
+# _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes; a call
+# of a tool and its result have 20 values and a thousand bytes.  A value may take 300 bytes beside
+# its text.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024

@@ -27,7 +27,7 @@ GOOD: dict[str, Any] = {
     "system_fingerprint": None,
 }
 VALUES = [
-    *(None, "", "x", 0, 1, 2, True, 1.0, [], {}, [{}], {"index": 0}, "assistant", "tool_calls"),
+    *(None, "", "x", -1, 0, 1, 2, True, 1.0, [], {}, [{}], {"index": 0}, "assistant", "tool_calls"),
     *(
         "stop",
         "function_call",

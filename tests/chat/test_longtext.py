@@ -248,6 +248,22 @@ def test_positions_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
     assert original_offset(short, marks, 1) == 1
 
 
+@pytest.mark.parametrize("scheme", ["file", r"\u0066ile", r"f\u0069le", r"\u0020" * 50 + "file"])
+def test_a_mark_does_not_hide_a_file(scheme: str) -> None:
+    image = {"type": "image_url", "image_url": {"url": "data:///" + "x" * 300_000}}
+    body = dump({"model": "m", "messages": [{"role": "user", "content": [image]}]})
+    assert chat.parse(body).marks
+    with pytest.raises(InvalidRequest, match="file: URL"):
+        chat.parse(body.replace(b"data", scheme.encode(), 1))
+
+
+def test_a_long_stop_string_is_restored() -> None:
+    stop = ["y" * 3000, "\U0001f600" + "x" * 200, "z"]
+    messages = [{"role": "user", "content": "x" * 300_000}]
+    request = chat.parse(dump({"model": "m", "messages": messages, "stop": stop}))
+    assert request.marks and request.whole().stop == tuple(stop)
+
+
 def test_a_long_name_is_still_too_long() -> None:
     body = json.dumps({"model": "m" * 300_000, "messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(InvalidRequest, match="at most 256 characters"):
