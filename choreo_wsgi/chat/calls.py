@@ -31,10 +31,8 @@ Piece = dict[str, Json]
 #: Limits of calls in one answer, and of bytes in the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-#: Pieces that are decoded at once.
-_BATCH = 16
-#: After more bytes of arguments in one piece, they are freed if they are complete.
-_LARGE = 2 * 1024
+#: Pieces that are decoded at once, and bytes of a piece after which complete arguments are freed.
+_BATCH, _LARGE = 16, 2 * 1024
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *ARGUMENTS)
 
 

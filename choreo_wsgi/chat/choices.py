@@ -70,11 +70,7 @@ class Limited(Delegating, Source):
     _source: Source
 
     def __init__(
-        self,
-        source: Source,
-        stops: Sequence[str] = (),
-        limit: int | None = None,
-        choices: int = 1,
+        self, source: Source, stops: Sequence[str] = (), limit: int | None = None, choices: int = 1
     ) -> None:
         if any(len(stop) > LONGEST_STOP for stop in stops):
             source.close()

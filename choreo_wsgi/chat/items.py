@@ -126,11 +126,8 @@ class Usage:
             "completion_tokens": self.completion_tokens,
             "total_tokens": self.total,
         }
-        prompt = {
-            "cached_tokens": self.cached_tokens,
-            "cache_write_tokens": self.cache_write_tokens,
-        }
-        prompt = {name: count for name, count in prompt.items() if count is not None}
+        names = ("cached_tokens", "cache_write_tokens")
+        prompt = {name: count for name in names if (count := getattr(self, name)) is not None}
         if prompt:
             usage["prompt_tokens_details"] = prompt
         if self.reasoning_tokens is not None:

@@ -132,9 +132,8 @@ class _Reader:
 
     def remaining(self) -> str:
         """Return the rest of the text without the blanks around it."""
-        return self._text[self._at :].strip(_BLANKS) or self._bytes[self._decoded :].decode().strip(
-            _BLANKS
-        )
+        decoded, encoded = self._text[self._at :], self._bytes[self._decoded :]
+        return decoded.strip(_BLANKS) or encoded.decode().strip(_BLANKS)
 
 
 _BLANKS = " \t\r\n"

@@ -83,10 +83,7 @@ class Normaliser:
 
     @property
     def kind(self) -> tuple[Hashable, ...]:
-        """Key of the settings that, with its bytes, decide how a first chunk is changed.
-
-        Empty if more than these settings decide.
-        """
+        """The settings that, with its bytes, decide how a first chunk changes; empty if more do."""
         usual = self.n == 1 and self.repair
         return (self.model, bool(self.tools), self.identity is None) if usual else ()
 

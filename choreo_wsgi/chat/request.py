@@ -75,14 +75,8 @@ class ChatRequest:
             _decode(longtext.restore(dump(value), self.marks).decode())
             for value in (self.body, self.original, [*self.stop])
         )
-        return replace(
-            self,
-            body=body,
-            messages=body.get("messages", self.messages),
-            original=original,
-            stop=tuple(stop),
-            marks={},
-        )
+        messages, stop = body.get("messages", self.messages), tuple(stop)
+        return replace(self, body=body, messages=messages, original=original, stop=stop, marks={})
 
     def with_model(self, name: str) -> ChatRequest:
         """Return the same request with *name* for its model."""

@@ -7,7 +7,7 @@ from .jsontext import count
 from .shapes import Members
 
 #: The members of ``usage`` that the schema requires.
-_REQUIRED = ("prompt_tokens", "completion_tokens", "total_tokens")
+_COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 _COUNTED_AS = (
     (
         *("prompt_tokens", "input_tokens", "promptTokens", "inputTokens", "prompt_eval_count"),
@@ -50,9 +50,7 @@ def complete_usage(usage: Members) -> Members:
 
     A total that the provider reports is kept, even if it is not the sum.
     """
-    if {*map(type, map(usage.get, _REQUIRED))} == {int} and min(
-        map(usage.__getitem__, _REQUIRED)
-    ) >= 0:
+    if {*map(type, map(usage.get, _COUNTS))} == {int} and min(map(usage.__getitem__, _COUNTS)) >= 0:
         return usage
     prompt, completion, total = (
         next((n for name in names if (n := count(usage.get(name))) is not None), None)
