@@ -197,7 +197,7 @@ def load(
             values.update(section)
         elif kind in named and (instance := instance.strip()):
             if instance in named[kind]:
-                raise ConfigurationError(f"two sections [{kind} {instance}]")
+                raise ConfigurationError(f"section [{kind} {instance}] appears twice")
             named[kind][instance] = section
         elif kind in named:
             raise ConfigurationError(f"section [{name}] lacks a name: [{kind} NAME]")

@@ -171,7 +171,7 @@ def test_a_list_may_be_empty(text: str) -> None:
         ({}, {}, {"Choreo": {}}, "[Choreo]"),
         ({}, {}, {"provider": {}}, "[provider]"),
         ({}, {}, {"provider ": {}}, "[provider ]"),
-        ({}, {}, {"provider a": {}, "provider  a": {}}, "two sections"),
+        ({}, {}, {"provider a": {}, "provider  a": {}}, "appears twice"),
     ],
 )
 def test_an_error_names_where_it_is_even_if_something_overrides_it(

@@ -1,4 +1,4 @@
-"""The lane beside the long way: the same bytes, errors and usage, wherever a chunk is cut.
+"""The lane beside the normal path: the same bytes, errors and usage, wherever a chunk is cut.
 
 Real connections, but one thread: what is sent has arrived when it is read.
 """
@@ -255,7 +255,7 @@ def test_a_connection_that_is_reset() -> None:
 
 @pytest.mark.parametrize("taken", [0, 7, None], ids=["nothing", "a part", "an error"])
 def test_what_the_client_does_not_take_is_kept(taken: int | None, upstream: socket.socket) -> None:
-    """And the answer goes on the long way: nothing more is read until the client has that."""
+    """Then the normal path continues: nothing more is read until the client has received it."""
     [case] = [case for case in cases("openai") if case.id == "openai/text"]
     run = Run(upstream, case, lanes=True)
     events = [chunk(PREFIX + b"%d" % number + SUFFIX) for number in range(8)]
