@@ -94,7 +94,7 @@ def test_the_seconds_are_those_of_the_whole_request() -> None:
     assert account.outcome == "ok"
 
 
-def test_a_server_that_takes_no_head_is_told_of_once(lines: Any) -> None:
+def test_a_failing_start_response_is_logged_once(lines: Any) -> None:
     def refuse(status: str, headers: Any, exc_info: Any = None) -> Any:
         raise OSError("no")
 
@@ -126,7 +126,7 @@ def test_a_client_that_leaves_before_the_head(lines: Any, scripted: Callable[[],
     assert (line["outcome"], line["status"]) == ("client_closed", 408)
 
 
-def test_a_bug_is_told_of_by_its_code(lines: Any, scripted: Callable[[], Script]) -> None:
+def test_a_bug_is_logged_with_its_code(lines: Any, scripted: Callable[[], Script]) -> None:
     scripted().say(RuntimeError("a bug"))
     app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
     call(app, "POST", CHAT, chat("one"))
@@ -134,9 +134,7 @@ def test_a_bug_is_told_of_by_its_code(lines: Any, scripted: Callable[[], Script]
     assert (line["outcome"], line["status"]) == ("internal_error", 500)
 
 
-def test_the_text_stands_in_one_line_whatever_the_caller_sent(
-    lines: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_text_is_one_line_for_any_input(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé\x7f')
     call(make_app({"default_model": "none"}, ANN), "POST", CHAT, body, **AUTHORIZED)
     (text,) = map(TextLine().format, caplog.records)
@@ -172,7 +170,7 @@ def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_its_server_gives_up_is_told_of(
+def test_an_answer_that_its_server_gives_up_is_logged(
     lines: Any, scripted: Callable[[], Script], stream: bool
 ) -> None:
     scripted()

@@ -100,7 +100,7 @@ def test_ids_are_never_the_same(application: Make) -> None:
     "text",
     ["", " ", "one", "  two  words \n", "日本 語 🌍", '"\\\n\t\0', "\u2028 \u2029", "data: x\n\n"],
 )
-def test_what_is_echoed_is_what_was_said(application: Make, text: str) -> None:
+def test_the_echo_returns_the_message(application: Make, text: str) -> None:
     app = application()
     data = data_of(call(app, "POST", CHAT, chat(text, stream=True)).body)
     assert data.pop() == "[DONE]"
@@ -157,7 +157,7 @@ def test_max_tokens(
         assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
 
 
-def test_usage_when_it_is_asked_for(application: Make) -> None:
+def test_usage_when_it_is_requested(application: Make) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}}
     app = application()
     data = data_of(call(app, "POST", CHAT, chat("a b c", n=2, **options)).body)
@@ -170,7 +170,7 @@ def test_usage_when_it_is_asked_for(application: Make) -> None:
     assert b"usage" not in silent
 
 
-def test_usage_of_what_a_stop_string_cut(application: Make) -> None:
+def test_usage_of_an_answer_cut_by_a_stop_string(application: Make) -> None:
     usage = call(application(), "POST", CHAT, chat("a b c d", stop="b")).json()["usage"]
     assert usage == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 
@@ -286,7 +286,7 @@ def test_anthropics_pages_of_models(
     ],
 )
 @pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
-def test_other_methods_are_told_which_there_are(
+def test_other_methods_get_the_allowed_ones(
     application: Make, path: str, method: str, allow: str
 ) -> None:
     answer = call(application(), method, path)
@@ -296,7 +296,7 @@ def test_other_methods_are_told_which_there_are(
         assert answer.error["code"] == "method_not_allowed"
 
 
-def test_who_asks_for_a_websocket_is_told_what_to_do_instead(application: Make) -> None:
+def test_a_websocket_request_gets_the_alternative(application: Make) -> None:
     answer = call(application(), "GET", "/v1/responses", HTTP_UPGRADE="websocket")
     assert answer.status == 405
     assert "WebSockets" in answer.error["message"]
@@ -340,7 +340,7 @@ def test_models_are_listed_and_found(application: Make) -> None:
     assert "Ω" in strange.error["message"]
 
 
-def test_a_model_that_nobody_answers_for(application: Make) -> None:
+def test_a_model_without_a_provider(application: Make) -> None:
     for stream in (True, False):
         answer = call(application(), "POST", CHAT, {**chat("a", stream=stream), "model": "no"})
         assert answer.status == 404
@@ -568,7 +568,7 @@ def test_the_standard_librarys_server_streams_it(application: Make) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/models", 403)])
-def test_any_page_may_ask_what_is_open(application: Make, path: str, status: int) -> None:
+def test_any_page_may_request_open_paths(application: Make, path: str, status: int) -> None:
     """Such as a status page; only pages of this machine may send requests that cost money."""
     assert call(application(), "GET", path, HTTP_ORIGIN="https://else.test").status == status
 
@@ -587,7 +587,7 @@ def test_any_page_may_ask_what_is_open(application: Make, path: str, status: int
         ("GET", "/v1/streams/strm_1", {}, False),
     ],
 )
-def test_what_may_take_long_is_a_workers(
+def test_requests_that_may_block_are_a_workers(
     application: Make, method: str, path: str, more: dict[str, str], blocks: bool
 ) -> None:
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, **more}

@@ -358,7 +358,7 @@ def test_behind_a_proxy_there_must_be_keys(anonymous: bool) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/", "/healthz", "/readyz", "/metrics"])
-def test_what_anybody_may_ask(path: str) -> None:
+def test_paths_open_to_anybody(path: str) -> None:
     assert admit({"PATH_INFO": path, "REMOTE_ADDR": "10.0.0.1"}, api_keys=("k",)) == ""
     for other in ("/v1/models", path + "x", "/v1/chat/completions/"):
         with pytest.raises(AuthenticationError):

@@ -26,7 +26,7 @@ def resident(replica: Launched) -> int:
     return int(found[1]) * 1024
 
 
-def test_streams_that_nobody_reads_to_the_end(tmp_path: Path) -> None:
+def test_streams_that_no_client_reads_to_the_end(tmp_path: Path) -> None:
     """Within the budget at any time; under 150 MB above idle after they expired."""
     config = slow_echo(
         max_streams=STREAMS,  # each keeps its slot until its generation has ended

@@ -37,7 +37,7 @@ def failing(scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_after_five_failures_in_a_row_a_target_is_not_asked_first(
+def test_after_five_failures_in_a_row_a_target_is_not_tried_first(
     application: Make, failing: list[str], stream: bool
 ) -> None:
     app = application(BAD_THEN_GOOD)
@@ -47,7 +47,7 @@ def test_after_five_failures_in_a_row_a_target_is_not_asked_first(
         assert len(failing) == min(number, 5)
 
 
-def test_a_target_is_still_asked_when_no_other_is_left(
+def test_a_target_is_still_tried_when_no_other_is_left(
     application: Make, failing: list[str]
 ) -> None:
     app = application({"bad": {"type": "scripted", "models": "m"}})

@@ -23,7 +23,7 @@ RATES = ("limit", "remaining", "reset")
 @pytest.mark.parametrize(
     "origin", ["app.test", "app.test:3000", "https://*.app.test", "https://a/b"]
 )
-def test_what_is_no_origin_is_told_at_start(origin: str) -> None:
+def test_an_invalid_value_is_no_origin_at_start(origin: str) -> None:
     """No page could have such an origin."""
     with pytest.raises(ConfigurationError, match=r"cors_origins: .* is not like https://HOST"):
         Gate(KEYS, Settings(cors_origins=("*", origin)))
@@ -125,7 +125,7 @@ def test_pages_that_this_host_has_served(policy: Gate) -> None:
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN])
-def test_what_every_answer_says(policy: Gate) -> None:
+def test_the_headers_of_every_answer(policy: Gate) -> None:
     headers = dict(policy.cors_headers(asking("http://localhost:3000")))
     exposed = {name.strip().lower() for name in headers["Access-Control-Expose-Headers"].split(",")}
     assert exposed >= {

@@ -125,7 +125,7 @@ def break_off(peer: Peer) -> None:
 
 @pytest.mark.parametrize("failure", [ClientGone, RuntimeError("a bug")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_leaves_and_what_is_a_bug_are_let_go_of_too(
+def test_requests_of_clients_that_left_and_of_bugs_are_freed(
     scripted: Callable[[], Script], stream: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What is logged is kept by pytest, with its frames.
@@ -180,7 +180,7 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("api", ["chat/completions", "responses", "messages"])
-def test_an_answer_is_let_go_of_without_the_collector(
+def test_an_answer_is_freed_without_the_collector(
     upstream: Callable[..., RawServer], api: str, stream: bool
 ) -> None:
     """A long text of an answer is freed with its reader and writer."""

@@ -90,7 +90,7 @@ def test_requests_in_a_minute() -> None:
     assert call(app, "GET", "/v1/models", **ANN).status == 200  # not a completion
 
 
-def test_of_two_limits_the_one_that_is_told_of_is_the_first() -> None:
+def test_of_two_limits_the_first_is_reported() -> None:
     app = app_with({"requests_per_minute": "1", "tokens_per_minute": "15"})
     assert ask(app, max_tokens=9).status == 200
     refused = ask(app, max_tokens=9)
@@ -115,7 +115,7 @@ def test_a_long_text_is_counted_too() -> None:
     assert 20_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 26_000
 
 
-def test_more_than_the_limit_can_be_asked_for_alone() -> None:
+def test_more_than_the_limit_can_be_requested_alone() -> None:
     """It reserves the whole limit, or it could never be admitted; each choice counts."""
     app = app_with({"tokens_per_minute": "1000"})
     assert ask(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
@@ -144,7 +144,7 @@ def test_a_place_is_held_for_as_long_as_it_is_renewed() -> None:
     assert refused(count([place], counts, 211.0, "b", 60.0)) is None
 
 
-def test_what_was_used_beyond_the_limit_is_told_of_as_nothing_left(
+def test_usage_beyond_the_limit_is_reported_as_nothing_left(
     scripted: Callable[[], Script],
 ) -> None:
     app = app_with({"tokens_per_minute": "100"}, **SCRIPTED)
@@ -195,7 +195,7 @@ def test_without_max_tokens_the_mean_of_the_answers_is_reserved(
     assert left == [1000 - 5, 1000 - 85 - 85, 1000 - 85 - 165 - (5 + mean)]
 
 
-def test_what_failed_costs_no_tokens(scripted: Callable[[], Script]) -> None:
+def test_a_failure_costs_no_tokens(scripted: Callable[[], Script]) -> None:
     app = app_with({"tokens_per_minute": "1000", "requests_per_minute": "9"}, **SCRIPTED)
     scripted().say(RuntimeError("no"))
     assert ask(app, max_tokens=995).status == 500

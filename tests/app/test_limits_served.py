@@ -97,7 +97,7 @@ def test_limits_are_exact(served: Served) -> None:
 
 
 @pytest.mark.parametrize("served", ["three replicas"], indirect=True)
-def test_requests_go_on_without_redis(served: Served) -> None:
+def test_requests_are_served_without_redis(served: Served) -> None:
     assert served.redis is not None
     assert at_once(served.port, "requests", stream=False)[200] == LIMIT
     served.redis.stop()

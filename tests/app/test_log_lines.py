@@ -43,7 +43,7 @@ def run(program: str, **options: Any) -> tuple[str, str]:
     return out, err
 
 
-def test_lines_that_nobody_reads_are_dropped_and_counted() -> None:
+def test_unread_lines_are_dropped_and_counted() -> None:
     """Logging does not block, and a later line reports the number of dropped lines."""
     program = """
 for number in range(40_000):
@@ -66,7 +66,7 @@ logger.info("the end")
     assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been too many
 
 
-def test_a_program_ends_though_nobody_reads_its_log() -> None:
+def test_a_program_ends_though_its_log_is_not_read() -> None:
     program = """
 for number in range(3_000):
     logger.info("line %d %s", number, "x" * 100)
@@ -103,7 +103,7 @@ logger.info("in the parent")
     ]
 
 
-def test_a_record_that_cannot_be_written_is_told_of_and_the_next_is_written() -> None:
+def test_a_record_that_cannot_be_formatted_is_reported_and_the_next_is_written() -> None:
     program = """
 logger.info("%d of them", "many")
 logger.info("and \\udc80 then")
@@ -182,7 +182,7 @@ OTHER = (
         ("logger.handlers[:] = [other]", [OTHER]),
     ],
 )  # fmt: skip
-def test_an_account_reaches_whoever_has_set_up_a_log_of_his_own(own: str, shown: list[str]) -> None:
+def test_an_account_reaches_a_handler_of_the_program(own: str, shown: list[str]) -> None:
     _, err = run(ACCOUNT % own)
     lines = [re.sub(r"^[\d-]{10} [\d:]{8},\d{3} ", "", line) for line in err.splitlines()]
     assert sorted(lines) == shown

@@ -102,7 +102,7 @@ def test_gaps_and_seconds_are_those_of_the_log(
     assert gaps / 4 <= least <= gaps and before == blocks - 1
 
 
-def test_what_runs_and_who_left(
+def test_running_streams_and_clients_that_left(
     serve: Callable[..., Server], scripted: Callable[[], Script]
 ) -> None:
     app = make_app(
@@ -134,7 +134,7 @@ def test_what_runs_and_who_left(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_what_fails_before_it_begins_is_counted_as_its_error(
+def test_a_failure_before_it_begins_is_counted_as_its_error(
     scripted: Callable[[], Script], stream: bool
 ) -> None:
     app = make_app({"metrics": "on"}, {"provider a": {"type": "scripted", "models": "m"}})
@@ -162,7 +162,7 @@ def test_failovers_and_breakers(scripted: Callable[[], Script], stream: bool) ->
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_circuit_that_is_closed_again_and_who_was_passed_over_in_vain(
+def test_a_circuit_that_is_closed_again_and_failovers_in_vain(
     scripted: Callable[[], Script], stream: bool
 ) -> None:
     both = {"type": "scripted", "models": "m"}
@@ -228,7 +228,7 @@ def test_codes_that_providers_make_up_are_bounded(upstream: Callable[..., RawSer
     assert len(outcomes) <= 202 and outcomes["other"] >= 29
 
 
-def test_who_may_look() -> None:
+def test_access_to_the_metrics() -> None:
     off = call(make_app({}), "GET", "/metrics")
     assert (off.status, off.error["code"]) == (404, "endpoint_not_found")
     local = make_app({"metrics": "on"}, ANN)
@@ -298,7 +298,7 @@ while others.get_sample_value("choreo_active_streams") != 3:
 """
 
 
-def test_one_of_two_processes_tells_without_being_asked(tmp_path: Path) -> None:
+def test_the_gauges_of_a_process_without_requests(tmp_path: Path) -> None:
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     subprocess.run([sys.executable, "-c", NOT_ASKED], env=env, timeout=60, check=True)

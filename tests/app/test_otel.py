@@ -65,7 +65,7 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
         assert 'choreo_requests_total{api="chat",model="echo",outcome="completed"} 1.0' in found
 
 
-def test_the_provider_is_told_the_span(spans: InMemorySpanExporter) -> None:
+def test_the_provider_gets_the_span(spans: InMemorySpanExporter) -> None:
     """So its spans are children of ours, and ours of the caller's."""
     account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
     account.requested("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
@@ -86,14 +86,14 @@ def test_a_failure(spans: InMemorySpanExporter) -> None:
     assert not span.status.is_ok and span.parent is None
 
 
-def test_what_asks_no_model_has_no_span(spans: InMemorySpanExporter) -> None:
+def test_a_request_without_a_model_has_no_span(spans: InMemorySpanExporter) -> None:
     app = make_app({"otel": "on"})
     call(app, "GET", "/v1/models")
     call(app, "POST", CHAT, b"{")
     assert not spans.get_finished_spans()
 
 
-def test_nothing_secret_is_told(spans: InMemorySpanExporter) -> None:
+def test_no_secret_is_logged(spans: InMemorySpanExporter) -> None:
     section = {"digest": hashlib.sha256(b"sk-secret").hexdigest()}
     app = make_app({"otel": "on"}, {"key ann": section})
     call(app, "POST", CHAT, chat("the prompt"), HTTP_AUTHORIZATION="Bearer sk-secret")

@@ -70,7 +70,7 @@ def test_the_first_bytes_decide_and_any_server_can_iterate() -> None:
     assert run.abandoned == []
 
 
-def test_it_says_nothing_before_it_is_decided() -> None:
+def test_it_sends_nothing_before_it_is_decided() -> None:
     script = Script()
     run = Run(script)
     assert (run.pending.ready(), run.pending.decided, run.responses) == (b"", None, [])

@@ -20,7 +20,7 @@ def providers(app: Application) -> dict[str, Provider]:
     return dict(app.router.providers)
 
 
-def test_a_provider_whose_section_is_the_same_goes_on(
+def test_a_provider_with_an_unchanged_section_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So a local model is not started again, and its streams are not cut."""
@@ -43,7 +43,7 @@ def test_a_provider_whose_section_is_the_same_goes_on(
     assert before["b"] in closed and after["b"] in closed
 
 
-def test_what_a_key_has_used_stays_used(tmp_path: Path) -> None:
+def test_the_used_amounts_of_a_key_stay_used(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     digest = hashlib.sha256(b"sk-ann").hexdigest()
     path.write_text(f"[key ann]\ndigest = {digest}\nrequests_per_minute = 1\n")

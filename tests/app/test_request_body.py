@@ -131,7 +131,7 @@ def test_the_limit() -> None:
     assert read_body(environ(whole, **{"wsgi.input_terminated": True}), SETTINGS) == whole
 
 
-def test_a_body_that_says_it_is_too_long_is_not_read() -> None:
+def test_a_body_with_too_large_a_length_is_not_read() -> None:
     source = Pieces(b"{}")
     for length in ("1025", "9" * 18):
         with pytest.raises(BodyTooLarge, match="1024"):

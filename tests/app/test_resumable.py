@@ -126,7 +126,7 @@ def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
         assert replay(server, f"{id}?{name}=2") == frames[2:]
 
 
-def test_a_cut_stream_goes_on_and_is_read_on_live(
+def test_a_cut_stream_continues_and_is_resumed_live(
     start: Any, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client leaves; a new reader gets the frames generated meanwhile and later ones."""
@@ -281,7 +281,7 @@ def test_a_request_that_fails_at_once_can_be_tried_again(
         assert text_of(read_to_end(client)) == "fine"
 
 
-def test_who_joins_a_request_that_fails_gets_its_error(start: Any, script: Script) -> None:
+def test_a_request_that_joins_a_failing_one_gets_its_error(start: Any, script: Script) -> None:
     _, server = start(heartbeat_seconds="600")
     joined = {**RESUMABLE, "Idempotency-Key": "k-3"}
     with server.connect() as first, server.connect() as second:
@@ -326,7 +326,7 @@ def test_a_keyed_request_alone_waits_on_without_its_client(
     waiting.close()
 
 
-def test_an_unkeyed_request_whose_client_leaves_before_the_head_is_stopped(
+def test_an_unkeyed_request_stops_when_its_client_leaves_before_the_head(
     start: Any, script: Script
 ) -> None:
     app, server = start(heartbeat_seconds="600")
@@ -407,7 +407,7 @@ def test_an_expired_stream_is_not_found(start: Any) -> None:
     wait_until(lambda: once(server, "GET", f"/v1/streams/{id}").status == 404, "the stream expires")
 
 
-def test_what_is_no_longer_retained_is_gone(start: Any, script: Script) -> None:
+def test_dropped_frames_are_gone(start: Any, script: Script) -> None:
     _, server = start(replay_stream_bytes="2048")
     with server.connect() as client, server.connect() as other:
         id = begin(client, ask())
@@ -530,7 +530,7 @@ def test_streams_that_lose_their_clients_together_are_all_there(
         app.close()
 
 
-def test_a_stream_that_nobody_reads_for_long_is_stopped(start: Any, script: Script) -> None:
+def test_a_stream_without_a_reader_for_long_is_stopped(start: Any, script: Script) -> None:
     _, server = start(orphan_seconds="0.2")
     client = server.connect()
     id = begin(client, ask())
@@ -592,7 +592,7 @@ def test_a_stream_that_somebody_else_has_ended_frees_its_provider(
     wait_until(lambda: app.active == 0, "nothing is left running")
 
 
-def test_nobody_goes_on_with_a_stream_once_all_is_closing(start: Any, script: Script) -> None:
+def test_no_stream_is_continued_once_all_is_closing(start: Any, script: Script) -> None:
     app, server = start()
     client = server.connect()
     id = begin(client, ask())
@@ -672,9 +672,7 @@ def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: 
     assert b'"resp_1"' in last
 
 
-def test_a_response_whose_beginning_was_dropped_ends_all_the_same(
-    start: Any, tmp_path: Path
-) -> None:
+def test_a_response_whose_beginning_was_dropped_still_ends(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings(replay_stream_bytes=2048))
@@ -698,7 +696,7 @@ def test_a_response_whose_beginning_was_dropped_ends_all_the_same(
         ("response.created", b'event: error\ndata: {"type":"error","sequence_number":8,"code"'),
     ],
 )
-def test_a_reading_of_anothers_stream_is_told_of_the_shutdown(
+def test_a_reader_of_anothers_stream_gets_the_shutdown(
     start: Any, tmp_path: Path, kind: str, told: bytes
 ) -> None:
     """In the format of the stream's API."""

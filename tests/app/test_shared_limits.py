@@ -171,7 +171,7 @@ def test_streams_over_three_replicas(
         client.close()
 
 
-def test_places_are_leases_that_are_renewed(
+def test_counts_of_streams_are_leases_that_are_renewed(
     url: str, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They expire after a process has died."""
@@ -200,7 +200,7 @@ def test_places_are_leases_that_are_renewed(
     wait_until(lambda: left() == 3, "they are given back")
 
 
-def test_a_file_that_another_holds_keeps_nobody(
+def test_a_locked_file_does_not_block_requests(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The carrier's thread does not wait: the amounts that it gives back are added later."""
@@ -260,7 +260,7 @@ def test_the_file_cannot_be_used(
     wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
 
 
-def test_a_server_without_the_package_of_redis_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_redis_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "choreo_wsgi.replay.redis", raising=False)
     monkeypatch.setitem(sys.modules, "redis", None)
     section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), "max_streams": "1"}
@@ -268,7 +268,7 @@ def test_a_server_without_the_package_of_redis_says_so(monkeypatch: pytest.Monke
         make_app({"replay": "redis://127.0.0.1:1"}, {"key ann": section})
 
 
-def test_what_a_minute_reserved_the_next_does_not_get_back(
+def test_a_reservation_is_not_given_back_to_the_next_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A stream that ends a minute later gives back nothing to the new minute."""
@@ -306,7 +306,7 @@ def test_a_fork_counts_by_a_thread_of_its_own(
     assert len(renewing() - others - parents) == 2  # one counts, one renews
 
 
-def test_places_are_renewed_without_being_asked_for(
+def test_leases_are_renewed_by_a_thread(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules[SharedLimits.__module__], "_RENEW", 0.01)
@@ -317,7 +317,7 @@ def test_places_are_renewed_without_being_asked_for(
     assert renewed.wait(harness.DEADLINE)
 
 
-def test_who_comes_after_the_end_begins_anew(tmp_path: Path, opened: Any) -> None:
+def test_a_request_after_close_starts_anew(tmp_path: Path, opened: Any) -> None:
     """As in a test whose application gets a request after it was closed."""
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     for left in (5, 4):
@@ -325,7 +325,7 @@ def test_who_comes_after_the_end_begins_anew(tmp_path: Path, opened: Any) -> Non
         counters.close()
 
 
-def test_a_store_that_stays_away_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_store_that_stays_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     def away(key: str, step: Any) -> Any:
         raise Unreachable("no")
 

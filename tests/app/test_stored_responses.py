@@ -215,7 +215,7 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
         assert client.responses.cancel(id).status == "cancelled"
 
 
-def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Script]) -> None:
+def test_one_that_is_deleted_is_stopped(scripted_url: tuple[str, Script]) -> None:
     """Though its model sends nothing meanwhile."""
     url, script = scripted_url
     with client_of(url) as client:
@@ -225,7 +225,7 @@ def test_one_that_is_deleted_is_not_made_any_more(scripted_url: tuple[str, Scrip
         assert script.closed.wait(harness.DEADLINE)
 
 
-def test_one_that_was_cancelled_elsewhere_does_not_go_on(
+def test_one_that_was_cancelled_elsewhere_is_stopped(
     application: Make,
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
@@ -244,7 +244,7 @@ def test_one_that_was_cancelled_elsewhere_does_not_go_on(
     script.finish(Finish())
 
 
-def test_what_a_provider_told_itself_is_there_when_it_breaks_off(
+def test_a_providers_own_events_stay_when_it_breaks_off(
     served: Callable[..., str],
 ) -> None:
     """Its events are forwarded; the failed response has the output that they had until then."""
@@ -274,7 +274,7 @@ def test_what_a_provider_told_itself_is_there_when_it_breaks_off(
     assert failed.output[0].status == "incomplete"  # type: ignore[union-attr]
 
 
-def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
+def test_a_conversation_continues_by_its_id(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="one", store=True, instructions="x")
         assert (first.output_text, first.status, first.store) == ("one", "completed", True)
@@ -290,7 +290,7 @@ def test_a_conversation_goes_on_by_its_id(served: Callable[..., str]) -> None:
         assert list(third)[-1].response.usage.input_tokens == 5  # type: ignore[union-attr]
 
 
-def test_a_conversation_goes_on_without_new_input(served: Callable[..., str]) -> None:
+def test_a_conversation_continues_without_new_input(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="again", background=True)
         assert first.store is True  # it is kept, whether or not that was said
@@ -299,7 +299,7 @@ def test_a_conversation_goes_on_without_new_input(served: Callable[..., str]) ->
         assert second.output_text == "again"
 
 
-def test_a_conversation_does_not_go_on_from_half_an_answer(
+def test_a_conversation_does_not_continue_from_half_an_answer(
     scripted_url: tuple[str, Script],
 ) -> None:
     url, script = scripted_url
@@ -312,7 +312,7 @@ def test_a_conversation_does_not_go_on_from_half_an_answer(
             assert caught.value.param == "previous_response_id"
 
 
-def test_a_conversation_goes_on_from_what_was_cancelled(
+def test_a_conversation_continues_from_a_cancelled_response(
     application: Make,
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
@@ -360,7 +360,7 @@ def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
                 client.responses.create(model="slow", input=[{**reference, "id": id}])
 
 
-def test_what_is_not_there(served: Callable[..., str]) -> None:
+def test_a_missing_response(served: Callable[..., str]) -> None:
     url = served(api_keys="k, other")
     with client_of(url) as client, client_of(url, "other") as other:
         kept = client.responses.create(model="slow", input="one", store=True)
@@ -407,7 +407,7 @@ def test_only_responses_are_kept(application: Make, more: dict[str, Any]) -> Non
         assert answer.status == 200 and answer.json()["id"].startswith(kind)
 
 
-def test_what_is_kept_here_is_no_word_to_a_provider(
+def test_members_of_stored_responses_are_no_word_to_a_provider(
     application: Make, upstream: Callable[..., RawServer]
 ) -> None:
     server = upstream(lambda peer: peer.json({"error": {"message": "no"}}, "400 X"))
@@ -462,7 +462,7 @@ def test_the_code_of_a_response_that_fails(
         assert (last.type, last.response.error.code) == ("response.failed", code)
 
 
-def test_a_filtered_response_says_so(scripted_url: tuple[str, Script]) -> None:
+def test_a_filtered_response_is_incomplete(scripted_url: tuple[str, Script]) -> None:
     url, script = scripted_url
     with client_of(url) as client:
         script.finish("half", Finish("content_filter"))
@@ -472,7 +472,7 @@ def test_a_filtered_response_says_so(scripted_url: tuple[str, Script]) -> None:
         assert response.output[0].status == "incomplete"
 
 
-def test_what_a_log_holds_of_a_request_is_not_sent(application: Make) -> None:
+def test_the_logged_request_is_not_sent(application: Make) -> None:
     """To the client that created the response, that joins it by key, and that retrieves it."""
     app = application(PROVIDERS)
     asked = {"model": "slow", "input": "hi", "store": True, "stream": True}
@@ -485,7 +485,7 @@ def test_what_a_log_holds_of_a_request_is_not_sent(application: Make) -> None:
     assert made.body.startswith(b"id: 2\nevent: response.created\n")
 
 
-def test_one_that_is_cancelled_is_told_so_to_who_waits_for_it(
+def test_a_client_that_waits_gets_a_cancelled_response(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     script = scripted()

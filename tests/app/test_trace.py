@@ -53,7 +53,7 @@ def test_the_id_and_the_context_go_upstream(upstream: RawServer, type: str) -> N
 
 
 @pytest.mark.parametrize("parent", ["", "x", PARENT.upper(), PARENT + "\r\nx: y", "0" * 55])
-def test_what_is_no_context_stays_here(upstream: RawServer, parent: str) -> None:
+def test_an_invalid_trace_context_is_not_forwarded(upstream: RawServer, parent: str) -> None:
     more = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=b"}
     headers, id = asked(upstream, "openai", **more)
     assert headers["x-request-id"] == id and id.startswith("req_")

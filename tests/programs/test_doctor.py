@@ -392,7 +392,7 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
         ("reverse_proxy 127.0.0.1:BACK {\nheader_down -Choreo-Saw\n}", "removes Choreo-Check"),
     ],
 )
-def test_what_answers_instead_is_told(
+def test_another_answer_is_reported(
     wrong: str,
     said: str,
     keyed_server: Launched,
