@@ -88,8 +88,8 @@ def test_the_seconds_are_those_of_the_whole_request() -> None:
     account.began -= 5.0
     account.sent(1, account.began + 2.0)
     account.finish()
-    told = account.members()
-    assert told["seconds"] >= 5.0 and told["first"] == 2.0
+    logged = account.members()
+    assert logged["seconds"] >= 5.0 and logged["first"] == 2.0
     account.finish("again")
     assert account.outcome == "ok"
 
@@ -146,17 +146,17 @@ def test_the_text_is_one_line_for_any_input(lines: Any, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("text", ["", "a b", 'a"', "a=b", "\u00e9", "\n"])
 def test_a_text_that_could_be_taken_for_more_is_quoted(text: str) -> None:
-    told = str(Members(id="plain", method=text, path="/", status=200))
-    assert told == f"id=plain method={json.dumps(text)} path=/ status=200"
+    logged = str(Members(id="plain", method=text, path="/", status=200))
+    assert logged == f"id=plain method={json.dumps(text)} path=/ status=200"
 
 
 def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     call(make_app(), "POST", CHAT, chat("the prompt"))
     (line,) = map(JSONLine().format, caplog.records)
-    told = json.loads(line)
+    logged = json.loads(line)
     assert "\n" not in line and "prompt" not in line
-    assert (told["level"], told["model"], told["tokens_out"]) == ("info", "echo", 2)
-    assert told["time"].endswith("Z") and "message" not in told
+    assert (logged["level"], logged["model"], logged["tokens_out"]) == ("info", "echo", 2)
+    assert logged["time"].endswith("Z") and "message" not in logged
 
 
 def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,8 +165,8 @@ def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
     except ValueError:
         logging.getLogger("choreo_wsgi").exception("it failed: %s", "x")
     (line,) = map(JSONLine().format, caplog.records)
-    told = json.loads(line)
-    assert told["message"] == "it failed: x" and "ValueError: two\nlines" in told["traceback"]
+    logged = json.loads(line)
+    assert logged["message"] == "it failed: x" and "ValueError: two\nlines" in logged["traceback"]
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -254,8 +254,8 @@ def test_anthropics_pages_of_models(
     app = application({"more": {"type": "echo", "models": ", ".join(names[:4])}})
     with anthropic.Anthropic(base_url=serve(app).url, api_key="k", max_retries=0) as client:
 
-        def ids(**asked: Any) -> list[str]:
-            return [model.id for model in client.models.list(**asked).data]
+        def ids(**query: Any) -> list[str]:
+            return [model.id for model in client.models.list(**query).data]
 
         for limit in (1, 2, 5, 6):
             assert [model.id for model in client.models.list(limit=limit)] == names
@@ -267,9 +267,9 @@ def test_anthropics_pages_of_models(
         assert ids(before_id="m3", limit=2) == ["m1", "m2"]
         assert ids(before_id="m0") == ids(after_id="echo") == []
         wrong: list[dict[str, Any]] = [{"limit": 0}, {"limit": 1001}, {"after_id": "x"}]
-        for asked in (*wrong, {"limit": "x"}, {"before_id": "m"}):
-            with pytest.raises(anthropic.BadRequestError, match=next(iter(asked))):
-                ids(**asked)
+        for query in (*wrong, {"limit": "x"}, {"before_id": "m"}):
+            with pytest.raises(anthropic.BadRequestError, match=next(iter(query))):
+                ids(**query)
 
 
 @pytest.mark.parametrize(
@@ -314,12 +314,12 @@ def test_head_is_get_without_its_body(application: Make, path: str) -> None:
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/nowhere"])
 def test_a_preflight_is_answered_without_a_key(application: Make, path: str) -> None:
-    asked = {
+    headers = {
         "HTTP_ORIGIN": "https://page.example",
         "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "POST",
         "HTTP_ACCESS_CONTROL_REQUEST_HEADERS": "authorization, content-type",
     }
-    answer = call(application(api_keys="k"), "OPTIONS", path, **asked)
+    answer = call(application(api_keys="k"), "OPTIONS", path, **headers)
     assert (answer.status, answer.body) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "POST" in answer.headers["access-control-allow-methods"]
@@ -541,8 +541,8 @@ def test_a_header_cannot_be_written_through_a_models_name(
     )
     assert answer.status == 200 and "set-cookie" not in answer.headers
     assert answer.headers["choreo-provider"] == "s/x??Set-Cookie: a=b??"
-    told = data_of(answer.body)[0] if stream else answer.json()
-    assert told["model"] == name
+    document = data_of(answer.body)[0] if stream else answer.json()
+    assert document["model"] == name
 
 
 # -- another server -----------------------------------------------------------------------

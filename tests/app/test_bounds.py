@@ -58,7 +58,7 @@ def test_streams_that_no_client_reads_to_the_end(tmp_path: Path) -> None:
             for _ in pool.map(leave, range(STREAMS)):
                 peak = max(peak, resident(replica))
             last = leave(0)
-        # What 8 streams and their threads take while they run is not the logs' doing.
+        # The memory of 8 running streams and their threads is not part of the logs.
         assert peak - idle < BUDGET + 64 * 1024 * 1024
 
         def gone() -> bool:

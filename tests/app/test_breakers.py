@@ -24,16 +24,16 @@ BAD_THEN_GOOD = {
 @pytest.fixture
 def failing(scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the list of models requested from the failing provider, one per request."""
-    asked: list[str] = []
+    requested: list[str] = []
 
     def script(request: ChatRequest) -> Script:
-        asked.append(request.model)
+        requested.append(request.model)
         failure = Script()
         failure.say(ProviderError("no"))
         return failure
 
     monkeypatch.setattr(Scripted, "script", staticmethod(script))
-    return asked
+    return requested
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -128,7 +128,7 @@ def break_off(peer: Peer) -> None:
 def test_requests_of_clients_that_left_and_of_bugs_are_freed(
     scripted: Callable[[], Script], stream: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is logged is kept by pytest, with its frames.
+    # pytest keeps log records, with their frames.
     monkeypatch.setattr(logging.getLogger("choreo_wsgi.app.application"), "disabled", True)
     # With a target in reserve, which the request is kept for.
     scripts = {"type": "scripted", "models": "m"}

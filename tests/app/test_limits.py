@@ -299,7 +299,7 @@ def test_a_key_expires(expires: str, status: int) -> None:
         assert answer.error["code"] == "invalid_api_key" and "expired" in answer.error["message"]
 
 
-# -- what is wrong in a section -----------------------------------------------------------------
+# -- errors in a section --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -72,12 +72,12 @@ def at_once(port: int, key: str, stream: bool) -> Counter[int]:
     """Return the statuses of AT_ONCE requests; streams are held until each has its own."""
     barrier = threading.Barrier(AT_ONCE)
     body = {"model": "hold" if stream else "echo", "stream": stream, "max_tokens": 7}
-    asked = {**body, "messages": [{"role": "user", "content": PROMPT}]}
+    request = {**body, "messages": [{"role": "user", "content": PROMPT}]}
 
     def one(_: int) -> int:
         with Client(("127.0.0.1", port), 60) as client:
             barrier.wait(60)
-            client.request("POST", CHAT, asked, {"Authorization": f"Bearer {key}"})
+            client.request("POST", CHAT, request, {"Authorization": f"Bearer {key}"})
             head = client.read_head()
             barrier.wait(60)
             if stream:
@@ -92,7 +92,7 @@ def test_limits_are_exact(served: Served) -> None:
     for key in ("requests", "tokens", "day", "streams"):
         found = at_once(served.port, key, stream=key == "streams")
         assert found == {200: LIMIT, 429: AT_ONCE - LIMIT}, key
-    # Whoever left gives its place back.
+    # A client that has left frees its slot.
     wait_until(lambda: at_once(served.port, "streams", stream=True)[200] == LIMIT, "again", 30)
 
 

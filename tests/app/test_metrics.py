@@ -186,8 +186,8 @@ def test_a_circuit_that_is_closed_again_and_failovers_in_vain(
 def test_a_replay_store_that_is_away() -> None:
     """Counted when a request fails because of it; nothing listens at the address."""
     app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})
-    asked = call(app, "GET", "/v1/streams/strm_" + "x" * 32)
-    assert (asked.status, asked.error["code"]) == (503, "replay_unavailable")
+    answer = call(app, "GET", "/v1/streams/strm_" + "x" * 32)
+    assert (answer.status, answer.error["code"]) == (503, "replay_unavailable")
     found = samples(app)
     assert found["choreo_replay_errors_total", ()] == 1
     assert found["choreo_replay_reachable", ()] == 0
@@ -313,16 +313,16 @@ def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
         answer = asking.exchange("GET", "/metrics")
         assert answer.status == 200
         found = parse(answer.body.decode())
-        assert found["choreo_replay_reachable", ()] == 1, "both have told, asked or not"
+        assert found["choreo_replay_reachable", ()] == 1, "both report, requested or not"
         return found
 
     clients = [Client(address) for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, chat("w w", model="slow", stream=True))
-    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both tell what runs", 30)
+    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both report running streams", 30)
     for client in clients:
         client.reset()
-    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both tell what runs", 30)
+    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both report running streams", 30)
     wait_until(lambda: look()["choreo_client_disconnects_total", ()] == 8, "all are counted", 30)
     for number in range(8):
         with Client(address) as client:

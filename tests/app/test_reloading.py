@@ -50,10 +50,10 @@ def test_the_used_amounts_of_a_key_stay_used(tmp_path: Path) -> None:
     app = Application(configure({}, {}, str(path)), {})
     statuses = []
     for _ in range(2):
-        asked = call(
+        answer = call(
             app, "POST", "/v1/chat/completions", chat("x"), HTTP_AUTHORIZATION="Bearer sk-ann"
         )
-        statuses.append(asked.status)
+        statuses.append(answer.status)
         assert app.reload()
     assert statuses == [200, 429]
     app.close()
@@ -90,8 +90,8 @@ def test_limits_may_come_with_it(tmp_path: Path) -> None:
     path.write_text(f"{section}requests_per_minute = 1\n")
     assert app.reload()
     ann = {"HTTP_AUTHORIZATION": "Bearer sk-ann"}
-    asked = [call(app, "POST", "/v1/chat/completions", chat("x"), **ann) for _ in range(2)]
-    assert [answer.status for answer in asked] == [200, 429]
+    answers = [call(app, "POST", "/v1/chat/completions", chat("x"), **ann) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 429]
     app.close()
 
 

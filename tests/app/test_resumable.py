@@ -162,8 +162,8 @@ def test_a_stream_that_does_not_begin_leaves_no_log(start: Any, script: Script) 
     app, server = start()
     script.say(RuntimeError("boom"))
     with server.connect() as client:
-        asked = client.exchange("POST", "/v1/chat/completions", ask(), RESUMABLE)
-    assert asked.status == 500
+        answer = client.exchange("POST", "/v1/chat/completions", ask(), RESUMABLE)
+    assert answer.status == 500
     assert size_of(app._resumption().store) == 0
 
 
@@ -662,9 +662,9 @@ def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: 
     created = {"type": kind, "sequence_number": 0, "response": {"id": "resp_1", "output": []}}
     writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
     other.close()
-    # Who only asks for it is told what there is.
-    asked = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
-    assert (asked.status, json.loads(asked.body)["id"]) == (200, "resp_1")
+    # A plain request returns the response so far.
+    answer = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
+    assert (answer.status, json.loads(answer.body)["id"]) == (200, "resp_1")
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     wait_until(lambda: not app._resumption().store._readers, "no reading is left open")
     *_, last = replay(server, writer.id)
@@ -689,7 +689,7 @@ def test_a_response_whose_beginning_was_dropped_still_ends(start: Any, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "beginning"),
     [
         ("", b'data: {"error":{"message"'),
         ("content_block_delta", b'event: error\ndata: {"type":"error","error":{"type"'),
@@ -697,7 +697,7 @@ def test_a_response_whose_beginning_was_dropped_still_ends(start: Any, tmp_path:
     ],
 )
 def test_a_reader_of_anothers_stream_gets_the_shutdown(
-    start: Any, tmp_path: Path, kind: str, told: bytes
+    start: Any, tmp_path: Path, kind: str, beginning: bytes
 ) -> None:
     """In the format of the stream's API."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
@@ -712,7 +712,7 @@ def test_a_reader_of_anothers_stream_gets_the_shutdown(
         app.drain()
         app.stop()
         last = next_frame(client)
-        # It is no frame of the stream, which goes on elsewhere.
-        assert last.startswith(told) and b"the server is shutting down" in last
+        # It is not a frame of the stream, which continues elsewhere.
+        assert last.startswith(beginning) and b"the server is shutting down" in last
     writer.append(sse.frame(b"{}", 3), 1, end=True)
     other.close()

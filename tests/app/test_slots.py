@@ -165,11 +165,11 @@ def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
 ) -> None:
     """Between the admission of a request and its start."""
     app = application(max_streams="1")
-    find, asked = app._completions.router.targets, []
+    find, models = app._completions.router.targets, []
 
     def targets(model: str) -> Any:
-        asked.append(model)
-        if len(asked) > 1:
+        models.append(model)
+        if len(models) > 1:
             raise ModelNotFound("it was there a moment ago")
         return find(model)
 

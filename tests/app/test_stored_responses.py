@@ -115,11 +115,11 @@ def test_in_the_background_without_a_stream(served: Callable[..., str]) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None:
-    asked: Any = {"model": "slow", "input": "hi", "store": True, "stream": stream}
+    body: Any = {"model": "slow", "input": "hi", "store": True, "stream": stream}
     headers = {"Idempotency-Key": "once"}
     with client_of(served()) as client:
         answers: list[Any] = [
-            client.responses.create(**asked, extra_headers=headers) for _ in range(2)
+            client.responses.create(**body, extra_headers=headers) for _ in range(2)
         ]
         if stream:
             answers = [list(events)[-1].response for events in answers]
@@ -129,7 +129,7 @@ def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None
             client.responses.retrieve(first.id).output_text,
         )
         with pytest.raises(openai.ConflictError):
-            client.responses.create(**{**asked, "input": "ho"}, extra_headers=headers)
+            client.responses.create(**{**body, "input": "ho"}, extra_headers=headers)
 
 
 def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
@@ -169,9 +169,9 @@ def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) 
     url, _ = scripted_url
     with client_of(url) as client:
         begun = client.responses.create(model="m", input="hi", background=True)
-        asked = client.responses.retrieve(begun.id)
-        judge(RESPONSE, asked.to_dict(mode="json"))
-        assert (asked.id, asked.status, asked.background) == (begun.id, "queued", True)
+        response = client.responses.retrieve(begun.id)
+        judge(RESPONSE, response.to_dict(mode="json"))
+        assert (response.id, response.status, response.background) == (begun.id, "queued", True)
         cancelled = client.responses.cancel(begun.id)
         judge(RESPONSE, cancelled.to_dict(mode="json"))
         assert (cancelled.id, cancelled.status) == (begun.id, "cancelled")
@@ -259,12 +259,12 @@ def test_a_providers_own_events_stay_when_it_breaks_off(
         {"type": "response.output_text.delta", **where, "delta": "as far "},
         {"type": "response.output_text.delta", **where, "delta": "as here"},
     ]
-    told = b"".join(
+    frames = b"".join(
         sse.frame(json.dumps({**event, "sequence_number": at}).encode(), event=event["type"])
         for at, event in enumerate(events)
     )
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
-    with RawServer.playing(head + told) as upstream:
+    with RawServer.playing(head + frames) as upstream:
         section = {"type": "openai", "models": "m", "base_url": upstream.url, "api_key": "k"}
         section["apis"] = "chat, responses"
         with client_of(served({"up": section})) as client:
@@ -293,7 +293,7 @@ def test_a_conversation_continues_by_its_id(served: Callable[..., str]) -> None:
 def test_a_conversation_continues_without_new_input(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="again", background=True)
-        assert first.store is True  # it is kept, whether or not that was said
+        assert first.store is True  # it is stored, with or without the member
         wait_for(client.responses, first.id, "completed")
         second = client.responses.create(model="slow", previous_response_id=first.id)
         assert second.output_text == "again"
@@ -320,7 +320,7 @@ def test_a_conversation_continues_from_a_cancelled_response(
 ) -> None:
     """With its output; the arguments of an incomplete call would be invalid JSON."""
     script = scripted()
-    asked: list[ChatRequest] = []
+    requests: list[ChatRequest] = []
     url = serve(application({"scripted": {"models": "m"}}), threads=8).url
     tools: Any = [{"type": "function", "name": "look", "parameters": {}}]
     with client_of(url) as client:
@@ -331,12 +331,12 @@ def test_a_conversation_continues_from_a_cancelled_response(
         assert [item.status for item in cancelled.output] == ["completed", "incomplete"]  # type: ignore[union-attr]
 
         def answer(request: ChatRequest) -> Source:
-            asked.append(request)
+            requests.append(request)
             return from_deltas([Delta("on"), Finish()])
 
         monkeypatch.setattr(Scripted, "script", staticmethod(answer))
         client.responses.create(model="m", input="go on", previous_response_id=id)
-    assert [(one["role"], one["content"], "tool_calls" in one) for one in asked[0].messages] == [
+    assert [(one["role"], one["content"], "tool_calls" in one) for one in requests[0].messages] == [
         ("user", "hi", False),
         ("assistant", "half ", False),
         ("user", "go on", False),
@@ -475,9 +475,9 @@ def test_a_filtered_response_is_incomplete(scripted_url: tuple[str, Script]) -> 
 def test_the_logged_request_is_not_sent(application: Make) -> None:
     """To the client that created the response, that joins it by key, and that retrieves it."""
     app = application(PROVIDERS)
-    asked = {"model": "slow", "input": "hi", "store": True, "stream": True}
+    body = {"model": "slow", "input": "hi", "store": True, "stream": True}
     made, joined = (
-        call(app, "POST", "/v1/responses", asked, HTTP_IDEMPOTENCY_KEY="k") for _ in range(2)
+        call(app, "POST", "/v1/responses", body, HTTP_IDEMPOTENCY_KEY="k") for _ in range(2)
     )
     id = json.loads(made.body.split(b"data: ")[1].splitlines()[0])["response"]["id"]
     again = call(app, "GET", f"/v1/responses/{id}", QUERY_STRING="stream=true")
@@ -497,8 +497,8 @@ def test_a_client_that_waits_gets_a_cancelled_response(
         (stream,) = app._resumption().store._keeper.writers
         path = f"/v1/responses/resp_{stream.removeprefix('strm_')}/cancel"
         assert call(app, "POST", path).json()["status"] == "cancelled"
-        told = waiting.result(harness.DEADLINE)
-    assert (told.status, told.json()["status"]) == (200, "cancelled")
+        answer = waiting.result(harness.DEADLINE)
+    assert (answer.status, answer.json()["status"]) == (200, "cancelled")
 
 
 def test_a_long_text_is_kept_as_it_was_sent(application: Make) -> None:

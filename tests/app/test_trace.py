@@ -22,7 +22,7 @@ def upstream() -> Iterator[RawServer]:
         yield one
 
 
-def asked(upstream: RawServer, type: str, **more: str) -> tuple[dict[str, str], str]:
+def sent_headers(upstream: RawServer, type: str, **more: str) -> tuple[dict[str, str], str]:
     """Return the headers that the provider received, in lower case, and our answer's request id."""
     options = {"type": type, "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
@@ -47,7 +47,7 @@ BODY = chat("x", model="m", stream=True)
 @pytest.mark.parametrize("type", ["openai", "anthropic", "gemini", "ollama"])
 def test_the_id_and_the_context_go_upstream(upstream: RawServer, type: str) -> None:
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=b,c=d", "HTTP_X_REQUEST_ID": "x-1"}
-    headers, id = asked(upstream, type, **more)
+    headers, id = sent_headers(upstream, type, **more)
     assert headers["x-request-id"] == id == "x-1"
     assert (headers["traceparent"], headers["tracestate"]) == (PARENT, "a=b,c=d")
 
@@ -55,12 +55,12 @@ def test_the_id_and_the_context_go_upstream(upstream: RawServer, type: str) -> N
 @pytest.mark.parametrize("parent", ["", "x", PARENT.upper(), PARENT + "\r\nx: y", "0" * 55])
 def test_an_invalid_trace_context_is_not_forwarded(upstream: RawServer, parent: str) -> None:
     more = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=b"}
-    headers, id = asked(upstream, "openai", **more)
+    headers, id = sent_headers(upstream, "openai", **more)
     assert headers["x-request-id"] == id and id.startswith("req_")
     assert not {"traceparent", "tracestate", "x"} & headers.keys()
 
 
 def test_a_state_that_is_none_stays_here(upstream: RawServer) -> None:
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=\u00e9"}
-    headers, _ = asked(upstream, "openai", **more)
+    headers, _ = sent_headers(upstream, "openai", **more)
     assert headers["traceparent"] == PARENT and "tracestate" not in headers
