@@ -16,7 +16,7 @@ import pytest
 import requests
 from raw_server import Peer, RawServer, Request, sized
 
-from choreo_wsgi import sse
+from choreo_wsgi import apis, sse
 from choreo_wsgi.app.application import Application
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -625,6 +625,15 @@ def test_legacy_completions_pass(native: Make) -> None:
         pytest.raises(openai.APIError, match="before it was complete"),
     ):
         list(client.completions.create(stream=True, **members))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "choices"), [("a", 3), ([1, 2], 3), (["a", "b"], 6), ([[1], [2, 3]], 6)]
+)
+def test_each_prompt_has_its_choices(prompt: Any, choices: int) -> None:
+    """A key's limit counts ``max_tokens`` for each of them."""
+    body = {"model": "m", "prompt": prompt, "n": 3}
+    assert apis.load("completions").read(json.dumps(body).encode()).n == choices
 
 
 def test_embeddings_pass_and_others_have_none(native: Make) -> None:

@@ -1,0 +1,51 @@
+"""A response that is read from its logged events, as after its server is lost."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from official import RESPONSE_EVENT, events_of, judge
+
+from choreo_wsgi import apis
+from choreo_wsgi.apis.responses.log import failed_event, read_events
+from choreo_wsgi.chat.items import Delta
+from choreo_wsgi.errors import ProducerLost
+
+
+def test_a_lost_response_ends_with_what_came() -> None:
+    api = apis.load("responses")
+    writer = api.writer(api.read(b'{"model": "m", "input": "hi", "stream": true}'))
+    deltas = [Delta(reasoning="I must look."), Delta("Oslo"), Delta(" 3")]
+    events = events_of(b"".join(map(writer.write, deltas)))
+    response, number = read_events(events, "in_progress")
+    assert (response["status"], number) == ("in_progress", len(events))
+    (failed,) = events_of(failed_event(response, ProducerLost("The server is gone."), number))
+    judge(RESPONSE_EVENT, failed)
+    assert failed["sequence_number"] == len(events)
+    assert (failed["response"]["status"], failed["response"]["id"]) == ("failed", response["id"])
+    thought, message = failed["response"]["output"]
+    assert (thought["status"], message["status"]) == ("completed", "incomplete")
+    assert message["content"][0]["text"] == "Oslo 3"
+
+
+def test_a_summary_in_parts_is_read_whole() -> None:
+    item: dict[str, Any] = {"id": "rs_1", "type": "reasoning", "summary": []}
+    events: list[dict[str, Any]] = [{"type": "response.output_item.added", "item": item}]
+    for index, texts in enumerate((["I ", "must"], ["look"])):
+        where = {"output_index": 0, "summary_index": index}
+        part = {"type": "summary_text", "text": ""}
+        events.append({"type": "response.reasoning_summary_part.added", **where, "part": part})
+        kind = "response.reasoning_summary_text.delta"
+        events += [{"type": kind, **where, "delta": text} for text in texts]
+        events.append({"type": "x", **where, "part": {**part, "text": "".join(texts)}})
+    events[0]["output_index"] = 0
+    for cut, expected in (
+        (3, ["I "]),
+        (4, ["I must"]),
+        (7, ["I must", "look"]),
+        (8, ["I must", "look"]),
+    ):
+        logged = json.loads(json.dumps(events[:cut]))
+        response, _ = read_events(logged, "in_progress")
+        assert [part["text"] for part in response["output"][0]["summary"]] == expected
