@@ -103,7 +103,7 @@ def completion_of(body: bytes, n: int) -> ChatCompletion:
         return reading.fold.completion()
     result = object_of(ChatCompletion, body)
     choices: Any = result.choices
-    if type(choices) is not list or not all(isinstance(choice, Choice) for choice in choices):
+    if type(choices) is not list or {*map(type, choices)} != {Choice}:  # none, or other values
         raise APIError("the server's answer is not a ChatCompletion", body=result.to_dict())
     for choice in result.choices:
         message = choice.message.__dict__

@@ -109,6 +109,8 @@ class StreamedResponse(Answered, Generic[T]):
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for block in self.iter_bytes(chunk_size):
             yield decoder.decode(block)
+        if rest := decoder.decode(b"", True):  # the beginning of a character
+            yield rest
 
     def iter_lines(self) -> Iterator[str]:
         """Yield the lines of the body as they are received, without their line ends."""

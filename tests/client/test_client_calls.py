@@ -56,7 +56,7 @@ def test_a_plain_completion(server, complete):
 def test_a_plain_completion_in_any_framing(server, complete, framing):
     def script(peer):
         peer.head(kind="application/json", framing=framing)
-        for byte in b'{"id": "x"}':
+        for byte in b'{"id": "x", "choices": [{}]}':
             peer.body(bytes([byte]))
         peer.end()
 

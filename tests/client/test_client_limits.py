@@ -16,7 +16,7 @@ import choreoai
 from choreoai.transports import blocking
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-PLAIN = b'{"id": "x"}'
+PLAIN = b'{"id": "x", "choices": [{}]}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
     PLAIN
 )
@@ -188,7 +188,7 @@ def read_twice(server, client, first):
 
 
 def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
-    poison = HEAD + b'{"id": "p"}'
+    poison = HEAD + PLAIN.replace(b"x", b"p")
 
     def first(peer):
         peer.send(HEAD + PLAIN + poison)
@@ -200,10 +200,10 @@ def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
 
 def test_more_than_an_answer_of_nothing_is_no_answer_to_the_next(server, client):
     def first(peer):
-        peer.send(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + b'{"id": "p"}')
+        peer.send(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + PLAIN.replace(b"x", b"p"))
         peer.keep = True
 
-    server.then(first, lambda peer: peer.json({"id": "second"}))
+    server.then(first, lambda peer: peer.json({"id": "second", "choices": [{}]}))
     with pytest.raises(choreoai.APIError, match="not JSON"):
         client.chat.completions.create(**HI)
     assert client.chat.completions.create(**HI).id == "second"
@@ -217,11 +217,11 @@ def test_what_comes_between_two_requests_is_no_answer(server, client):
     def first(peer):
         peer.send(HEAD + PLAIN)
         assert asked_again.wait(DEADLINE)
-        peer.send(HEAD + b'{"id": "p"}')
+        peer.send(HEAD + PLAIN.replace(b"x", b"p"))
         peer.keep = True
         sent.set()
 
-    server.then(first, lambda peer: peer.json({"id": "second"}))
+    server.then(first, lambda peer: peer.json({"id": "second", "choices": [{}]}))
     assert client.chat.completions.create(**HI).id == "x"
     asked_again.set()
     assert sent.wait(20)

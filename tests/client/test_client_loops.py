@@ -215,7 +215,7 @@ def test_a_handshake_that_never_comes(run):
 def test_a_body_that_fills_the_connection(server, run):
     """It is sent in pieces, as the server takes them."""
     text = "x" * 8_000_000
-    server.then(lambda peer: peer.json({"object": "list", "data": [{"id": "m"}]}))
+    server.then(lambda peer: peer.json({"choices": [{}]}))
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:

@@ -95,13 +95,20 @@ def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
 
 
 @pytest.mark.parametrize(
-    "body", [*(b'{"choices": %b}' % c for c in (b"[null]", b'"x"', b"{}", b"5")), b"[1]"]
+    "body",
+    [*(b'{"choices": %b}' % c for c in (b"[null]", b'"x"', b"{}", b"5", b"[]")), b"[1]", b"{}"],
 )
 def test_a_document_that_is_no_completion(server, client, body):
     server.then(whole(body))
     with pytest.raises(choreoai.APIError, match="not a ChatCompletion") as caught:
         client.chat.completions.create(**HI)
-    assert caught.value.body
+    assert caught.value.body == json.loads(body)
+
+
+def test_a_character_that_is_cut_is_not_dropped(server, client):
+    server.then(whole("é".encode()[:1]))
+    with client.chat.completions.with_streaming_response.create(**HI) as response:
+        assert "".join(response.iter_text()) == "\ufffd"
 
 
 def test_the_request_says_what_it_reads(server, ask, client):
@@ -151,7 +158,7 @@ def test_a_body_that_is_packed_in_unusual_ways(server, client, body, coding):
 
 def test_a_body_that_unpacks_to_too_much(server, client):
     server.then(whole(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"))
-    with pytest.raises(choreoai.APIConnectionError, match="too much"):
+    with pytest.raises(choreoai.APIConnectionError, match="too long"):
         client.chat.completions.create(**HI)
 
 
