@@ -2,8 +2,8 @@
 
 It replaces waitress's channel, which copies the application's blocks into buffers.  Here the
 thread that has a block sends it.  Bytes that the system does not accept are kept in ``unsent``,
-and the answer goes on when they are sent: a slow client delays its own stream only, never a
-thread or the carrier.
+and the answer continues once they are sent: a slow client delays only its own stream, never a
+worker or the carrier.
 
 Requests are answered one after the other, in the order received: ``request`` is being received,
 ``requests`` are complete, and ``task`` answers the first of them.
@@ -208,13 +208,14 @@ class Channel(Load):
 
     def _flush(self) -> None:
         """Send as many of the unsent bytes as the system accepts now."""
-        with self._sending, contextlib.suppress(Disconnected):
-            sent = self._send_some(self.unsent[:64])
-            if sent:
-                self.unsent = _without(self.unsent, sent)
-                self._deadline = time.monotonic() + self.server.settings.send_timeout
-            return
-        self._disconnect()
+        try:
+            with self._sending:
+                sent = self._send_some(self.unsent[:64])
+                if sent:
+                    self.unsent = _without(self.unsent, sent)
+                    self._deadline = time.monotonic() + self.server.settings.send_timeout
+        except Disconnected:
+            self._disconnect()
 
     def _time_out(self) -> None:
         if self.unsent:

@@ -1,9 +1,9 @@
 """The server under the application, from its start to its drain.
 
-Threads: the main thread runs the carrier (``Server.run``), which does all network input and
-output; workers run application calls that may block; signal handlers only start the threads that
-reload, drain or retire.  Those change flags (``draining``, ``retired``) and step all loads, which
-read the flags, and they poll for the result instead of waiting on locks.
+Threads: the main thread runs the carrier (``Server.run``), which does the network input and
+output that does not block; workers call applications that may block; signal handlers only start
+the threads that reload, drain or retire.  Those set flags (``draining``, ``retired``), step all
+loads, which read the flags, and poll until they are done.
 
 Order of a drain: new streams are refused and connections are closed after their answers; running
 streams have ``drain_seconds``; then all get an error frame; then connections that still have an
@@ -212,10 +212,9 @@ class Server:
         self.retired = self.draining = True
         self.carrier.step_all()
         while self.application.active or any(one.in_use for one in list(self.connections)):
-            if self._signals:
-                return  # another thread drains
             time.sleep(0.05)
-        self.drain()
+        if not self._signals:  # else the signal has started the drain
+            self.drain()
 
     def _end_if_stuck(self) -> None:
         if not self._ended.wait(LAST_FRAMES + FORCE):

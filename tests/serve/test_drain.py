@@ -153,3 +153,47 @@ def test_the_application_is_told_in_order(run_app: Any) -> None:
     running = run_app(lambda environ, start_response: [])
     running.close()
     assert running.app.calls == ["drain", "stop", "close"]
+
+
+def test_a_signal_while_it_retires_drains_once(run_app: Any) -> None:
+    """The stream that retiring waits for ends with the drain."""
+    answer = threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+        start_response("200 OK", [])
+        answer.wait(harness.DEADLINE)
+        return [b"all"]
+
+    running = run_app(handler)
+    server, running.app.reload = running.server, lambda: None
+    with running.connect() as client:
+        client.request("GET", "/")
+        harness.wait_until(lambda: [one for one in server.connections if one.requests], "it came")
+        retiring = threading.Thread(target=server.retire)
+        retiring.start()
+        harness.wait_until(lambda: server.retired, "it retires")
+        time.sleep(0.1)
+        assert retiring.is_alive() and running.app.calls == []
+        server._on_signal(signal.SIGTERM, None)
+        answer.set()
+        assert client.read_answer().body == b"all"
+    retiring.join(harness.DEADLINE)
+    assert not retiring.is_alive() and running.app.calls.count("drain") == 1
+
+
+def test_it_retires_when_the_streams_without_a_client_have_ended(run_app: Any) -> None:
+    """Connections are closed after the next answer meanwhile."""
+    running = run_app(lambda environ, start_response: start_response("200 OK", []) or [b"all"])
+    running.app.reload, running.app.active = lambda: None, 1
+    with running.connect() as client:
+        assert "connection" not in client.exchange("GET", "/").headers
+        retiring = threading.Thread(target=running.server.retire)
+        retiring.start()
+        harness.wait_until(lambda: running.server.retired, "it retires")
+        assert client.exchange("GET", "/").headers["connection"] == "close"
+    harness.wait_until(lambda: not running.server.connections, "all are closed")
+    time.sleep(0.1)
+    assert retiring.is_alive() and running.app.calls == []
+    running.app.active = 0
+    retiring.join(harness.DEADLINE)
+    assert not retiring.is_alive() and running.app.calls.count("drain") == 1
