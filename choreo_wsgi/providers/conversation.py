@@ -147,8 +147,8 @@ def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
     """Yield runs of turns whose sides alternate, ``user`` first.
 
-    The user's side has tool results first, in the order of their calls, then the user's messages,
-    then system messages; its run may be empty.  Empty turns of the assistant are dropped.
+    The user's side, which may be empty, has tool results first, in the order of their calls; system
+    messages belong to it.  Empty turns of the assistant are dropped.
     """
     turns = [turn for turn in turns if turn.role != "assistant" or turn.parts or turn.thoughts]
     if not turns or turns[0].role == "assistant":
@@ -163,7 +163,7 @@ def rank(turn: Turn) -> tuple[int, int]:
     result = turn.parts[0] if turn.role == "tool" else None
     if isinstance(result, Result):
         return 0, result.order
-    return (2 if turn.role == "system" else 1), 0
+    return 1, 0
 
 
 class _Calls:

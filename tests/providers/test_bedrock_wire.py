@@ -16,7 +16,12 @@ from aws_events import encode, message
 
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.request import ChatRequest
-from choreo_wsgi.errors import ChoreoError, ProviderNotConfigured, UpstreamInvalid
+from choreo_wsgi.errors import (
+    ChoreoError,
+    ProviderNotConfigured,
+    UpstreamInvalid,
+    UpstreamTruncated,
+)
 from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
 from choreo_wsgi.providers.bedrock.provider import Bedrock
 from choreo_wsgi.settings import Settings
@@ -56,6 +61,14 @@ def test_an_event_over_the_limit() -> None:
     more = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "x" * len(SAMPLE)})
     with pytest.raises(UpstreamInvalid):
         reader.receive_data(more[: len(SAMPLE) + 1])
+
+
+def test_an_answer_that_ends_inside_its_last_event() -> None:
+    translator = BedrockTranslator()
+    stop = event("messageStop", stopReason="end_turn")
+    translator.receive_data(SAMPLE + stop + event("metadata", usage={"inputTokens": 3})[:-1])
+    with pytest.raises(UpstreamTruncated):
+        translator.end()
 
 
 def test_a_picture_comes_in_pieces() -> None:

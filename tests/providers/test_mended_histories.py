@@ -174,7 +174,8 @@ def test_documents_have_different_names() -> None:
     data = "data:application/pdf;base64,JVBERi0="
     names = ["a.pdf", "a.pdf", "a?.pdf", "", "é.pdf", "x" * 300 + ".pdf", "a  b.c.pdf"]
     parts = [{"type": "file", "file": {"filename": name, "file_data": data}} for name in names]
-    body = sent("bedrock", messages=[{"role": "user", "content": parts}, USER])
+    turns = [{"role": "user", "content": some} for some in (parts[:4], parts[4:])]
+    body = sent("bedrock", messages=[turns[0], {"role": "assistant", "content": "ok"}, turns[1]])
     found = list(members(body, "name"))
     assert found[:5] == ["a", "a 2", "a 3", "document", "document 2"]
     assert len(set(found)) == len(names)

@@ -9,8 +9,10 @@ import pytest
 from adapter_requests import MODELS
 from test_bedrock_wire import event
 from test_documents_unfolded import answer
+from work import traced
 
 from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers.gemini.answer import GeminiTranslator
 
 START = {"type": "message_start", "message": {"usage": {"input_tokens": "3"}}}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
@@ -283,6 +285,24 @@ def test_the_sources_that_gemini_names(member: str) -> None:
     said["candidates"][0][member] = {"found": ["x"]}
     chunks = answer("gemini", events(said), 1000)
     assert any(one.get(member) == {"found": ["x"]} for chunk in chunks for one in chunk["choices"])
+
+
+def test_the_sources_of_all_chunks_of_a_candidate() -> None:
+    first, last = response({"text": "a"}, reason=""), response({"text": "b"})
+    first["candidates"][0]["citationMetadata"] = {"found": ["x"]}
+    last["candidates"][0]["groundingMetadata"] = {"found": ["y"]}
+    finish = answer("gemini", events(first, last), 1000)[-1]["choices"][0]
+    assert finish["citationMetadata"] == {"found": ["x"]}
+    assert finish["groundingMetadata"] == {"found": ["y"]}
+
+
+def test_lines_that_are_no_events_take_bounded_memory() -> None:
+    """They are kept for an error in them, which is short."""
+    translator = GeminiTranslator()
+    with traced() as memory:
+        for _ in range(64):
+            assert translator.receive_data(b"x" * 2**16 + b"\n") == []
+        assert memory.now < 2**20
 
 
 def test_a_prompt_that_is_blocked_for_no_reason_is_not() -> None:

@@ -206,10 +206,11 @@ def test_allowed_tools(type: str) -> None:
     """Only those are sent: no provider has a list of its own beside the tools."""
     other = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
     named = {"type": "function", "function": {"name": "g"}}
-    wanted = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
-    body = sent(type, tools=[TOOL, other], tool_choice=wanted)
-    only = sent(type, tools=[other], tool_choice="auto")
-    assert body == only
+    wanted: dict[str, Any] = {"type": "allowed_tools"}
+    for mode in ("auto", "required")[: 1 if type == "ollama" else 2]:
+        wanted["allowed_tools"] = {"mode": mode, "tools": [named]}
+        body = sent(type, tools=[TOOL, other], tool_choice=wanted)
+        assert body == sent(type, tools=[other], tool_choice=mode)
     for mode, names in (("auto", [named, {**named, "function": {"name": "z"}}]), ("required", [])):
         wanted["allowed_tools"] = {"mode": mode, "tools": names}
         with pytest.raises(InvalidRequest):
@@ -250,3 +251,13 @@ def test_thinking_at_anthropic(model: str, more: dict[str, Any], thinking: Any, 
     else:
         assert found is None
     assert body["max_tokens"] == limit
+
+
+@pytest.mark.parametrize(
+    ("type", "model"),
+    [("anthropic", "claude-haiku-4-5"), ("bedrock", "anthropic.claude-haiku-4-5-v1:0")],
+)
+def test_a_budget_of_thinking_is_sent_without_temperature(type: str, model: str) -> None:
+    assert "temperature" in json.dumps(sent(type, model=model, temperature=0.5))
+    body = json.dumps(sent(type, model=model, temperature=0.5, reasoning_effort="low"))
+    assert "budget_tokens" in body and "temperature" not in body
