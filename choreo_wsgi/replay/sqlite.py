@@ -208,20 +208,18 @@ class SQLiteBackend(Backend):
             ).fetchall()
             for producer, beat in producers:
                 if lost(producer, beat):
-                    self._expire_streams(db, producer)
+                    # Its streams stay until they expire, for readers that may end them.
+                    db.execute(
+                        "UPDATE stream SET expires = ? "
+                        "WHERE producer = ? AND NOT ended AND expires IS NULL",
+                        (time.monotonic() + self.ttl, producer),
+                    )
+                    db.execute(
+                        "DELETE FROM producer WHERE id = ? AND NOT EXISTS "
+                        "(SELECT 1 FROM stream WHERE producer = ? AND NOT ended)",
+                        (producer, producer),
+                    )
             self._enforce_limit(db)
-
-    def _expire_streams(self, db: sqlite3.Connection, producer: str) -> None:
-        """Let the streams of a lost *producer* expire; until then readers may end them."""
-        db.execute(
-            "UPDATE stream SET expires = ? WHERE producer = ? AND NOT ended AND expires IS NULL",
-            (time.monotonic() + self.ttl, producer),
-        )
-        db.execute(
-            "DELETE FROM producer WHERE id = ? AND NOT EXISTS "
-            "(SELECT 1 FROM stream WHERE producer = ? AND NOT ended)",
-            (producer, producer),
-        )
 
     def _enforce_limit(self, db: sqlite3.Connection) -> None:
         """If all streams exceed the limit, drop streams and frames until they are 10 % below."""

@@ -120,16 +120,13 @@ class ResponseWriter(BlockWriter):
         block.after = f',{dump(rest)[1:-1].decode()},"sequence_number":'
         return block
 
-    def _block_event(self, block: Block, event: str, **more: Json) -> bytes:
-        return self._event(f"response.{event}", **block.position, **more)
-
     def _item_event(self, block: Block, state: str) -> bytes:
         index = block.position["output_index"]
         return self._event(f"response.output_item.{state}", output_index=index, item=block.item)
 
     def _part_event(self, block: Block, state: str) -> bytes:
         name = "reasoning_summary" if block.holder == "summary" else "content"
-        return self._block_event(block, f"{name}_part.{state}", part=block.part)
+        return self._event(f"response.{name}_part.{state}", **block.position, part=block.part)
 
     def _block_start(self, block: Block) -> Iterator[bytes]:
         yield self._item_event(block, "added")
@@ -150,7 +147,7 @@ class ResponseWriter(BlockWriter):
         annotations: list[Json] = block.part["annotations"]
         annotations.append({"type": "url_citation", **ends, **names})
         added = {"annotation_index": len(annotations) - 1, "annotation": annotations[-1]}
-        return self._block_event(block, "output_text.annotation.added", **added)
+        return self._event("response.output_text.annotation.added", **block.position, **added)
 
     def _thinking_block(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
         block = self._open_text
