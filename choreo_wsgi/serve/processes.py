@@ -236,6 +236,7 @@ class Supervisor:
         self._deadline = min(self._deadline, time.monotonic() + self._patience)
         self._stopping = True
         self._restarts.clear()
+        self._replacing.clear()
         for pid in self._processes:
             os.kill(pid, signal.SIGTERM)
 

@@ -17,14 +17,13 @@ import pytest
 #: Arguments: the backoff, the seconds that a process needs to start, and those that it needs to
 #: end after SIGTERM.
 PROGRAM = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 from choreo_wsgi.serve import processes
 
 processes.FIRST_BACKOFF, starts, drains = map(float, sys.argv[1:])
 
 def end(*_):
-    time.sleep(drains)
-    os._exit(0)
+    threading.Timer(drains, os._exit, (0,)).start()
 
 def serve(context):
     signal.signal(signal.SIGTERM, end)
@@ -120,3 +119,16 @@ def test_none_is_started_again_while_all_end(start: Start) -> None:
         server.children()
         time.sleep(0.02)
     assert server.process.returncode == 0 and len(server.seen) == 2
+
+
+def test_no_replacement_goes_on_while_all_end(start: Start) -> None:
+    server = start(starts=0.3, drains=0.8)
+    server.children()
+    server.signal(signal.SIGHUP)
+    harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
+    time.sleep(0.1)  # it handles the signal by then
+    server.signal(signal.SIGTERM)  # which the new one gets before it serves
+    while server.process.poll() is None:
+        server.children()
+        time.sleep(0.02)
+    assert server.process.returncode == 0 and len(server.seen) == 3
