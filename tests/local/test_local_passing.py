@@ -73,6 +73,21 @@ def test_logprobs_have_the_shape_of_the_old_api(
     assert [at for one in told for at in one.text_offset] == choice.logprobs.text_offset
 
 
+def test_offsets_in_a_stream_are_those_in_the_text_of_their_choice(
+    model_file: Path, sdk: Callable[..., openai.OpenAI]
+) -> None:
+    ends = {0: 0, 1: 0}
+    for piece in sdk().completions.create(
+        model="any", prompt="Once", max_tokens=4, n=2, seed=1, logprobs=1, stream=True
+    ):
+        for choice in piece.choices:
+            if choice.logprobs is not None and choice.logprobs.tokens:
+                assert choice.logprobs.text_offset is not None
+                assert choice.logprobs.text_offset[0] == ends[choice.index]
+                ends[choice.index] += sum(map(len, choice.logprobs.tokens))
+    assert all(ends.values())
+
+
 def test_several_prompts_have_an_answer_each(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:

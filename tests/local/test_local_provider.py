@@ -87,6 +87,13 @@ def test_ends_at_max_tokens(local: Local) -> None:
     assert usage(items).completion_tokens == 5
 
 
+def test_the_limits_of_a_section(make: Callable[..., Local]) -> None:
+    provider = make(max_tokens="2", max_tokens_limit="3")
+    for more, expected in (({}, 2), ({"max_tokens": 9}, 3)):
+        items = read_all(provider.open(request("Tell me a story.", **NEVER_ENDING, **more)))
+        assert usage(items).completion_tokens == expected
+
+
 def test_max_tokens_zero_asks_for_nothing(local: Local) -> None:
     items = read_all(local.open(request(max_tokens=0, n=2)))
     assert text(items) == ""
