@@ -15,6 +15,7 @@ import re
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -210,7 +211,7 @@ def _serve_here(
     context: ProcessContext | None = None,
 ) -> int:
     """Serve in this process, as one of several when *context* is given."""
-    over_share = None if context is None else context.report
+    over_share = None if context is None else partial(context.counts.report, context.index)
     app = create_app(configuration)
     try:
         server = Server(app, sockets, over_share)

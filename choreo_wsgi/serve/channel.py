@@ -251,7 +251,6 @@ class Channel(Load):
             self._carrier.step(self.task)
 
     def release(self) -> None:
-        """Close the socket."""
         self._disconnect()
         self.socket.close()
         self.server.on_closed(self)

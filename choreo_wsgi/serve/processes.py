@@ -103,10 +103,6 @@ class ProcessContext:
     #: A temporary folder that all processes share.
     folder: Path
 
-    def report(self, connections: int) -> bool:
-        """Report the number of *connections*; return whether it is clearly above the mean."""
-        return self.counts.report(self.index, connections)
-
     def configure(self, configuration: Configuration) -> Configuration:
         """Return *configuration* with this process's share of the streams and a shared log."""
         settings = configuration.settings

@@ -158,10 +158,7 @@ class Exchange:
                 self._busy.release()
 
     def finish(self) -> None:
-        """End the exchange before the end of the body is received.
-
-        The pool uses its connection again only if nothing but that end has arrived by then.
-        """
+        """End the exchange early; keep its connection if only the body's end is missing."""
         with self._busy:
             if self.ended or self._steps is not None:
                 return
