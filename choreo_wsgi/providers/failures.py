@@ -153,11 +153,7 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
 
 
 def response_error(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    now: float,
-    meaning: Meaning | None = None,
+    status: int, headers: Mapping[str, str], body: bytes, now: float, meaning: Meaning | None = None
 ) -> ChoreoError:
     """Return the error for a response that is not the expected one.
 

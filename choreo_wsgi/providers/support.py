@@ -127,7 +127,7 @@ _MESSAGE = {
     "thinking_blocks": [_THINKING],
     "function_call audio": _refuse,
 }
-#: Members that the adapters read beyond OpenAI's schema, or accept fewer values of.
+#: Members that OpenAI's schema does not have, or for which the adapters accept fewer values.
 _CHECK = check_of(
     {
         "messages": [_MESSAGE],
