@@ -185,15 +185,7 @@ def _openai(type: str) -> Dialect:
     )
 
 
+_OPENAI = map(_openai, ("azure", "openai", "xai"))
 DIALECTS = {
-    dialect.type: dialect
-    for dialect in (
-        _anthropic(),
-        _gemini(),
-        _ollama(),
-        _bedrock(),
-        _openai("azure"),
-        _openai("openai"),
-        _openai("xai"),
-    )
+    dialect.type: dialect for dialect in (_anthropic(), _gemini(), _ollama(), _bedrock(), *_OPENAI)
 }

@@ -14,17 +14,8 @@ from typing import Any
 
 Json = Any
 TEXTS = (
-    "Hello",
-    " ",
-    "wörld",
-    "\U0001f600",
-    '"q"',
-    "\\",
-    "\n",
-    "data: x\n\n",
-    "a" * 60,
-    "1",
-    "}]}",
+    *("Hello", " ", "wörld", "\U0001f600", '"q"', "\\", "\n"),
+    *("data: x\n\n", "a" * 60, "1", "}]}"),
 )
 WORDS = {
     "stop": ("stop", "end_turn", "STOP", "eos", "COMPLETE", "whatever"),
