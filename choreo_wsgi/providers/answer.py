@@ -126,19 +126,17 @@ class UpstreamAnswer:
         if self._pause and timeout > 0:
             time.sleep(self._pause)
         if self._direct and self._failure is None:
-            data = self._next(self._exchange.receive, timeout)
+            data, self._deferred = self._deferred, None
+            if data is None:
+                data = self._defer_large(self._exchange.receive(timeout), timeout)
         else:
             data = self.read(timeout)
         self._pause = _pause_after(len(data), self._pause)
         self._paused = time.monotonic() if self._pause else 0.0
         return data
 
-    def _next(self, receive: Callable[[float], bytes], timeout: float) -> bytes:
-        """Return the deferred bytes or new ones; defer those of a large event if not waiting."""
-        if self._deferred is not None:
-            data, self._deferred = self._deferred, None
-            return data
-        data = receive(timeout)
+    def _defer_large(self, data: bytes, timeout: float) -> bytes:
+        """Return *data*, or b"" if it belongs to a large event and the caller does not wait."""
         if self.bytes_without_output > HEAVY and timeout <= 0 and (data or self._exchange.ended):
             self._deferred, data = data, b""
         self.bytes_without_output += len(data)
@@ -172,7 +170,9 @@ class UpstreamAnswer:
     def _read(self, timeout: float) -> bytes:
         exchange, attempt = self._exchange, self._attempt
         try:
-            data = self._next(self._decompressed, timeout)
+            data, self._deferred = self._deferred, None
+            if data is None:
+                data = self._defer_large(self._decompressed(timeout), timeout)
         except ChoreoError:
             if self._body and attempt is not None and self._is_good(attempt) is not None:
                 return self._handle_unexpected(attempt)  # a truncated error page suffices

@@ -80,7 +80,10 @@ def test_a_large_event(command: Callable[..., Any], kind: str, path: str, stream
             return bytes(client.exchange("POST", path, body.encode(), sender).body)
 
     with RawServer(answer) as upstream:
-        server = command(OPENAI_BASE_URL=upstream.base_url, OPENAI_API_KEY="k")
+        # malloc keeps memory for each thread: in one arena it is not luck which thread works.
+        server = command(
+            OPENAI_BASE_URL=upstream.base_url, OPENAI_API_KEY="k", MALLOC_ARENA_MAX="1"
+        )
         process = Path(f"/proc/{server.process.pid}")
         ask("small")
         first, grown = server.resident(), []
@@ -91,7 +94,6 @@ def test_a_large_event(command: Callable[..., Any], kind: str, path: str, stream
             assert len(received) > SIZE and b"error" not in received[-200:]
             most = int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
             grown.append(most - before)
-        # Which thread works on what, and so what malloc keeps for it, is a matter of luck.
-        assert min(grown) < 4 * sent[-1]
+        assert max(grown) < 4 * sent[-1]
         # Nothing holds an answer that is over, if only until the next look for cycles.
         assert server.resident() - first < 4 * sent[-1]
