@@ -263,19 +263,17 @@ def test_a_choice_keeps_the_further_members_of_its_finish() -> None:
 
 
 @pytest.mark.parametrize(
-    "items",
+    "batches",
     [
         [],
-        [Delta("a")],
-        [Delta("a"), Usage(1, 1)],
-        [Delta("a"), Finish("stop", 1), Delta("b")],
+        [[Delta("a"), Usage(1, 1)]],
+        [[Delta("a"), Finish("stop", 1), Delta("b")]],
+        [[Delta("a")], [Finish("stop", 1)], [Delta("b")]],
     ],
 )
-@pytest.mark.parametrize("together", [True, False])
 def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
-    items: list[Item], together: bool
+    batches: list[list[Item]],
 ) -> None:
-    batches = [items] if together else [[item] for item in items]
     source = Batches(*batches)
     frames = Answer(source, chunks(), 2, "label")
     seen = b""
@@ -283,7 +281,7 @@ def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
         for _ in range(len(batches) + 1):
             seen += frames.receive(0)
     assert not frames.ended
-    deltas = [item for item in items if isinstance(item, Delta)]
+    deltas = [item for batch in batches for item in batch if isinstance(item, Delta)]
     assert [seen.count(b'"content":"%b"' % item.text.encode()) for item in deltas] == [1] * len(
         deltas
     )

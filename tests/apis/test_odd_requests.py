@@ -138,7 +138,7 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 @pytest.mark.parametrize(
     ("route", "body"),
     [("responses", RESPONSE), ("responses/input_tokens", RESPONSE),
-     ("responses/compact", RESPONSE), ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
+     ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
      ("completions", COMPLETION), ("embeddings", EMBEDDING)],
 )  # fmt: skip
 def test_an_odd_request_is_answered_or_refused(

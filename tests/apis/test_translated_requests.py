@@ -229,7 +229,6 @@ def test_a_picture_that_was_drawn_is_given_back(application: Callable[..., Appli
     [
         ("responses", "input", {"type": "reasoning", "id": "rs_1", "summary": []}),
         ("responses", "input", {"role": "assistant", "content": []}),
-        ("messages", "messages", {"role": "assistant", "content": []}),
         ("messages", "messages", {"role": "assistant",
                                   "content": [{"type": "redacted_thinking", "data": "d"}]}),
     ],
