@@ -36,7 +36,7 @@ def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
     assert peak < 1.3 * most / 1024 / 1024 + 20
 
 
-@pytest.mark.parametrize(("key", "frames"), [("", 0), ("", 1), ("k" * 240, 1), ("k" * 240, 60)])
+@pytest.mark.parametrize(("key", "frames"), [("", 0), ("k" * 240, 1)])
 def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
     """Many logs of hardly anything are bounded as well as few long ones."""
     count = 500
@@ -122,16 +122,12 @@ def test_a_replay_comes_in_pieces() -> None:
 @pytest.mark.parametrize(
     "url",
     [
-        "",
         "memory",
         "memory:x",
         "disk:/tmp",
         "sqlite:",
-        "sqlite:/",
         "sqlite:/no/such/dir/file",
-        "redis",
         "redis://host:port",
-        "redis://host/?socket_timeout=x",
     ],
 )
 def test_addresses_that_are_none(url: str) -> None:
