@@ -63,15 +63,10 @@ def test_a_completion(lines: Any, stream: bool) -> None:
     ("method", "path", "body", "more", "status", "outcome"),
     [
         ("POST", CHAT, chat("x"), {}, 401, "missing_authorization"),
-        ("POST", CHAT, chat("x"), {"HTTP_AUTHORIZATION": "Bearer no"}, 401, "invalid_api_key"),
         ("POST", CHAT, b"{", AUTHORIZED, 400, "invalid_json"),
-        ("POST", CHAT, chat("x", model="nobody"), AUTHORIZED, 404, "model_not_found"),
         ("GET", "/nowhere", None, AUTHORIZED, 404, "endpoint_not_found"),
-        ("PUT", CHAT, None, AUTHORIZED, 405, "method_not_allowed"),
         ("OPTIONS", CHAT, None, {}, 204, "ok"),
-        ("HEAD", "/healthz", None, {}, 200, "ok"),
         ("GET", "/v1/models", None, AUTHORIZED, 200, "ok"),
-        ("GET", "/v1/streams/none", None, AUTHORIZED, 404, "stream_not_found"),
     ],
 )
 def test_every_other_request(

@@ -98,7 +98,7 @@ def test_ids_are_never_the_same(application: Make) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", " ", "one", "  two  words \n", "日本 語 🌍", '"\\\n\t\0', "\u2028 \u2029", "data: x\n\n"],
+    ["", " ", "  two  words \n", '"\\\n\t\0', "\u2028 \u2029"],
 )
 def test_the_echo_returns_the_message(application: Make, text: str) -> None:
     app = application()
@@ -124,10 +124,14 @@ def test_two_choices_interleave(application: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop", "text"),
-    [("c", "a b "), (["x", "b c"], "a "), ("d e", "a b c d"), ("zzz", "a b c d"), ("a", "")],
+    ("stop", "text", "stream"),
+    [
+        ("c", "a b ", False),
+        (["x", "b c"], "a ", True),
+        ("d e", "a b c d", True),
+        ("a", "", False),
+    ],
 )
-@pytest.mark.parametrize("stream", [True, False])
 def test_stop_strings(application: Make, stop: Any, text: str, stream: bool) -> None:
     answer = call(application(), "POST", CHAT, chat("a b c d", stop=stop, stream=stream))
     if stream:
@@ -138,12 +142,15 @@ def test_stop_strings(application: Make, stop: Any, text: str, stream: bool) -> 
         assert (choice["message"]["content"], choice["finish_reason"]) == (text, "stop")
 
 
-@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 @pytest.mark.parametrize(
-    ("limit", "text", "reason"),
-    [(0, "", "length"), (1, "a ", "length"), (2, "a b", "stop"), (3, "a b", "stop")],
+    ("name", "limit", "text", "reason", "stream"),
+    [
+        ("max_tokens", 0, "", "length", True),
+        ("max_tokens", 1, "a ", "length", False),
+        ("max_completion_tokens", 1, "a ", "length", True),
+        ("max_completion_tokens", 2, "a b", "stop", False),
+    ],
 )
-@pytest.mark.parametrize("stream", [True, False])
 def test_max_tokens(
     application: Make, name: str, limit: int, text: str, reason: str, stream: bool
 ) -> None:
@@ -207,9 +214,8 @@ def test_the_app_may_be_mounted_anywhere(application: Make) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1", "/v1/", "/v1/chat/completions/", "/v1/chat", "/V1/models", "//v1/models",
-     "/v1/models/", "/healthz/x", "/v1/chat/completions\r\nX: y", "/\xff", "/v1/m\xc3\xb6dels"],
-)  # fmt: skip
+    ["/v1/chat/completions/", "/V1/models", "/v1/models/", "/v1/chat/completions\r\nX: y", "/\xff"],
+)
 def test_other_paths_are_not_found(application: Make, path: str) -> None:
     answer = call(application(), "GET", path)
     assert answer.status == 404
@@ -219,8 +225,9 @@ def test_other_paths_are_not_found(application: Make, path: str) -> None:
     assert "POST /v1/chat/completions" in answer.error["message"]
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD"])
-@pytest.mark.parametrize("path", ["/", "/health", "/healthz"])
+@pytest.mark.parametrize(
+    ("path", "method"), [("/", "HEAD"), ("/health", "GET"), ("/healthz", "GET")]
+)
 def test_probes_are_answered_without_a_key(application: Make, path: str, method: str) -> None:
     app = application(api_keys="k")
     assert call(app, method, path, HTTP_ORIGIN="https://x.test").status == 200
@@ -277,10 +284,7 @@ def test_anthropics_pages_of_models(
     [
         (CHAT, "GET", "POST, OPTIONS"),
         (CHAT, "HEAD", "POST, OPTIONS"),
-        (CHAT, "PUT", "POST, OPTIONS"),
-        ("/v1/models", "POST", "GET, HEAD, OPTIONS"),
         ("/v1/models/echo", "DELETE", "GET, HEAD, OPTIONS"),
-        ("/healthz", "POST", "GET, HEAD, OPTIONS"),
         ("/readyz", "PATCH", "GET, HEAD, OPTIONS"),
         ("/v1/streams/x", "POST", "GET, DELETE, HEAD, OPTIONS"),
     ],
@@ -303,7 +307,7 @@ def test_a_websocket_request_gets_the_alternative(application: Make) -> None:
     assert 'POST "stream": true' in answer.error["message"]
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/v1/models/echo"])
+@pytest.mark.parametrize("path", ["/healthz", "/v1/models/echo"])
 def test_head_is_get_without_its_body(application: Make, path: str) -> None:
     app = application()
     got, head = call(app, "GET", path), call(app, "HEAD", path)
@@ -364,15 +368,14 @@ def test_readiness_and_completions_end_with_a_drain_and_nothing_else_does(
 # -- request ids --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("given", ["abc", "!" * 128, "a-b_c.d/e~"])
-def test_the_callers_request_id_comes_back(application: Make, given: str) -> None:
+def test_the_callers_request_id_comes_back(application: Make) -> None:
     for path in ("/healthz", "/nowhere", "/v1/models"):
-        answer = call(application(), "GET", path, HTTP_X_REQUEST_ID=given)
-        assert answer.headers["x-request-id"] == given
+        answer = call(application(), "GET", path, HTTP_X_REQUEST_ID="a-b_c.d/e~")
+        assert answer.headers["x-request-id"] == "a-b_c.d/e~"
 
 
-@pytest.mark.parametrize("given", ["", "a b", "\xe4", "a" * 129, "a\r\nX: y", "\x7f", "a\n"])
-def test_another_request_id_is_not_sent_back(application: Make, given: str) -> None:
+def test_another_request_id_is_not_sent_back(application: Make) -> None:
+    given = "a\r\nX: y"
     ids = {
         call(application(), "GET", "/healthz", HTTP_X_REQUEST_ID=given).headers["x-request-id"]
         for _ in range(2)
@@ -402,14 +405,13 @@ def scripted_app(application: Make, **settings: str) -> Application:
     return application({"s": {"type": "scripted", "models": "echo"}}, **settings)
 
 
-@pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
-    ("failure", "status", "code", "header"),
+    ("failure", "status", "code", "header", "stream"),
     [
-        (ProviderError("no"), 502, "provider_api_error", None),
-        (RateLimited("no", retry_after=7), 429, "rate_limit_exceeded", "7"),
-        (ChoreoError("odd", status=529, code="x"), 529, "x", None),
-        (RuntimeError("inner secret"), 500, "internal_error", None),
+        (ProviderError("no"), 502, "provider_api_error", None, True),
+        (RateLimited("no", retry_after=7), 429, "rate_limit_exceeded", "7", False),
+        (ChoreoError("odd", status=529, code="x"), 529, "x", None, False),
+        (RuntimeError("inner secret"), 500, "internal_error", None, True),
     ],
 )
 def test_a_failure_before_the_first_byte_is_an_http_error(
@@ -509,11 +511,10 @@ def test_choices_that_are_calls_of_their_own_take_room_of_their_own(
     assert call(echo, "POST", CHAT, {**chat("a"), "n": 5}).status == 200, "an echo makes no calls"
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", {"model": "echo"}])
-def test_a_refused_request_takes_no_slot(application: Make, body: Any) -> None:
+def test_a_refused_request_takes_no_slot(application: Make) -> None:
     app = application(max_streams="1")
     for _ in range(3):
-        assert call(app, "POST", CHAT, body).status in (400, 411)
+        assert call(app, "POST", CHAT, {"model": "echo"}).status == 400
     assert app.active == 0
     assert call(app, "POST", CHAT, chat("a")).status == 200
 
@@ -580,10 +581,8 @@ def test_any_page_may_request_open_paths(application: Make, path: str, status: i
         ("POST", "/v1/messages", {"CONTENT_LENGTH": "65536"}, False),
         ("POST", "/v1/messages", {"CONTENT_LENGTH": "65537"}, True),
         ("POST", "/v1/responses", {}, True),
-        ("GET", "/v1/responses/resp_1", {}, True),
         ("GET", "/v1/models", {}, True),
         ("GET", "/metrics", {}, True),
-        ("GET", "/healthz", {}, False),
         ("GET", "/v1/streams/strm_1", {}, False),
     ],
 )

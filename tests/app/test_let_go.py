@@ -151,8 +151,9 @@ def test_requests_of_clients_that_left_and_of_bugs_are_freed(
     app.close()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("answer", [hang_up, fail, break_off])
+@pytest.mark.parametrize(
+    ("answer", "stream"), [(hang_up, True), (fail, False), (break_off, True), (break_off, False)]
+)
 def test_a_failed_request_is_let_go_of_without_the_collector(
     upstream: Callable[..., RawServer], answer: Callable[[Peer], None], stream: bool
 ) -> None:
@@ -178,8 +179,9 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
         served.close()
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("api", ["chat/completions", "responses", "messages"])
+@pytest.mark.parametrize(
+    ("api", "stream"), [("chat/completions", True), ("responses", False), ("messages", True)]
+)
 def test_an_answer_is_freed_without_the_collector(
     upstream: Callable[..., RawServer], api: str, stream: bool
 ) -> None:

@@ -136,10 +136,9 @@ def test_a_logger_that_is_set_up_already_stays(logger: logging.Logger) -> None:
     assert (logger.handlers, logger.level, logger.propagate) == ([own], logging.NOTSET, True)
 
 
-@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_the_level_is_the_settings(logger: logging.Logger, level: str) -> None:
-    set_up(logger, Settings(log_level=level))
-    assert (logger.level, logger.propagate) == (getattr(logging, level.upper()), False)
+def test_the_level_is_the_settings(logger: logging.Logger) -> None:
+    set_up(logger, Settings(log_level="warning"))
+    assert (logger.level, logger.propagate) == (logging.WARNING, False)
 
 
 ACCOUNT = """
@@ -174,7 +173,6 @@ OTHER = (
         ("access.addFilter(lambda record: record.account['status'] != 200)", []),
         ("first.addFilter(lambda record: False)", []),
         ("first.setLevel('WARNING')", []),
-        ("access.propagate = False; access.addHandler(other)", [OTHER]),
         ("first.setFormatter(logging.Formatter('%(name)s'))", ["choreo_wsgi.access"]),
         ("logger.addHandler(other)", [LINE, OTHER]),
         ("access.addHandler(other)", [LINE, OTHER]),

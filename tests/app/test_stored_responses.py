@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,19 @@ PROVIDERS = {"slow": {"type": "echo", "models": "slow", "delay_ms": "2"}}
 
 
 @pytest.fixture
-def served(
-    application: Make, serve: Callable[..., harness.Server], replay_url: str
-) -> Callable[..., str]:
-    """``served(sections)``: the address of a server with one of the three stores."""
+def served(application: Make, serve: Callable[..., harness.Server]) -> Callable[..., str]:
+    """``served(sections)``: the address of a server."""
 
     def start(sections: Any = PROVIDERS, **settings: str) -> str:
-        return serve(application(sections, replay=replay_url, **settings), threads=40).url
+        return serve(application(sections, **settings), threads=40).url
 
     return start
+
+
+@pytest.fixture
+def served_from_each(served: Callable[..., str], replay_url: str) -> Callable[..., str]:
+    """``served`` with each of the three stores in turn."""
+    return partial(served, replay=replay_url)
 
 
 def client_of(url: str, key: str = "k") -> openai.OpenAI:
@@ -72,10 +77,10 @@ def wait_for(responses: Any, id: str, status: str) -> Response:
     return found[-1]
 
 
-def test_many_are_cut_anywhere_and_resumed(served: Callable[..., str]) -> None:
+def test_many_are_cut_anywhere_and_resumed(served_from_each: Callable[..., str]) -> None:
     """Every event once, numbered without gaps, with the whole text."""
     chance = random.Random(13)
-    with client_of(served(max_streams="100")) as client:
+    with client_of(served_from_each(max_streams="100")) as client:
         responses = client.responses
 
         def run(cuts: list[int]) -> None:
@@ -215,10 +220,12 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
         assert client.responses.cancel(id).status == "cancelled"
 
 
-def test_one_that_is_deleted_is_stopped(scripted_url: tuple[str, Script]) -> None:
+def test_one_that_is_deleted_is_stopped(
+    served_from_each: Callable[..., str], scripted: Callable[[], Script]
+) -> None:
     """Though its model sends nothing meanwhile."""
-    url, script = scripted_url
-    with client_of(url) as client:
+    script = scripted()
+    with client_of(served_from_each({"scripted": {"models": "m"}})) as client:
         id = client.responses.create(model="m", input="hi", background=True).id
         assert script.asked.wait(harness.DEADLINE)
         client.responses.delete(id)
@@ -343,9 +350,9 @@ def test_a_conversation_continues_from_a_cancelled_response(
     ]
 
 
-def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
+def test_items_are_found_by_their_ids(served_from_each: Callable[..., str]) -> None:
     """As the Vercel AI SDK refers to them, which does not send ``store``."""
-    with client_of(served(keep_responses="on")) as client:
+    with client_of(served_from_each(keep_responses="on")) as client:
         first = client.responses.create(model="slow", input="one")
         (item,) = first.output
         reference: Any = {"type": "item_reference", "id": item.id}
@@ -360,8 +367,8 @@ def test_items_are_found_by_their_ids(served: Callable[..., str]) -> None:
                 client.responses.create(model="slow", input=[{**reference, "id": id}])
 
 
-def test_a_missing_response(served: Callable[..., str]) -> None:
-    url = served(api_keys="k, other")
+def test_a_missing_response(served_from_each: Callable[..., str]) -> None:
+    url = served_from_each(api_keys="k, other")
     with client_of(url) as client, client_of(url, "other") as other:
         kept = client.responses.create(model="slow", input="one", store=True)
         passing = client.responses.create(model="slow", input="one")
