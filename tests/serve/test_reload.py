@@ -153,7 +153,7 @@ def test_a_new_key_is_admitted_by_its_section(
     assert "key=ann@example.org" in log and key not in log
 
 
-@pytest.mark.parametrize("name", ["a]b", "", " a", "a\nb", "é" * 3 + "["])
+@pytest.mark.parametrize("name", ["a]b", "", " a", "a\nb"])
 def test_names_that_no_section_can_have(run: Callable[..., Any], name: str) -> None:
     made = run("key", name)
     assert made.returncode == 2 and "digest" not in made.stdout
