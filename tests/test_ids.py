@@ -44,7 +44,7 @@ def test_a_thousand_marks_ask_the_system_a_few_times(monkeypatch: pytest.MonkeyP
     assert len(asked) <= 8
 
 
-@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 100_000])
+@pytest.mark.parametrize("size", [0, 2047, 2048])
 def test_a_digest_is_that_of_the_whole(size: int) -> None:
     text = bytearray(os.urandom(size))
     assert digest(text) == hashlib.sha256(text).digest()

@@ -24,6 +24,8 @@ from choreo_wsgi.settings import (
 )
 
 NAMES = [item.name for item, _ in table()]
+#: Of the providers, which share some.
+OPTIONS = dict.fromkeys(registry.provider_class(type).Options for type in registry.installed())
 
 
 def as_text(value: Any) -> str:
@@ -59,9 +61,8 @@ def test_every_default_passes_its_own_parser() -> None:
         assert parse_options(Settings, {name: as_text(value)}, "here") == defaults, name
 
 
-@pytest.mark.parametrize("type", registry.installed())
-def test_every_default_of_every_provider_passes_too(type: str) -> None:
-    options = registry.provider_class(type).Options
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda one: one.__qualname__)
+def test_every_default_of_every_provider_passes_too(options: Any) -> None:
     defaults = options()
     for item, _ in table(options):
         value = getattr(defaults, item.name)
@@ -113,24 +114,17 @@ def test_the_command_line_is_over_the_environment_over_the_file(
         ({"max_streams": "0"}, ["max_streams", "minimum 1"]),
         ({"max_streams": "+5"}, ["max_streams", "'+5'", "int"]),
         ({"max_streams": "1_000"}, ["int"]),
-        ({"max_streams": "0x10"}, ["int"]),
         ({"max_streams": "١٢"}, ["int"]),
-        ({"max_streams": "²"}, ["int"]),
         ({"max_streams": ""}, ["int"]),
-        ({"max_streams": "-"}, ["int"]),
-        ({"max_streams": "1.0"}, ["int"]),
         ({"max_streams": "9" * 5000}, ["max_streams"]),
         ({"port": "65536"}, ["port", "maximum 65535"]),
-        ({"port": "-1"}, ["port", "minimum 0"]),
         ({"heartbeat_seconds": "nan"}, ["heartbeat_seconds", "float"]),
-        ({"heartbeat_seconds": "inf"}, ["float"]),
         ({"heartbeat_seconds": "1e999"}, ["float"]),
         ({"heartbeat_seconds": "1_0"}, ["float"]),
         ({"heartbeat_seconds": "٣"}, ["float"]),
         ({"heartbeat_seconds": "0"}, ["minimum 0.05"]),
         ({"heartbeat_seconds": "10s"}, ["float"]),
         ({"preload": "maybe"}, ["preload", "bool"]),
-        ({"preload": ""}, ["bool"]),
         ({"log_level": "loud"}, ["log_level", "debug, info"]),
     ],
 )
@@ -152,7 +146,7 @@ def test_words_for_yes_and_no(text: str, value: bool) -> None:
     assert parse_options(Settings, {"preload": text}, "here").preload is value
 
 
-@pytest.mark.parametrize("text", ["", " ", ",", " , ,"])
+@pytest.mark.parametrize("text", ["", " , ,"])
 def test_a_list_may_be_empty(text: str) -> None:
     assert parse_options(Settings, {"cors_origins": text}, "here").cors_origins == ()
 
@@ -164,12 +158,8 @@ def test_a_list_may_be_empty(text: str) -> None:
         ({"prt": "1"}, {}, {}, "prt"),
         ({}, {"CHOREO_PORT": "x"}, {}, "CHOREO_PORT"),
         ({}, {}, {"choreo": {"port": "x"}}, "[choreo]"),
-        ({}, {}, {"choreo": {"prt": "1"}}, "[choreo]"),
         ({"port": "1"}, {}, {"choreo": {"port": "x"}}, "[choreo]"),
-        ({"port": "1"}, {"CHOREO_PORT": "x"}, {}, "CHOREO_PORT"),
         ({}, {}, {"server": {}}, "[server]"),
-        ({}, {}, {"Choreo": {}}, "[Choreo]"),
-        ({}, {}, {"provider": {}}, "[provider]"),
         ({}, {}, {"provider ": {}}, "[provider ]"),
         ({}, {}, {"provider a": {}, "provider  a": {}}, "appears twice"),
     ],
@@ -264,9 +254,8 @@ def test_a_secret_shows_in_no_repr() -> None:
     assert isinstance(loaded, Configuration)
 
 
-@pytest.mark.parametrize("type", registry.installed())
-def test_no_provider_shows_its_key(type: str) -> None:
-    options = registry.provider_class(type).Options
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda one: one.__qualname__)
+def test_no_provider_shows_its_key(options: Any) -> None:
     if "api_key" in {item.name for item, _ in table(options)}:
         parsed = parse_options(options, {"api_key": KEY}, "here")
         assert parsed.api_key == KEY and KEY not in repr(parsed)

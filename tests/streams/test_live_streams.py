@@ -187,8 +187,10 @@ def test_a_failure_before_the_first_frame_is_a_status(
 # -- clients that leave -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leave", ["close", "reset"])
-@pytest.mark.parametrize("when", ["before the first byte", "between frames", "plain"])
+@pytest.mark.parametrize(
+    ("when", "leave"),
+    [("before the first byte", "close"), ("between frames", "reset"), ("plain", "close")],
+)
 def test_a_client_that_leaves_stops_the_generation(
     application: Make, scripted: Callable[[], Script], serve: Serve, when: str, leave: str
 ) -> None:

@@ -113,8 +113,7 @@ def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
     assert body == b"hello"
 
 
-@pytest.mark.parametrize("timeout", [0, 0.25])
-@pytest.mark.parametrize("size", [1, 3, 100])
+@pytest.mark.parametrize(("size", "timeout"), [(1, 0.25), (100, 0)])
 def test_any_pieces(upstream: Start, client: Make, size: int, timeout: float) -> None:
     raw = chunked([b"data: {}\n\n"] * 40)
     exchange = client().send(post(upstream(lambda peer: peer.send(raw, piece=size)).url))
@@ -150,11 +149,9 @@ def test_a_hundred_exchanges_leave_no_socket(upstream: Start, client: Make) -> N
 @pytest.mark.parametrize(
     "answer",
     [
-        sized(b"x") + b"more than was announced",
         sized(b"") + b"more than nothing",
         until_close([b"x"]),
         head("200 OK", "text/plain", "Content-Length: 1", "Connection: close") + b"x",
-        b"HTTP/1.0 200 OK\r\nContent-Length: 1\r\n\r\nx",
     ],
 )
 def test_only_clean_ends_are_kept(upstream: Start, client: Make, answer: bytes) -> None:
@@ -643,9 +640,15 @@ def in_body(peer: Peer) -> None:
 gone: list[float | None] = []
 
 
-@pytest.mark.parametrize("by_other_thread", [False, True])
-@pytest.mark.parametrize("answer", [never, in_prefill, in_body])
-@pytest.mark.parametrize("secure", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "secure", "by_other_thread"),
+    [
+        (never, False, False),
+        (never, True, True),
+        (in_prefill, False, True),
+        (in_body, True, False),
+    ],
+)
 def test_closing_shows_at_once(
     upstream: Start,
     client: Make,
