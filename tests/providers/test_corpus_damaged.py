@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +13,19 @@ from corpus_cases import Case, cases, outcome
 
 from choreo_wsgi import sse
 
-CASES = [case for case in cases() if (case.folder / "completion.json").exists()]
+
+def unlike(found: list[Case]) -> Iterator[Case]:
+    """Yield the cases of *found* whose answer has a member or a word that none before has."""
+    seen = set[tuple[str, bytes]]()
+    for case in found:
+        words = re.findall(rb'"[A-Za-z_]{3,}"', case.answer[2])
+        own = {(case.provider_type, word) for word in words}
+        if own - seen:
+            yield case
+        seen |= own
+
+
+CASES = [*unlike([case for case in cases() if (case.folder / "completion.json").exists()])]
 STRANGE: tuple[Any, ...] = (None, 1, -1, True, "x", 1e300, [], {}, [1], {"a": 1}, [None], [{}])
 
 

@@ -15,7 +15,10 @@ from mistaken_streams import Choice, random_choice, write_stream
 from nightly import examples
 from raw_server import RawServer, Request
 
-CASES = [case for case in cases("openai") if (case.folder / "completion.json").exists()]
+#: A mended answer of each kind that a client can tell apart.
+NAMES = ("text", "call-cut-by-length", "calls-of-one-function", "call-without-arguments",
+         "reasoning-by-other-names", "logprobs-beside-nothing", "closing-document")  # fmt: skip
+CASES = [case for case in cases("openai") if case.folder.name in NAMES]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 
 
@@ -76,11 +79,6 @@ def test_create_reads_a_mended_document(served: tuple[Upstream, openai.OpenAI], 
     upstream, client = served
     upstream.answer = (case.folder / "upstream_plain.http").read_bytes()
     expected = case.json("plain.json")
-    if expected["status"] != 200:
-        with pytest.raises(openai.APIStatusError) as raised:
-            client.chat.completions.create(**ask(case))
-        assert raised.value.status_code == expected["status"]
-        return
     completion = client.chat.completions.create(**ask(case))
     message, wanted = completion.choices[0].message, expected["body"]["choices"][0]["message"]
     assert message.content == wanted["content"]
