@@ -40,20 +40,26 @@ FORMS: list[Callable[[dict[str, Any]], str]] = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+FIRST = {
+    "short": chunk(role="assistant", content="hi"),
+    "text": chunk(role="assistant", content="\N{GRINNING FACE}" + 300_000 * "a"),
+    "logprobs": chunk(role="assistant", content="hi", logprobs=LOGPROBS),
+}
+#: One line, CR as line end, several lines, an object around: these differ for large data.
+LARGE = [FORMS[0], FORMS[2], FORMS[7], FORMS[8]]
+
+
 @pytest.mark.parametrize(
-    "first",
+    ("kind", "form"),
     [
-        chunk(role="assistant", content="hi"),
-        chunk(role="assistant", content="\N{GRINNING FACE}" + 300_000 * "a"),
-        chunk(role="assistant", content="hi", logprobs=LOGPROBS),
+        *(("short", form) for form in FORMS),
+        *((kind, form) for kind in ("text", "logprobs") for form in LARGE),
     ],
-    ids=["short", "text", "logprobs"],
 )
 def test_the_form_of_an_event_does_not_matter(
-    first: dict[str, Any], form: Callable[[dict[str, Any]], str]
+    kind: str, form: Callable[[dict[str, Any]], str]
 ) -> None:
-    last = chunk("stop")
+    first, last = FIRST[kind], chunk("stop")
     body = f"{form(first)}{form(last)}data: [DONE]\n\n".encode()
     relay = EventRelay(Normaliser())
     frames = relay.receive_data(body) + relay.end()

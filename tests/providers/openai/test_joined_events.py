@@ -102,7 +102,7 @@ def test_a_name_that_grows_with_each_piece() -> None:
     assert calls == [("get_weather", "{}")]
 
 
-@pytest.mark.parametrize("given", ["None", "[]", [], "null", {}])
+@pytest.mark.parametrize("given", ["None", "[]", [], {}])
 def test_no_arguments_in_other_words(given: Any) -> None:
     assert said(call("f", given), finish="tool_calls")[2] == [("f", "{}")]
 

@@ -78,8 +78,14 @@ def test_content_is_text_and_reasoning(name: str) -> None:
     assert (message["content"], message.get("reasoning_content", "")) == (text, reasoning)
 
 
-@pytest.mark.parametrize("name", ["thought", "thoughts", "reasoning_summary", "reasoning"])
-@pytest.mark.parametrize("value", ["t", [{"type": "text", "text": "t"}], {"content": "t"}])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *((name, "t") for name in ("thought", "thoughts", "reasoning_summary", "reasoning")),
+        ("thoughts", [{"type": "text", "text": "t"}]),
+        ("reasoning", {"content": "t"}),
+    ],
+)
 def test_reasoning_under_other_names(name: str, value: Any) -> None:
     assert said({name: value}, {"content": "a"}) == ("a", "t", [], "stop")
     message = document({"content": "a", name: value})["choices"][0]["message"]
@@ -314,7 +320,7 @@ def test_no_choice_of_a_document_is_lost(first: Any, second: Any) -> None:
     assert [(one["index"], one["message"]["content"]) for one in choices] == [(0, "a"), (1, "b")]
 
 
-@pytest.mark.parametrize("choices", [None, [], [None], ["a"], [{}], [{"message": None}], 5])
+@pytest.mark.parametrize("choices", [None, [], ["a"], [{"message": None}], 5])
 def test_what_has_no_choice_is_no_completion(choices: Any) -> None:
     with pytest.raises(UpstreamInvalid):
         normalise_completion({"choices": choices}, IDENTITY)

@@ -123,8 +123,9 @@ Make = Callable[..., OpenAI]
 # -- endings ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("secure", [False, True])
-@pytest.mark.parametrize("framing", [chunked, until_close])
+@pytest.mark.parametrize(
+    ("framing", "secure"), [(chunked, False), (until_close, False), (until_close, True)]
+)
 def test_cut_at_every_byte(
     upstream: Start,
     provider: Make,
@@ -155,7 +156,7 @@ def test_cut_at_every_byte(
 
 
 @pytest.mark.parametrize("framing", [chunked, until_close])
-@pytest.mark.parametrize("piece", [None, 1, 7])
+@pytest.mark.parametrize("piece", [None, 1])
 def test_whole_streams_in_any_pieces(
     upstream: Start, provider: Make, framing: Callable[[list[bytes]], bytes], piece: int | None
 ) -> None:
@@ -260,23 +261,17 @@ def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
         (sized(b"not json"), UpstreamInvalid, 502),
         (sized(b"", kind="text/event-stream"), UpstreamTruncated, 502),
         (sized(b"\n\n\n", kind="text/plain"), UpstreamTruncated, 502),
-        (sized(b"hello", kind="text/plain"), UpstreamInvalid, 502),
-        (chunked([]), UpstreamTruncated, 502),
         (chunked([sse.DONE]), UpstreamTruncated, 502),
         (chunked([b"data: hello\n\n"]), UpstreamInvalid, 502),
         (b"SSH-2.0-x\r\n\r\n", UpstreamInvalid, 502),
         (head("302 Found", "text/html", "Location: /", "Content-Length: 0"), UpstreamInvalid, 502),
         (sized(b'{"error":{"message":"later","code":503}}'), ProviderUnavailable, 503),
-        (sized(b'{"error":{"message":"m"}}', "400 Bad Request"), InvalidRequest, 400),
         (sized(b'{"error":{"message":"m"}}', "401 Unauthorized"), ProviderError, 502),
-        (sized(b'{"error":{"message":"m"}}', "403 Forbidden"), ProviderError, 502),
         (sized(b'{"detail":"m"}', "404 Not Found"), ModelNotFound, 404),
         (sized(b'{"message":"m"}', "413 Too Large"), BodyTooLarge, 413),
-        (sized(b'{"error":"m"}', "422 Unprocessable"), InvalidRequest, 422),
         (sized(b"m", "429 Too Many", "text/plain"), RateLimited, 429),
         (sized(b"<html>", "500 Oops", "text/html"), ProviderError, 502),
         (sized(b"", "503 Unavailable"), ProviderUnavailable, 503),
-        (sized(b'{"error":{"message":"m"}}', "529 Unavailable"), ProviderUnavailable, 503),
         (
             sized(
                 b'{"error":{"message":"m","code":"context_length_exceeded","param":"messages"}}',

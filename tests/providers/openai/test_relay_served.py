@@ -122,7 +122,7 @@ def test_a_burst_arrives_whole(upstream: Start, served: Serve) -> None:
         client.close()
 
 
-@pytest.mark.parametrize("cut", [10, 200, 700, 10**6])
+@pytest.mark.parametrize("cut", [10, 700, 10**6])
 def test_a_cut_ends_in_one_error_frame(upstream: Start, served: Serve, cut: int) -> None:
     raw = chunked(WORDS)
     server = served(upstream(lambda peer: peer.send(raw, cut=cut)))
