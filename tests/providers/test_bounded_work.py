@@ -319,11 +319,15 @@ CHUNK = (
 
 
 @pytest.mark.parametrize(
-    ("block", "size"),
-    [(CHUNK % b"a", 1), (CHUNK % b"a", 1 << 16), (CHUNK % (b"x" * 400_000), 1 << 16)],
-    ids=["bytes", "small events", "large events"],
+    ("block", "size", "renamed"),
+    [
+        (CHUNK % b"a", 1, ""),
+        (CHUNK % b"a", 1 << 16, ""),
+        (CHUNK % b"a", 1 << 16, "other"),
+        (CHUNK % (b"x" * 400_000), 1 << 16, "other"),
+    ],
+    ids=["bytes", "small events", "small events renamed", "large events renamed"],
 )
-@pytest.mark.parametrize("renamed", ["", "other"])
 def test_a_stream_is_relayed_in_steps_of_its_length(block: bytes, size: int, renamed: str) -> None:
     """Byte by byte, a burst of small events, and large ones; with a name that is put in or not."""
     relayed = 0

@@ -17,13 +17,15 @@ from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
-NAMES = [
-    *("claude-3-haiku-20240307", "claude-3-5-haiku-latest", "claude-3-7-sonnet-20250219"),
-    *("claude-opus-4-20250514", "claude-opus-4-1-20250805", "claude-sonnet-4-0"),
-    *("claude-haiku-4-5", "claude-opus-4-6", "claude-sonnet-4-6", "claude-opus-4-7"),
-    *("claude-opus-4-8", "claude-opus-5", "claude-opus-5-5", "claude-sonnet-5-5", "claude-fable-5"),
-    *("gemini-2.5-pro", "gemini-2.5-flash", "gemini-2.5-flash-lite", "gemini-3-pro-preview"),
-    *("gemini-3.1-pro-preview", "gemini-3.8-flash", "gpt-oss:20b", "llama3", "claude-next"),
+#: Models that think, one for each way of asking for it, and unknown ones.
+CLAUDES = [
+    *("claude-3-7-sonnet-20250219", "claude-opus-4-1-20250805", "claude-opus-4-6"),
+    *("claude-opus-4-7", "claude-opus-5-5", "claude-sonnet-5-5", "claude-next"),
+]
+THINKING = [
+    *CLAUDES,
+    *("gemini-2.5-pro", "gemini-2.5-flash-lite", "gemini-3-pro-preview", "gemini-3.8-flash"),
+    *("gpt-oss:20b", "llama3"),
 ]
 
 
@@ -98,12 +100,10 @@ def test_every_row_says_where_it_is_from() -> None:
         assert row.page.startswith("https://") and row.seen.startswith("2026-")
 
 
-@pytest.mark.parametrize("model", NAMES)
+@pytest.mark.parametrize("model", THINKING)
 def test_more_effort_is_never_less_thinking(model: str) -> None:
     amounts: list[tuple[int, ...]] = []
     for effort in EFFORTS:
-        if capabilities(model).thinking == "none" and effort != "none":
-            continue
         body = sent(provider_of(model), model, reasoning_effort=effort)
         thinking = body.get("thinking") or body.get("generationConfig", {}).get("thinkingConfig")
         budget = (thinking or {}).get("budget_tokens", (thinking or {}).get("thinkingBudget", 0))
@@ -113,13 +113,11 @@ def test_more_effort_is_never_less_thinking(model: str) -> None:
     assert amounts == sorted(amounts)
 
 
-@pytest.mark.parametrize("model", NAMES)
+@pytest.mark.parametrize("model", ["claude-3-haiku-20240307", *CLAUDES])
 def test_what_is_made_up_stays_within_the_model(model: str) -> None:
     able = capabilities(model)
     efforts = ("none",) if able.thinking == "none" else EFFORTS
     for effort in (None, *efforts):
-        if provider_of(model) != "anthropic":
-            continue
         body = sent("anthropic", model, reasoning_effort=effort)
         assert body["max_tokens"] <= (able.max_tokens or body["max_tokens"])
         thinking = body.get("thinking", {})
@@ -132,12 +130,9 @@ def test_what_is_made_up_stays_within_the_model(model: str) -> None:
     ("model", "asked", "sent"),
     [
         ("claude-opus-4-6", "xhigh", "high"),
-        ("claude-opus-4-6", "max", "max"),
         ("claude-opus-5", "xhigh", "xhigh"),
         ("claude-opus-5", "minimal", "low"),
-        ("gemini-3-pro", "medium", "low"),
         ("gemini-3-pro", "max", "high"),
-        ("gemini-3-flash", "none", "minimal"),
     ],
 )
 def test_a_word_that_a_model_does_not_have(model: str, asked: str, sent: str) -> None:
@@ -146,9 +141,7 @@ def test_a_word_that_a_model_does_not_have(model: str, asked: str, sent: str) ->
 
 SAMPLING = [
     ("claude-opus-4-1", {"temperature"}),
-    ("claude-sonnet-4-20250514", {"temperature", "top_p"}),
     ("us.anthropic.claude-opus-4-7-v1:0", set()),
-    ("claude-opus-5", set()),
     ("claude-of-tomorrow", {"temperature", "top_p"}),
 ]
 
@@ -218,19 +211,10 @@ def test_parallel_calls_of_models_that_make_one(type: str) -> None:
             sent(type, "claude-x", options, tools=[tool], parallel_tool_calls=False)
 
 
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize(
-    ("model", "left_out"),
-    [
-        *(("o3-mini", True), ("o1", True), ("o4-mini-2025-04-16", True), ("openai/o3", True)),
-        *(("gpt-5", False), ("foo1", False), ("o", False), ("o10", False)),
-    ],
-)
-def test_openai_models_that_refuse_parallel_tool_calls(
-    model: str, left_out: bool, stream: bool
-) -> None:
+@pytest.mark.parametrize(("model", "left_out"), [("o4-mini-2025-04-16", True), ("gpt-5", False)])
+def test_openai_models_that_refuse_parallel_tool_calls(model: str, left_out: bool) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
-    body = relayed("openai", {}, model, tools=[tool], parallel_tool_calls=False, stream=stream)
+    body = relayed("openai", {}, model, tools=[tool], parallel_tool_calls=False)
     assert ("parallel_tool_calls" not in body) == left_out
 
 
@@ -262,17 +246,7 @@ def test_unknown_models_have_the_defaults() -> None:
     assert capabilities("something-else") == Capabilities()
 
 
-@pytest.mark.parametrize(
-    "line",
-    [
-        "( sampling=none",
-        "m sampling=some",
-        "m efforts=low|more",
-        "m max_tokens=-1",
-        "m x=1",
-        "m off=1",
-    ],
-)
+@pytest.mark.parametrize("line", ["( sampling=none", "m off=1", "m efforts=low|more", "m x=1"])
 def test_a_wrong_override_is_refused_at_start(line: str) -> None:
     with pytest.raises(ConfigurationError, match="capabilities"):
         overrides([line])

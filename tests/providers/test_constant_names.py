@@ -22,7 +22,7 @@ def chunk(number: int, delta: dict[str, str], reason: str | None = None) -> byte
     return b"data: " + json.dumps(made, separators=(",", ":")).encode() + b"\n\n"
 
 
-@pytest.mark.parametrize("size", [1, 50, 400, 100_000])
+@pytest.mark.parametrize("size", [1, 400, 100_000])
 def test_names_stay_as_they_were_first(size: int) -> None:
     texts = [f"word {number}" for number in range(40)]
     body = chunk(0, {"role": "assistant", "content": ""})

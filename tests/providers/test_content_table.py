@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -75,9 +76,13 @@ def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
     assert type in caught.value.message and kind in caught.value.message
 
 
-@pytest.mark.parametrize("type", PROVIDERS)
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", ["text", "refusal", "video_url", "thinking"])
+@pytest.mark.parametrize(
+    ("kind", "place", "type"),
+    [
+        *itertools.product(("text", "refusal", "video_url"), ["user"], PROVIDERS),
+        *itertools.product(("refusal", "thinking"), PLACES, ["anthropic"]),
+    ],
+)
 def test_other_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
     messages = talk(place, [{"type": "text", "text": "look"}, {"type": kind, kind: "x-1-x"}])
     if kind in ("text", "refusal"):
@@ -159,13 +164,13 @@ MENDED = [
     ("data:application/octet-stream;base64,/9j/4AAQ", "image/jpeg"),
     ("data:application/octet-stream;base64,R0lGODlh", "image/gif"),
     ("data:;charset=x;base64,UklGRgAA".replace(":;", ":a/b;"), "image/webp"),
-    ("data:image/gif;name=a.gif;base64,R0lGODlh", "image/gif"),
-    ("data:image/webp;base64,UklGRgAA", "image/webp"),
 ]
 
 
-@pytest.mark.parametrize(("url", "media_type"), MENDED)
-@pytest.mark.parametrize("type", ["anthropic", "gemini"])
+@pytest.mark.parametrize(
+    ("url", "media_type", "type"),
+    [*((*mended, "anthropic") for mended in MENDED), (*MENDED[0], "gemini")],
+)
 def test_pictures_that_others_take_are_mended(url: str, media_type: str, type: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url.replace("\\n", "\n")}}
     body = sent(type, messages=talk("user", [part]))

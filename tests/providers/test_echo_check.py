@@ -50,7 +50,6 @@ def test_only_so_many_are_remembered(serve: Serve, application: Make) -> None:
     "check",
     [
         None,
-        [],
         {"delay": 1},
         {"delay_ms": -1},
         {"delay_ms": 600_001},
