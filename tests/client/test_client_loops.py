@@ -35,9 +35,9 @@ def on_anyio(main):
     pytest.importorskip("anyio").run(main, backend="trio")
 
 
-@pytest.fixture(params=[on_asyncio, on_trio, on_uvloop, on_anyio])
+@pytest.fixture(params=[on_asyncio, on_trio])
 def run(request):
-    """Runs an async function on one of the loops."""
+    """Runs an async function on one of the loops that have a waiter of their own."""
     return request.param
 
 
@@ -62,6 +62,7 @@ async def read(client):
     return "".join([text async for text in stream.text])
 
 
+@pytest.mark.parametrize("run", [on_asyncio, on_trio, on_uvloop, on_anyio])
 def test_a_stream_and_its_connection_used_again(server, run):
     server.then(lambda peer: peer.stream(answer("a", "b")))
 
@@ -135,6 +136,7 @@ def test_a_client_from_one_loop_to_the_next(server, run):
     asyncio.run(client.close())
 
 
+@pytest.mark.parametrize("run", [on_asyncio, on_trio, on_uvloop])
 def test_a_time_limit_that_moves(server, run):
     """A second frame comes inside the limit that began with the first."""
     read_one, left = threading.Event(), threading.Event()
@@ -164,7 +166,10 @@ def test_a_time_limit_that_moves(server, run):
     assert left.wait(DEADLINE)
 
 
-@pytest.mark.parametrize(("url", "port"), [("http://llm.test", 80), ("https://llm.test/v1", 443)])
+@pytest.mark.parametrize(
+    ("run", "url", "port"),
+    [(on_asyncio, "http://llm.test", 80), (on_trio, "https://llm.test/v1", 443)],
+)
 def test_the_port_of_a_url_without_one(run, monkeypatch, url, port):
     asked = []
 
@@ -184,6 +189,7 @@ def test_the_port_of_a_url_without_one(run, monkeypatch, url, port):
     assert asked == [("llm.test", port)]
 
 
+@pytest.mark.parametrize("run", [on_trio, on_uvloop])
 def test_tls(tls_server, run):
     tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
 

