@@ -6,9 +6,14 @@ import asyncio
 import inspect
 import threading
 
+import pytest
 from raw_server import DEADLINE
 
 from choreoai import AsyncChoreoAI, ChoreoAI
+
+#: Runs a test with both kinds of client: where threads, loops, sockets or time take part.  Any
+#: other needs only the sync one, which is generated from the async one.
+both = pytest.mark.parametrize("clients", ["sync", "async"], indirect=True)
 
 
 class Loop:

@@ -11,10 +11,10 @@ def server():
         yield made
 
 
-@pytest.fixture(params=["sync", "async"])
+@pytest.fixture
 def clients(request):
-    """Makes clients, sync ones and async ones with the same face."""
-    made = Clients(request.param)
+    """Makes sync clients; with the mark ``both`` also async ones with the same face."""
+    made = Clients(getattr(request, "param", "sync"))
     yield made
     made.close()
 

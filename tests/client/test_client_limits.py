@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import harness
 import pytest
+from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
@@ -103,6 +104,7 @@ def test_a_mapping_is_an_object(server, client):
     assert server.requests[0].json()["metadata"] == {"a": "b"}
 
 
+@both
 def test_a_plain_answer_that_stops_coming(server, clients):
     def script(peer):
         peer.send(HEAD + PLAIN[:3])
@@ -114,6 +116,7 @@ def test_a_plain_answer_that_stops_coming(server, clients):
         client.chat.completions.create(**HI)
 
 
+@both
 def test_a_plain_answer_without_end(server, client, monkeypatch):
     for module in ("sync", "aio"):
         monkeypatch.setattr(f"choreoai.{module}.exchange._MAX_ANSWER", 100_000)

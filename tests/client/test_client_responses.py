@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import harness
 import pytest
+from both_clients import both
 
 import choreoai
 
@@ -25,6 +26,7 @@ def responses(clients, served):
     return clients(served.url).responses
 
 
+@both
 def test_a_response_and_its_stream(responses):
     response = responses.create(model="slow", input="one two", instructions="be brief")
     assert (response.output_text, response.status) == ("one two", "completed")
@@ -40,6 +42,7 @@ def test_a_response_and_its_stream(responses):
         assert stream.get_final_response().output_text == "one two"
 
 
+@both
 def test_one_in_the_background(responses):
     begun = responses.create(model="slow", input=WORDS, background=True)
     assert begun.status == "queued"
@@ -53,6 +56,7 @@ def test_one_in_the_background(responses):
         responses.retrieve(begun.id)
 
 
+@both
 def test_one_is_cancelled(responses):
     stream = responses.create(model="slow", input=WORDS, stream=True, resumable=True)
     id = next(stream).response.id
@@ -70,6 +74,7 @@ def numbered(first, last):
     return [{**events[n], "sequence_number": n} for n in range(first, last + 1)]
 
 
+@both
 def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
     def begin(peer):
         assert peer.request.json()["background"] is True
@@ -101,7 +106,6 @@ def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
         ([(0, {"type": "response.created"})], "before the end"),
         ([(0, {"type": "response.failed", "response": {"status": "failed", "error":
             {"code": "server_error", "message": "broken"}}})], "broken"),
-        ([(0, {})], "event without a type"),
     ],
 )  # fmt: skip
 def test_what_does_not_end_well_raises(clients, server, events, message):
@@ -131,6 +135,7 @@ def test_a_parameter_of_another_name(responses):
         responses.create(model="slow")
 
 
+@both
 def test_nothing_is_left_running(app, responses):
     with responses.create(model="slow", input=WORDS, stream=True) as stream:
         next(stream)
@@ -166,7 +171,6 @@ def test_a_server_that_does_not_count_and_says_done(clients, server):
         ({"type": "error", "code": "c", "message": "boom"}, "boom"),
         ("[DONE]", "before its last event"),
         ({"type": "response.failed", "response": "odd"}, "the response was"),
-        ({"type": "response.failed", "response": {"error": {"message": "m"}}}, "m"),
         ({"type": 5}, "event without a type"),
     ],
 )
