@@ -73,8 +73,7 @@ def test_pings_while_the_model_starts(app: Application, serve: Callable[..., Ser
 
 
 @linux_only
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("prompt", ["Tell me.", "word " * 7000])
+@pytest.mark.parametrize(("prompt", "stream"), [("Tell me.", False), ("word " * 7000, True)])
 def test_a_client_that_leaves_stops_the_model(
     app: Application, serve: Callable[..., Server], prompt: str, stream: bool
 ) -> None:

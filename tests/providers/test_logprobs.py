@@ -153,9 +153,8 @@ def test_those_of_an_object_elsewhere_stay() -> None:
     assert not marks
 
 
-@pytest.mark.parametrize("shift", range(24))
-def test_where_a_window_ends_does_not_matter(shift: int) -> None:
-    value = {"x": "y" * 100, "logprobs": [{"a": " " * shift}, *tokens(60, 20), 12.5e3, None, "\\"]}
+def test_where_a_window_ends_does_not_matter() -> None:
+    value = {"x": "y" * 100, "logprobs": [{"a": " "}, *tokens(60, 20), 12.5e3, None, "\\"]}
     for how in ({}, {"ensure_ascii": False}, {"indent": 1}):
         body = written([value, value], **how)
         short, marks = logprobs.shorten(body)
