@@ -65,12 +65,12 @@ LINE = {
 }
 
 
-def answer(type: str, body: bytes, piece: int) -> list[Any]:
+def answer(type: str, body: bytes, piece: int, label: str = "application/json") -> list[Any]:
     """Return the chunks that come of *body*, which arrives in pieces of that length."""
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
     provider.close()
     headers = Message()
-    headers["Content-Type"] = "application/json"
+    headers["Content-Type"] = label
     pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
     provider.client = Playback(200, headers, pieces)
     model = MODELS[type]
