@@ -425,6 +425,7 @@ def test_a_call_that_is_not_to_be_tried_again(server, client, quick):
     assert len(server.requests) == 1
 
 
+@both
 def test_what_a_call_asks_for_goes_before_the_clients_own(server, clients, quick):
     """Also where that is nothing: no try more, no limit of time, no resuming."""
     client = clients(server.url, max_retries=2, timeout=1e-6, resumable=True)
