@@ -41,7 +41,7 @@ from .workers import Workers
 #: Longest wait of the poller, in seconds.
 LONGEST = 60.0
 
-#: Times more than SOON seconds on_worker are rounded up to one of SHARED times per second.
+#: Times more than SOON seconds ahead are rounded up to one of SHARED times per second.
 SOON, SHARED = 1.0, 16
 
 #: Seconds that a worker waits for a load before it checks whether the carrier can poll it again.
