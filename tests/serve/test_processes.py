@@ -252,27 +252,6 @@ def test_one_that_cannot_be_started_again_leaves_the_others(command: Start, tmp_
     assert server.finish() == 0
 
 
-def test_one_that_ends_while_it_is_replaced_is_not_replaced_twice(command: Start) -> None:
-    server = command("--processes", "2")
-    harness.wait_until(lambda: len(children(server)) == 2, "both run")
-    old = set(children(server))
-    seen = set(old)
-
-    def are_replaced() -> bool:
-        seen.update(children(server))
-        return not old & set(children(server))
-
-    server.signal(signal.SIGHUP)
-    harness.wait_until(lambda: are_replaced() or len(seen) == 3, "the first is being replaced")
-    os.kill(min(old), signal.SIGKILL)
-    harness.wait_until(are_replaced, "both are replaced")
-    assert seen - old == set(children(server)) and len(seen) == 4
-    with server.connect() as client:
-        assert client.exchange("GET", "/healthz").status == 200
-    server.signal(signal.SIGTERM)
-    assert server.finish() == 0
-
-
 def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
     """What an earlier server left at its path is replaced; its permissions are as set."""
     path = tmp_path / "choreo.sock"

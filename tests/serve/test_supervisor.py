@@ -132,3 +132,14 @@ def test_no_replacement_goes_on_while_all_end(start: Start) -> None:
         server.children()
         time.sleep(0.02)
     assert server.process.returncode == 0 and len(server.seen) == 3
+
+
+def test_one_that_dies_while_it_is_replaced_is_not_started_again(start: Start) -> None:
+    server = start(backoff=0.1, starts=0.4)
+    old = server.children()
+    server.signal(signal.SIGHUP)
+    harness.wait_until(lambda: server.children() and len(server.seen) == 3, "a new one starts")
+    os.kill(min(old), signal.SIGKILL)
+    harness.wait_until(lambda: not old & server.children(), "both are replaced")
+    assert len(server.seen) == 4
+    finish(server)
