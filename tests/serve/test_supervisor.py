@@ -73,6 +73,14 @@ def start() -> Iterator[Start]:
         yield start
 
 
+def watch_to_end(server: Supervised) -> int:
+    """Return the exit status; all processes until then are in ``seen``."""
+    while server.process.poll() is None:
+        server.children()
+        time.sleep(0.02)
+    return server.process.returncode
+
+
 def finish(server: Supervised) -> None:
     server.signal(signal.SIGTERM)
     assert server.process.wait(harness.DEADLINE) == 0
@@ -115,10 +123,7 @@ def test_none_is_started_again_while_all_end(start: Start) -> None:
     harness.wait_until(lambda: len(server.children()) == 1, "one ends")
     server.signal(signal.SIGTERM)
     server.signal(signal.SIGHUP)
-    while server.process.poll() is None:
-        server.children()
-        time.sleep(0.02)
-    assert server.process.returncode == 0 and len(server.seen) == 2
+    assert watch_to_end(server) == 0 and len(server.seen) == 2
 
 
 def test_no_replacement_goes_on_while_all_end(start: Start) -> None:
@@ -128,10 +133,7 @@ def test_no_replacement_goes_on_while_all_end(start: Start) -> None:
     harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
     time.sleep(0.1)  # it handles the signal by then
     server.signal(signal.SIGTERM)  # which the new one gets before it serves
-    while server.process.poll() is None:
-        server.children()
-        time.sleep(0.02)
-    assert server.process.returncode == 0 and len(server.seen) == 3
+    assert watch_to_end(server) == 0 and len(server.seen) == 3
 
 
 def test_one_that_dies_while_it_is_replaced_is_not_started_again(start: Start) -> None:
