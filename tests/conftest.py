@@ -72,7 +72,7 @@ LONGEST = (
     *("app/test_bounds.py", "app/test_fleet.py", "app/test_cuts.py", "app/test_limits_served.py"),
     *("local/test_local_served.py", "local/test_local_provider.py", "client/test_examples.py"),
     *("serve/test_reload.py", "serve/test_other_servers.py", "serve/test_first_day.py"),
-    *("providers/test_requests_of_any_shape.py", "providers/test_long_texts.py"),
+    *("providers/test_arbitrary_requests.py", "providers/test_long_texts.py"),
 )
 
 

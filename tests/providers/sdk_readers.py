@@ -1,4 +1,4 @@
-"""The providers' own SDKs, as judges: what they send, and what they read in an answer."""
+"""Runs the providers' own SDKs: what they send, and what they read in an answer."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from choreo_wsgi.errors import ChoreoError
 
 @dataclass
 class Reading:
-    """What was read in an answer; texts and calls are of each choice in turn.
+    """The content of an answer: texts by choice, and the calls of all choices in order.
 
-    *usage* is prompt, completion, cached and reasoning tokens, where the SDK tells.
+    *usage* is the prompt, completion, cached and reasoning tokens, where the SDK has them.
     """
 
     text: dict[int, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Reading:
     usage: tuple[int | None, ...] = ()
     failed: bool = False
 
-    def say(self, text: str, index: int = 0) -> None:
+    def add_text(self, text: str, index: int = 0) -> None:
         if text:
             self.text[index] = self.text.get(index, "") + text
 
@@ -65,7 +65,7 @@ def ours(source: Source) -> Reading:
 
 
 def _add(found: Reading, calls: dict[tuple[int, int], list[str]], delta: Delta) -> None:
-    found.say(delta.text, delta.index)
+    found.add_text(delta.text, delta.index)
     found.reasoning += delta.reasoning
     for call in delta.tool_calls:
         place = calls.setdefault((delta.index, call.index), [])
@@ -74,7 +74,7 @@ def _add(found: Reading, calls: dict[tuple[int, int], list[str]], delta: Delta) 
         place.append(call.arguments)
 
 
-# -- each SDK: (case, URL) -> what it read ------------------------------------------------
+# -- each SDK: (case, URL) -> its Reading ------------------------------------------------
 
 _ANTHROPIC_STOPS = {
     "end_turn": "stop",
@@ -101,7 +101,7 @@ def anthropic(case: Case, url: str) -> Reading:
             return found
     for block in message.content:
         if block.type == "text":
-            found.say(block.text)
+            found.add_text(block.text)
         elif block.type == "thinking":
             found.reasoning += block.thinking
         elif block.type == "tool_use":
@@ -158,7 +158,7 @@ def _gemini_chunk(found: Reading, chunk: Any) -> None:
             elif part.thought:
                 found.reasoning += part.text or ""
             else:
-                found.say(part.text or "", index)
+                found.add_text(part.text or "", index)
         if candidate.finish_reason:
             found.stops[index] = _GEMINI_STOPS[candidate.finish_reason.value]
     usage = chunk.usage_metadata
@@ -178,7 +178,7 @@ def ollama(case: Case, url: str) -> Reading:
     client = Client(host=url)
     try:
         for part in client.chat(stream=True, **case.json("sdk.json")):
-            found.say(part.message.content or "")
+            found.add_text(part.message.content or "")
             found.reasoning += part.message.thinking or ""
             for call in part.message.tool_calls or ():
                 found.calls.append((0, call.function.name, dict(call.function.arguments)))
@@ -247,7 +247,7 @@ def _bedrock_event(found: Reading, calls: dict[int, list[str]], event: Any) -> N
         calls[body["contentBlockIndex"]] = [body["start"]["toolUse"]["name"]]
     elif kind == "contentBlockDelta":
         delta = body["delta"]
-        found.say(delta.get("text", ""))
+        found.add_text(delta.get("text", ""))
         found.reasoning += delta.get("reasoningContent", {}).get("text", "")
         if "toolUse" in delta:
             calls[body["contentBlockIndex"]].append(delta["toolUse"]["input"])
@@ -289,7 +289,7 @@ def _openai_chunk(found: Reading, calls: dict[tuple[int, int], list[str]], chunk
     for choice in chunk.choices:
         delta = choice.delta
         if delta is not None:
-            found.say(delta.content or "", choice.index)
+            found.add_text(delta.content or "", choice.index)
             for call in delta.tool_calls or ():
                 place = calls.setdefault((choice.index, call.index), [])
                 if call.id:

@@ -1,4 +1,4 @@
-"""Bedrock's framing and signatures, beside botocore and beside AWS's description of them."""
+"""Bedrock's event framing, and its signatures compared with AWS's description."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def event(kind: str, **body: Any) -> bytes:
 SAMPLE = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "hi"})
 
 
-def test_a_changed_byte_is_noticed() -> None:
-    """The events before it come all the same."""
+def test_detects_any_changed_byte() -> None:
+    """The events before it are returned all the same."""
     for at in range(len(SAMPLE)):
         damaged = bytearray(SAMPLE)
         damaged[at] ^= 0x20
@@ -50,12 +50,12 @@ def test_a_changed_byte_is_noticed() -> None:
 @pytest.mark.parametrize(
     "block", [b"\1a\x0a", b"\5a", b"\1\xff\7\0\1x", b"\1a\7\0\1\xff", b"\1a\5x"]
 )
-def test_headers_that_cannot_be_read(block: bytes) -> None:
+def test_rejects_unreadable_event_headers(block: bytes) -> None:
     with pytest.raises(UpstreamInvalid):
         BedrockTranslator().receive_data(message(block, b"{}"))
 
 
-def test_an_event_over_the_limit() -> None:
+def test_rejects_an_event_over_the_limit() -> None:
     reader = BedrockTranslator(limit=len(SAMPLE))
     assert reader.receive_data(SAMPLE) == [Delta("hi")]
     more = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "x" * len(SAMPLE)})
@@ -63,7 +63,7 @@ def test_an_event_over_the_limit() -> None:
         reader.receive_data(more[: len(SAMPLE) + 1])
 
 
-def test_an_answer_that_ends_inside_its_last_event() -> None:
+def test_an_answer_cut_inside_its_last_event_is_truncated() -> None:
     translator = BedrockTranslator()
     stop = event("messageStop", stopReason="end_turn")
     translator.receive_data(SAMPLE + stop + event("metadata", usage={"inputTokens": 3})[:-1])
@@ -71,8 +71,8 @@ def test_an_answer_that_ends_inside_its_last_event() -> None:
         translator.end()
 
 
-def test_a_picture_comes_in_pieces() -> None:
-    """The bytes are base64 piece by piece, each with its own padding."""
+def test_joins_an_image_sent_in_pieces() -> None:
+    """Each piece is base64 with its own padding."""
     reader = BedrockTranslator()
     data = event("contentBlockStart", contentBlockIndex=1, start={"image": {"format": "jpeg"}})
     for piece in (b"a", b"bc"):
@@ -98,7 +98,7 @@ def without_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def encoded(model: str = "anthropic.claude-v1:0") -> HTTPRequest:
+def signed_request(model: str = "anthropic.claude-v1:0") -> HTTPRequest:
     provider = Bedrock("bedrock", {"region": "eu-west-1"}, Settings())
     messages = [{"role": "user", "content": "hi"}]
     try:
@@ -107,12 +107,12 @@ def encoded(model: str = "anthropic.claude-v1:0") -> HTTPRequest:
         provider.close()
 
 
-def test_signature(without_aws: pytest.MonkeyPatch) -> None:
-    """It is what AWS's description of Signature Version 4 comes to."""
+def test_signature_matches_aws_description(without_aws: pytest.MonkeyPatch) -> None:
+    """Computed here as AWS describes Signature Version 4."""
     without_aws.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     without_aws.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     without_aws.setenv("AWS_SESSION_TOKEN", "token")
-    request = encoded()
+    request = signed_request()
     headers = request.headers
     assert headers["x-amz-security-token"] == "token"
     found = re.fullmatch(
@@ -125,13 +125,13 @@ def test_signature(without_aws: pytest.MonkeyPatch) -> None:
     assert {"host", "x-amz-date", "x-amz-security-token"} <= set(signed.split(";"))
     url = urlsplit(request.url)
     assert url.path == "/model/anthropic.claude-v1%3A0/converse-stream"
-    everything = {**headers, "host": url.netloc}
+    signed_headers = {**headers, "host": url.netloc}
     canonical = "\n".join(
         [
             "POST",
-            quote(url.path),  # encoded once more
+            quote(url.path),  # the path is encoded twice
             "",
-            *(f"{name}:{everything[name]}" for name in signed.split(";")),
+            *(f"{name}:{signed_headers[name]}" for name in signed.split(";")),
             "",
             signed,
             hashlib.sha256(request.body).hexdigest(),
@@ -148,9 +148,9 @@ def test_signature(without_aws: pytest.MonkeyPatch) -> None:
     assert key.hex() == signature
 
 
-def test_no_credentials(without_aws: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_raise_provider_not_configured(without_aws: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProviderNotConfigured, match="AWS_BEARER_TOKEN_BEDROCK"):
-        encoded()
+        signed_request()
 
 
 @pytest.mark.parametrize(
@@ -169,5 +169,7 @@ def test_no_credentials(without_aws: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_environment(environment: dict[str, str], options: dict[str, str]) -> None:
+def test_environment_variables_become_options(
+    environment: dict[str, str], options: dict[str, str]
+) -> None:
     assert Bedrock.from_environment(environment) == options

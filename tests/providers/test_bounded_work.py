@@ -1,4 +1,4 @@
-"""Twice as much of anything is twice the work, and what somebody else chooses is bounded."""
+"""Work grows in proportion to the input, and everything that others choose is bounded."""
 
 from __future__ import annotations
 
@@ -39,29 +39,29 @@ def with_messages(messages: list[dict[str, Any]], **more: Any) -> Any:
     return parse(json.dumps({"model": "m", "messages": [USER, *messages], **more}).encode())
 
 
-def called(number: int) -> dict[str, Any]:
-    function = {"name": "f", "arguments": '{"a":"some words, as a model has them"}'}
+def tool_call(number: int) -> dict[str, Any]:
+    function = {"name": "f", "arguments": '{"a":"some arguments, as models send them"}'}
     return {"id": f"call_{number}", "type": "function", "function": function}
 
 
-def answered(number: int) -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": f"call_{number}", "content": "some words, as it says"}
+def tool_result(number: int) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": f"call_{number}", "content": "some words, as results"}
 
 
-def one_id(count: int) -> Callable[[], object]:
-    made = {"role": "assistant", "tool_calls": [called(1)] * count}
-    request = with_messages([made, *[answered(1)] * count])
+def calls_of_one_id(count: int) -> Callable[[], object]:
+    made = {"role": "assistant", "tool_calls": [tool_call(1)] * count}
+    request = with_messages([made, *[tool_result(1)] * count])
     return lambda: conversation(request, "gemini", Capabilities())
 
 
-def many_ids(count: int) -> Callable[[], object]:
-    made = {"role": "assistant", "tool_calls": list(map(called, range(count)))}
-    request = with_messages([made, *map(answered, range(count))])
+def calls_of_many_ids(count: int) -> Callable[[], object]:
+    made = {"role": "assistant", "tool_calls": list(map(tool_call, range(count)))}
+    request = with_messages([made, *map(tool_result, range(count))])
     return lambda: conversation(request, "gemini", Capabilities())
 
 
 def tools(names: str) -> Callable[[int], Callable[[], object]]:
-    def made(count: int) -> Callable[[], object]:
+    def make(count: int) -> Callable[[], object]:
         offered = [
             {
                 "type": "function",
@@ -72,21 +72,23 @@ def tools(names: str) -> Callable[[int], Callable[[], object]]:
         request = with_messages([], tools=offered)
         return lambda: functions(request)
 
-    return made
+    return make
 
 
 @pytest.mark.parametrize(
-    "make", [one_id, many_ids, tools("f%d"), tools("f%.0d")], ids=["one id", "ids", "tools", "f"]
+    "make",
+    [calls_of_one_id, calls_of_many_ids, tools("f%d"), tools("f%.0d")],
+    ids=["one id", "ids", "tools", "f"],
 )
-def test_a_conversation_is_read_in_steps_of_its_length(
+def test_conversation_work_is_linear_in_its_length(
     make: Callable[[int], Callable[[], object]],
 ) -> None:
-    make(4)()  # what is prepared once
+    make(4)()  # fills the caches
     once, twice = calls(make(400)), calls(make(800))
     assert twice < 2.2 * once
 
 
-def test_words_of_a_provider_are_cut() -> None:
+def test_truncates_long_words_of_a_provider() -> None:
     for word in ("max_" * 2_000_000, "-" * 8_000_000, "aB" * 4_000_000):
         reason, more = finish_reason(word)
         assert reason == "stop"
@@ -98,15 +100,15 @@ def test_words_of_a_provider_are_cut() -> None:
             assert len(error.body()) < 5_000
 
 
-def test_a_number_with_an_exponent_has_a_bounded_length() -> None:
-    """30,000 times 1e4000, 210 KB, took half a minute and became 120 MB."""
+def test_rejects_numbers_with_large_exponents() -> None:
+    """30,000 times ``1e4000`` (210 KB) once took half a minute and grew to 120 MB."""
     assert parse_object('{"x":-1e400}') == {"x": -(10**400)}
     for number in ("1e401", "-1e4000", "1e999999999"):
         with pytest.raises(UpstreamInvalid, match="not JSON"):
             parse_object(f'{{"x":{number}}}')
 
 
-def test_an_address_of_a_picture_takes_no_more_than_itself() -> None:
+def test_checking_an_image_url_takes_less_than_twice_its_size() -> None:
     url = "data:image/png" + ";a=b" * 2_000_000
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
     with traced() as memory, pytest.raises(ChoreoError):
@@ -114,10 +116,10 @@ def test_an_address_of_a_picture_takes_no_more_than_itself() -> None:
     assert memory.peak < 2 * len(url)
 
 
-def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
+def test_parses_arguments_once_despite_pieces_that_look_final(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each with an id of its own, so that it is asked whether the call before is over."""
+    """Each piece has a new id, so that the end of the previous call is checked."""
     parsed = 0
     parse_one = jsontext.parse
 
@@ -151,18 +153,18 @@ def test_arguments_are_parsed_once_however_many_pieces_look_like_their_end(
         ([b'{\\"a\\":\\"\\\\', b'\\"x\\"}'], True),
     ],
 )
-def test_whether_a_call_is_over(pieces: list[Any], closed: bool) -> None:
-    for ask_at_each in (False, True):
+def test_detects_the_end_of_a_tool_call(pieces: list[Any], closed: bool) -> None:
+    for check_each in (False, True):
         call = Call(0, "id")
         for piece in pieces:
             call.add(piece if isinstance(piece, bytes) else aside.escaped(piece))
-            if ask_at_each:
+            if check_each:
                 assert not call.closed or piece is pieces[-1] or call.arguments == "{}"
                 assert isinstance(call.arguments, str)
         assert call.closed == closed
 
 
-def test_calls_and_arguments_without_end() -> None:
+def test_limits_tool_calls_and_their_arguments() -> None:
     calls = ToolCalls()
     with pytest.raises(UpstreamInvalid, match="tool calls"):
         for number in range(10_000):
@@ -175,7 +177,7 @@ def test_calls_and_arguments_without_end() -> None:
 
 
 def long_call(text: str) -> tuple[ToolCalls, dict[str, Any]]:
-    """Return the calls with one that came whole, and its piece, of which most is set aside."""
+    """Return calls with one complete call, and its piece, most of which is set aside."""
     calls = ToolCalls()
     mark = new_mark()
     calls.marks[mark.encode()] = text.encode()
@@ -185,7 +187,7 @@ def long_call(text: str) -> tuple[ToolCalls, dict[str, Any]]:
     return calls, piece
 
 
-def test_arguments_that_came_whole_are_not_kept() -> None:
+def test_complete_arguments_are_not_kept() -> None:
     with traced() as memory:
         calls, _ = long_call("x" * 4_000_000)
         calls.marks.clear()
@@ -193,7 +195,7 @@ def test_arguments_that_came_whole_are_not_kept() -> None:
         assert calls.close() == []
 
 
-def test_a_long_call_that_comes_again_is_told_once() -> None:
+def test_forwards_a_repeated_long_call_once() -> None:
     calls, piece = long_call("x" * 100_000)
     assert calls.normalise([piece]) == []
     assert calls.normalise([{**piece, "index": 1}]) == [
@@ -203,7 +205,7 @@ def test_a_long_call_that_comes_again_is_told_once() -> None:
     assert calls.close() == []
 
 
-def test_nothing_may_follow_a_long_call() -> None:
+def test_rejects_arguments_after_a_complete_long_call() -> None:
     calls, _ = long_call("x" * 100_000)
     calls.normalise([{"index": 0, "function": {"arguments": "{}"}}])
     with pytest.raises(UpstreamInvalid, match="broken"):
@@ -211,14 +213,14 @@ def test_nothing_may_follow_a_long_call() -> None:
 
 
 def open_calls(count: int) -> list[Delta]:
-    """Return calls of which each is still open when the next ones begin."""
+    """Return calls that are all still open when the next ones begin."""
     pieces = [ToolCall(at, f"c{at}", "f", '{"a":"}') for at in range(count)]
     pieces += [ToolCall(at, arguments='"}') for at in range(count)]
     return [Delta(tool_calls=[piece]) for piece in pieces]
 
 
 def texts_beside_a_call(count: int) -> list[Delta]:
-    """Return a call that grows by what looks like its end, with texts in between."""
+    """Return a call in pieces that look like its end, with texts between them."""
     made = [Delta(tool_calls=[ToolCall(0, "c", "f", '{"a":"')])]
     for _ in range(count):
         made += [Delta(tool_calls=[ToolCall(0, arguments="}")]), Delta("x"), Delta(reasoning="x")]
@@ -227,48 +229,48 @@ def texts_beside_a_call(count: int) -> list[Delta]:
 
 @pytest.mark.parametrize("api", ["messages", "responses"])
 @pytest.mark.parametrize("make", [open_calls, texts_beside_a_call])
-def test_calls_that_are_open_are_not_looked_through_again(
+def test_open_calls_are_not_parsed_again(
     make: Callable[[int], list[Delta]], api: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = 0
+    checks = 0
     is_object = aside.is_object
 
-    def look(pieces: list[str]) -> bool:
-        nonlocal looked
-        looked += 1
+    def count_check(pieces: list[str]) -> bool:
+        nonlocal checks
+        checks += 1
         return is_object(pieces)
 
-    monkeypatch.setattr("choreo_wsgi.apis.blocks.is_object", look)
-    asked = {"model": "m", "stream": True, "max_tokens": 9, "input": "hi"}
-    asked["messages"] = [{"role": "user", "content": "hi"}]
+    monkeypatch.setattr("choreo_wsgi.apis.blocks.is_object", count_check)
+    body = {"model": "m", "stream": True, "max_tokens": 9, "input": "hi"}
+    body["messages"] = [{"role": "user", "content": "hi"}]
 
     def work(count: int) -> Callable[[], object]:
-        writer = load(api).writer(load(api).read(json.dumps(asked).encode()))
+        writer = load(api).writer(load(api).read(json.dumps(body).encode()))
         items = [*make(count), Finish("tool_calls")]
         return lambda: [*map(writer.write, items), *writer.ending()]
 
     once, twice = calls(work(100)), calls(work(200))
     assert twice < 2.2 * once
-    assert looked <= 301
+    assert checks <= 301
 
 
-def test_a_signature_in_pieces_is_put_together_once() -> None:
+def test_joins_the_pieces_of_a_signature_once() -> None:
     blocks = Blocks({})
     piece = {"type": "signature_delta", "signature": "x" * 1000}
     with traced() as memory:
         for _ in range(1000):
             blocks.read({"type": "content_block_delta", "index": 0, "delta": piece}, [])
-    assert memory.peak < 500_000  # nothing of a megabyte was made
+    assert memory.peak < 500_000  # the pieces were not joined
     items: list[Any] = []
     blocks.read({"type": "content_block_stop", "index": 0}, items)
     assert items[0].extra["thinking_blocks"][0]["signature"] == "x" * 1_000_000
 
 
-def test_what_is_packed_comes_in_pieces() -> None:
+def test_decompresses_in_bounded_pieces() -> None:
     text = b": a comment\n\n" * 1_000_000
-    for packed in (gzip.compress(text), b"".join(map(gzip.compress, (text[:7], text[7:])))):
+    for compressed in (gzip.compress(text), b"".join(map(gzip.compress, (text[:7], text[7:])))):
         decompressor, found = Decompressor(), [b""]
-        found.append(decompressor.step(packed, 1000))
+        found.append(decompressor.step(compressed, 1000))
         while decompressor.waiting:
             assert len(found[-1]) <= 1000
             found[:] = [b"".join(found)] if len(found) > 1000 else found
@@ -278,23 +280,23 @@ def test_what_is_packed_comes_in_pieces() -> None:
             Decompressor().decompress(gzip.compress(bytes(20_000_000)))
 
 
-def test_all_that_a_piece_decompresses_to_is_returned() -> None:
-    """As by zlib without a limit, wherever the data are cut."""
-    packed = gzip.compress(b"".join(b"%d" % (number // 60) for number in range(6000)))
-    for cut in range(len(packed)):
+def test_returns_everything_a_piece_decompresses_to() -> None:
+    """The result is that of zlib without a limit, wherever the data are cut."""
+    compressed = gzip.compress(b"".join(b"%d" % (number // 60) for number in range(6000)))
+    for cut in range(len(compressed)):
         decompressor = Decompressor()
-        pieces = [decompressor.step(packed[:cut], 7)]
+        pieces = [decompressor.step(compressed[:cut], 7)]
         while decompressor.waiting:
             pieces.append(decompressor.step(b"", 7))
-        assert b"".join(pieces) == zlib.decompressobj(31).decompress(packed[:cut])
+        assert b"".join(pieces) == zlib.decompressobj(31).decompress(compressed[:cut])
 
 
-def test_damaged_data_are_an_error() -> None:
+def test_damaged_gzip_raises_framing_error() -> None:
     with pytest.raises(FramingError, match="cannot be decompressed"):
         Decompressor().decompress(gzip.compress(b"x" * 100)[:-12] + bytes(100))
 
 
-def test_members_without_anything_are_not_all_begun_at_once() -> None:
+def test_reads_many_empty_gzip_members_in_steps() -> None:
     empty = gzip.compress(b"")
     decompressor = Decompressor()
     assert calls(lambda: decompressor.step(empty * 5000, 1000)) < 2000
@@ -307,7 +309,7 @@ def test_members_without_anything_are_not_all_begun_at_once() -> None:
     assert decompressor.step(gzip.compress(b"x"), 1000) == b"x"
 
 
-def test_a_head_has_a_hundred_lines() -> None:
+def test_rejects_a_head_of_too_many_lines() -> None:
     for line in (b"a: b\r\n", b" folded\r\n", b"no header\r\n"):
         with pytest.raises(FramingError, match="headers"):
             parse_head(b"HTTP/1.1 200 OK\r\nx: y\r\n" + line * 5000 + b"\r\n", "POST")
@@ -328,8 +330,8 @@ CHUNK = (
     ],
     ids=["bytes", "small events", "small events renamed", "large events renamed"],
 )
-def test_a_stream_is_relayed_in_steps_of_its_length(block: bytes, size: int, renamed: str) -> None:
-    """Byte by byte, a burst of small events, and large ones; with a name that is put in or not."""
+def test_relay_work_is_linear_in_the_streams_length(block: bytes, size: int, renamed: str) -> None:
+    """Single bytes, small events in a burst, and large events; with and without a new name."""
     relayed = 0
 
     def relay(count: int) -> None:
@@ -341,7 +343,7 @@ def test_a_stream_is_relayed_in_steps_of_its_length(block: bytes, size: int, ren
         )
 
     many = max(2, 20 * (1 << 16) // len(block) if size > 1 else 20)
-    relay(2)  # what is prepared once
+    relay(2)  # fills the caches
     once, twice = calls(lambda: relay(many)), calls(lambda: relay(2 * many))
     assert twice < 2.3 * once
     assert relayed >= 2 * many * len(block)

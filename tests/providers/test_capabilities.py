@@ -1,4 +1,4 @@
-"""The table of models: who is in it, what is made of it, what a setting changes."""
+"""The table of models: their capabilities, the requests based on them, and overrides."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
-#: Models that think, one for each way of asking for it, and unknown ones.
+#: Models that reason, one for each way of requesting it, and unknown ones.
 CLAUDES = [
     *("claude-3-7-sonnet-20250219", "claude-opus-4-1-20250805", "claude-opus-4-6"),
     *("claude-opus-4-7", "claude-opus-5-5", "claude-sonnet-5-5", "claude-next"),
@@ -40,8 +40,8 @@ def sent(type: str, model: str, options: dict[str, str] | None = None, **more: A
 
 OLDER = ("low", "medium", "high", "max")
 NEWER = ("low", "medium", "high", "xhigh", "max")
-#: What models can do, by their names at their makers, at Bedrock and at Vertex AI.
-ABLE: list[tuple[str, dict[str, Any]]] = [
+#: Capabilities of models by their names at the vendor, at Bedrock and at Vertex AI.
+EXPECTED: list[tuple[str, dict[str, Any]]] = [
     ("claude-3-haiku-20240307", {"thinking": "none", "max_tokens": 4096}),
     ("claude-3-5-haiku-latest", {"thinking": "none", "max_tokens": 8192}),
     ("claude-3-7-sonnet@20250219", {"thinking": "budget", "max_tokens": 64000}),
@@ -78,14 +78,14 @@ ABLE: list[tuple[str, dict[str, Any]]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "facts"), ABLE, ids=[name for name, _ in ABLE])
-def test_what_a_model_can_do(model: str, facts: dict[str, Any]) -> None:
-    able = capabilities(model)
-    assert {name: getattr(able, name) for name in facts} == facts
+@pytest.mark.parametrize(("model", "facts"), EXPECTED, ids=[name for name, _ in EXPECTED])
+def test_each_model_has_its_capabilities(model: str, facts: dict[str, Any]) -> None:
+    found = capabilities(model)
+    assert {name: getattr(found, name) for name in facts} == facts
 
 
 @pytest.mark.parametrize("fact", ["least=-1", "most=-1", "max_tokens=-1"])
-def test_less_than_nothing_is_no_capability(fact: str) -> None:
+def test_rejects_negative_capabilities(fact: str) -> None:
     with pytest.raises(ConfigurationError, match=fact.partition("=")[0]):
         overrides([f"m {fact}"])
 
@@ -95,13 +95,13 @@ def provider_of(model: str) -> str:
     return {"claude": "anthropic", "gemini": "gemini"}.get(family, "ollama")
 
 
-def test_every_row_says_where_it_is_from() -> None:
+def test_every_row_has_its_source_and_date() -> None:
     for row in TABLE:
         assert row.page.startswith("https://") and row.seen.startswith("2026-")
 
 
 @pytest.mark.parametrize("model", THINKING)
-def test_more_effort_is_never_less_thinking(model: str) -> None:
+def test_higher_effort_never_means_less_thinking(model: str) -> None:
     amounts: list[tuple[int, ...]] = []
     for effort in EFFORTS:
         body = sent(provider_of(model), model, reasoning_effort=effort)
@@ -114,20 +114,20 @@ def test_more_effort_is_never_less_thinking(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["claude-3-haiku-20240307", *CLAUDES])
-def test_what_is_made_up_stays_within_the_model(model: str) -> None:
-    able = capabilities(model)
-    efforts = ("none",) if able.thinking == "none" else EFFORTS
+def test_derived_limits_stay_within_the_model(model: str) -> None:
+    found = capabilities(model)
+    efforts = ("none",) if found.thinking == "none" else EFFORTS
     for effort in (None, *efforts):
         body = sent("anthropic", model, reasoning_effort=effort)
-        assert body["max_tokens"] <= (able.max_tokens or body["max_tokens"])
+        assert body["max_tokens"] <= (found.max_tokens or body["max_tokens"])
         thinking = body.get("thinking", {})
         assert thinking.get("budget_tokens", 0) < body["max_tokens"]
         level = body.get("output_config", {}).get("effort")
-        assert level is None or not able.efforts or level in able.efforts
+        assert level is None or not found.efforts or level in found.efforts
 
 
 @pytest.mark.parametrize(
-    ("model", "asked", "sent"),
+    ("model", "requested", "sent"),
     [
         ("claude-opus-4-6", "xhigh", "high"),
         ("claude-opus-5", "xhigh", "xhigh"),
@@ -135,8 +135,8 @@ def test_what_is_made_up_stays_within_the_model(model: str) -> None:
         ("gemini-3-pro", "max", "high"),
     ],
 )
-def test_a_word_that_a_model_does_not_have(model: str, asked: str, sent: str) -> None:
-    assert capabilities(model).effort(asked) == sent
+def test_effort_becomes_one_that_the_model_supports(model: str, requested: str, sent: str) -> None:
+    assert capabilities(model).effort(requested) == sent
 
 
 SAMPLING = [
@@ -147,17 +147,17 @@ SAMPLING = [
 
 
 @pytest.mark.parametrize(("model", "names"), SAMPLING)
-def test_sampling_parameters(model: str, names: set[str]) -> None:
-    asked = {"temperature": 0.3, "top_p": 0.9}
-    assert {*asked} & sent("anthropic", model, **asked).keys() == names
-    inference = sent("bedrock", model, **asked).get("inferenceConfig", {})
+def test_sends_only_supported_sampling_parameters(model: str, names: set[str]) -> None:
+    given = {"temperature": 0.3, "top_p": 0.9}
+    assert {*given} & sent("anthropic", model, **given).keys() == names
+    inference = sent("bedrock", model, **given).get("inferenceConfig", {})
     assert {"temperature", "topP"} & inference.keys() == {
         name.replace("top_p", "topP") for name in names
     }
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
-def test_models_that_cannot_be_made_to_call_a_tool(type: str) -> None:
+def test_rejects_forced_tools_where_the_model_cannot(type: str) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     for model, refused in (("claude-opus-5-5", True), ("claude-opus-5", False)):
         try:
@@ -168,7 +168,7 @@ def test_models_that_cannot_be_made_to_call_a_tool(type: str) -> None:
             assert not refused
 
 
-def test_a_setting_goes_before_the_table() -> None:
+def test_capabilities_setting_overrides_the_table() -> None:
     line = "claude-opus-4-1 sampling=both max_tokens=20000, claude-next sampling=none"
     options = {"capabilities": line}
     body = sent("anthropic", "claude-opus-4-1", options, top_p=0.9, temperature=0.3)
@@ -180,17 +180,17 @@ def test_a_setting_goes_before_the_table() -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini", "ollama"])
-def test_limits_above_the_models_become_the_models(type: str) -> None:
+def test_max_tokens_is_capped_at_the_models_limit(type: str) -> None:
     options = {"capabilities": "capped max_tokens=5000"}
     for model, most in (("claude-capped", 5000), ("claude-unknown", 999_999)):
-        for asked, limit in ((10, 10), (5000, 5000), (999_999, most)):
-            body = sent(type, model, options, max_tokens=asked)
+        for requested, limit in ((10, 10), (5000, 5000), (999_999, most)):
+            body = sent(type, model, options, max_tokens=requested)
             found = json.dumps(body)
             assert f": {limit}" in found, found
-            assert limit == asked or str(asked) not in found
+            assert limit == requested or str(requested) not in found
 
 
-def test_budget_of_thinking_stays_below_a_lowered_limit() -> None:
+def test_thinking_budget_stays_below_a_capped_limit() -> None:
     for type in ("anthropic", "bedrock"):
         model = "claude-opus-4-1"
         body = sent(type, model, max_tokens=999_999, reasoning_effort="max")
@@ -200,7 +200,7 @@ def test_budget_of_thinking_stays_below_a_lowered_limit() -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini", "ollama"])
-def test_parallel_calls_of_models_that_make_one(type: str) -> None:
+def test_drops_parallel_tool_calls_for_single_call_models(type: str) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
     options = {"capabilities": "single parallel=one"}
     for value in (True, False):
@@ -211,42 +211,44 @@ def test_parallel_calls_of_models_that_make_one(type: str) -> None:
             sent(type, "claude-x", options, tools=[tool], parallel_tool_calls=False)
 
 
-@pytest.mark.parametrize(("model", "left_out"), [("o4-mini-2025-04-16", True), ("gpt-5", False)])
-def test_openai_models_that_refuse_parallel_tool_calls(model: str, left_out: bool) -> None:
+@pytest.mark.parametrize(("model", "dropped"), [("o4-mini-2025-04-16", True), ("gpt-5", False)])
+def test_drops_parallel_tool_calls_that_openai_models_reject(model: str, dropped: bool) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
-    body = relayed("openai", {}, model, tools=[tool], parallel_tool_calls=False)
-    assert ("parallel_tool_calls" not in body) == left_out
+    body = upstream_body("openai", {}, model, tools=[tool], parallel_tool_calls=False)
+    assert ("parallel_tool_calls" not in body) == dropped
 
 
 @pytest.mark.parametrize("type", ["openai", "azure", "mistral"])
-def test_a_setting_tells_what_openai_compatible_models_take(type: str) -> None:
+def test_capabilities_setting_applies_to_openai_compatible_types(type: str) -> None:
     options = {"capabilities": "^mine max_tokens=100 parallel=one", "base_url": "http://x/v1"}
     tools = [{"type": "function", "function": {"name": "f"}}]
     for model, limit in (("mine-1", 100), ("other", 9000)):
         for name in ("max_tokens", "max_completion_tokens"):
-            asked = {"tools": tools, "parallel_tool_calls": True, name: 9000}
+            given = {"tools": tools, "parallel_tool_calls": True, name: 9000}
             for stream in (True, False):
-                body = relayed(type, options, model, stream=stream, **asked)
+                body = upstream_body(type, options, model, stream=stream, **given)
                 assert body["max_tokens" if type == "mistral" else name] == limit
                 assert ("parallel_tool_calls" in body) == (limit != 100)
 
 
-def relayed(type: str, options: dict[str, str], model: str, **more: Any) -> Any:
-    """Return the body that an OpenAI-compatible upstream is sent."""
+def upstream_body(type: str, options: dict[str, str], model: str, **more: Any) -> Any:
+    """Return the body sent to an OpenAI-compatible upstream."""
     provider: Any = provider_class(type)(type, {"api_key": "k", **options}, Settings())
     provider.close()
     playback = provider.client = Playback(200, Message(), [])
-    asked = request(model, **more)
+    parsed = request(model, **more)
     chunks = ChunkWriter(Identity(model), False)
-    provider.answer(asked, chunks if asked.stream else CompletionWriter(Identity(model), 1)).close()
+    provider.answer(
+        parsed, chunks if parsed.stream else CompletionWriter(Identity(model), 1)
+    ).close()
     return json.loads(playback.sent[0].body)
 
 
-def test_unknown_models_have_the_defaults() -> None:
+def test_unknown_models_get_the_defaults() -> None:
     assert capabilities("something-else") == Capabilities()
 
 
 @pytest.mark.parametrize("line", ["( sampling=none", "m off=1", "m efforts=low|more", "m x=1"])
-def test_a_wrong_override_is_refused_at_start(line: str) -> None:
+def test_rejects_an_invalid_override(line: str) -> None:
     with pytest.raises(ConfigurationError, match="capabilities"):
         overrides([line])

@@ -1,4 +1,4 @@
-"""The tables of messages and of content are true: every cell is tried."""
+"""The tables of messages and of content are true in every cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DATA = "iVBORw0KGgo="
 OFFICE = "application/vnd.openxmlformats-officedocument."
 LINK = "https://example.com/a.png"
 
-#: Each kind of content as a part, and what shows that it was sent.
+#: Each kind of content as a part, and a text in the body if it was sent.
 PARTS: dict[str, tuple[dict[str, Any], str]] = {
     "image, data: URL": ({"image_url": {"url": f"data:image/png;base64,{DATA}"}}, DATA),
     "image, https: URL": ({"image_url": {"url": LINK}}, LINK),
@@ -38,8 +38,8 @@ PARTS: dict[str, tuple[dict[str, Any], str]] = {
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-def talk(place: str, content: Any, **members: Any) -> list[dict[str, Any]]:
-    """Return messages of which one of the role *place* has *content*."""
+def messages_with(place: str, content: Any, **members: Any) -> list[dict[str, Any]]:
+    """Return messages in which one of role *place* has *content*."""
     message = {"role": place, "content": content, **members}
     user = {"role": "user", "content": "hi"}
     if place == "tool":
@@ -50,7 +50,7 @@ def talk(place: str, content: Any, **members: Any) -> list[dict[str, Any]]:
     return [message] if place == "user" else [message, user]
 
 
-def where(place: str) -> str:
+def param_of(place: str) -> str:
     return f"messages[{ {'tool': 2, 'assistant': 1}.get(place, 0) }]"
 
 
@@ -61,10 +61,10 @@ def test_every_kind_has_a_sample() -> None:
 @pytest.mark.parametrize("type", PROVIDERS)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
+def test_content_is_sent_or_rejected_as_in_the_table(kind: str, place: str, type: str) -> None:
     part, shown = PARTS[kind]
     content = [{"type": "text", "text": "look"}, {"type": next(iter(part)), **part}]
-    messages = talk(place, content)
+    messages = messages_with(place, content)
     if accepts(type, place, kind):
         body = json.dumps(sent(type, messages=messages))
         assert (shown in body or "a,b" in body) and "look" in body
@@ -72,7 +72,7 @@ def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         sent(type, messages=messages)
     assert caught.value.status == 400
-    assert str(caught.value.param).startswith(f"{where(place)}.content[1].")
+    assert str(caught.value.param).startswith(f"{param_of(place)}.content[1].")
     assert type in caught.value.message and kind in caught.value.message
 
 
@@ -83,17 +83,19 @@ def test_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
         *itertools.product(("refusal", "thinking"), PLACES, ["anthropic"]),
     ],
 )
-def test_other_content_is_sent_or_refused(kind: str, place: str, type: str) -> None:
-    messages = talk(place, [{"type": "text", "text": "look"}, {"type": kind, kind: "x-1-x"}])
+def test_other_content_is_sent_or_rejected_by_type(kind: str, place: str, type: str) -> None:
+    messages = messages_with(
+        place, [{"type": "text", "text": "look"}, {"type": kind, kind: "x-1-x"}]
+    )
     if kind in ("text", "refusal"):
         assert "x-1-x" in json.dumps(sent(type, messages=messages))
         return
     with pytest.raises(InvalidRequest) as caught:
         sent(type, messages=messages)
-    assert caught.value.param == f"{where(place)}.content[1].type"
+    assert caught.value.param == f"{param_of(place)}.content[1].type"
 
 
-#: What says each member, in a message of which role.
+#: The role of a message that may have each member, and a value.
 SAMPLES: dict[str, tuple[str, Any]] = {
     "name": ("user", "Ann"),
     "refusal": ("assistant", "no"),
@@ -109,23 +111,23 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize("type", PROVIDERS)
 @pytest.mark.parametrize("row", MESSAGES, ids=lambda row: row.name)
-def test_members_of_messages(row: Row, type: str) -> None:
+def test_message_members_are_handled_as_in_the_table(row: Row, type: str) -> None:
     place, value = SAMPLES[row.name]
-    messages = talk(place, "look", **{row.name: value})
+    messages = messages_with(place, "look", **{row.name: value})
     if row.cells[type].how == "refused":
         with pytest.raises(InvalidRequest) as caught:
             sent(type, messages=messages)
-        assert caught.value.param == f"{where(place)}.{row.name}"
+        assert caught.value.param == f"{param_of(place)}.{row.name}"
         return
-    changed = sent(type, messages=messages) != sent(type, messages=talk(place, "look"))
+    changed = sent(type, messages=messages) != sent(type, messages=messages_with(place, "look"))
     assert changed == (row.cells[type].how == "sent")
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_pictures_that_the_model_drew(type: str) -> None:
-    """They go back to where a model can have drawn them."""
+def test_generated_images_are_sent_back_or_rejected(type: str) -> None:
+    """Sent to providers with models that can generate images."""
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
-    messages = talk("assistant", "", images=[image])
+    messages = messages_with("assistant", "", images=[image])
     if accepts(type, "assistant", "image, data: URL"):
         assert DATA in json.dumps(sent(type, messages=messages))
         return
@@ -136,25 +138,25 @@ def test_pictures_that_the_model_drew(type: str) -> None:
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
 @pytest.mark.parametrize("place", ["user", "tool", "assistant", "system", "tools", "root", "call"])
-def test_cache_control_is_sent_from_everywhere(type: str, place: str) -> None:
+def test_sends_cache_control_from_every_place(type: str, place: str) -> None:
     mark = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
     tool = {"type": "function", "function": {"name": "f"}}
-    asked: dict[str, Any] = {"messages": talk("user", "hi")}
+    fields: dict[str, Any] = {"messages": messages_with("user", "hi")}
     if place == "tools":
-        asked["tools"] = [{**tool, **mark}]
+        fields["tools"] = [{**tool, **mark}]
     elif place == "root":
-        asked.update(mark)
+        fields.update(mark)
     elif place == "call":
-        asked["messages"] = talk("tool", "ok")
-        asked["messages"][1]["tool_calls"] = [{**CALL, **mark}]
+        fields["messages"] = messages_with("tool", "ok")
+        fields["messages"][1]["tool_calls"] = [{**CALL, **mark}]
     else:
-        asked["messages"] = talk(place, [{"type": "text", "text": "long", **mark}])
-    body = json.dumps(sent(type, **asked))
+        fields["messages"] = messages_with(place, [{"type": "text", "text": "long", **mark}])
+    body = json.dumps(sent(type, **fields))
     assert ("cache_control" if type == "anthropic" else "cachePoint") in body
     assert '"1h"' in body
 
 
-MENDED = [
+CORRECTED = [
     ("data:image/jpg;base64,/9j/4AAQ", "image/jpeg"),
     ("DATA:IMAGE/PNG;BASE64,iVBORw0KGgo=", "image/png"),
     ("data:image/png;base64,iVBOR\\nw0KGgo", "image/png"),
@@ -169,29 +171,29 @@ MENDED = [
 
 @pytest.mark.parametrize(
     ("url", "media_type", "type"),
-    [*((*mended, "anthropic") for mended in MENDED), (*MENDED[0], "gemini")],
+    [*((*corrected, "anthropic") for corrected in CORRECTED), (*CORRECTED[0], "gemini")],
 )
-def test_pictures_that_others_take_are_mended(url: str, media_type: str, type: str) -> None:
+def test_corrects_the_media_type_of_images(url: str, media_type: str, type: str) -> None:
     part = {"type": "image_url", "image_url": {"url": url.replace("\\n", "\n")}}
-    body = sent(type, messages=talk("user", [part]))
+    body = sent(type, messages=messages_with("user", [part]))
     assert media_type in json.dumps(body)
 
 
-def test_a_file_may_be_base64_alone() -> None:
+def test_accepts_file_data_without_a_data_url() -> None:
     part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
-    body = sent("anthropic", messages=talk("user", [part]))
+    body = sent("anthropic", messages=messages_with("user", [part]))
     source = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
     assert body["messages"][0]["content"] == [
         {"type": "document", "source": source, "title": "a.pdf"}
     ]
 
 
-def test_every_model_of_the_samples_is_there() -> None:
+def test_every_provider_has_a_sample_model() -> None:
     assert set(MODELS) == set(PROVIDERS)
 
 
 @pytest.mark.parametrize(
-    ("type", "media_type", "taken"),
+    ("type", "media_type", "expected"),
     [
         ("anthropic", "application/x-pdf", "application/pdf"),
         ("bedrock", "application/x-pdf", "pdf"),
@@ -205,34 +207,36 @@ def test_every_model_of_the_samples_is_there() -> None:
         ("bedrock", OFFICE + "spreadsheetml.sheet", "xlsx"),
     ],
 )
-def test_documents_that_are_taken(type: str, media_type: str, taken: str) -> None:
+def test_sends_the_providers_format_of_a_document(
+    type: str, media_type: str, expected: str
+) -> None:
     part = {"type": "file", "file": {"file_data": f"data:{media_type};base64,YSxiCg=="}}
-    asked = {"type": "text", "text": "read"}
-    blocks = sent(type, messages=talk("user", [asked, part]))["messages"][0]["content"]
+    text = {"type": "text", "text": "read"}
+    blocks = sent(type, messages=messages_with("user", [text, part]))["messages"][0]["content"]
     if type == "bedrock":
         source = {"bytes": "YSxiCg=="}
-        assert blocks[1] == {"document": {"format": taken, "source": source, "name": "document"}}
+        assert blocks[1] == {"document": {"format": expected, "source": source, "name": "document"}}
     else:
-        assert blocks[1]["source"]["media_type"] == taken
+        assert blocks[1]["source"]["media_type"] == expected
 
 
 @pytest.mark.parametrize(
     "form", ["mp3", "opus", "wav", "aac", "flac", "mp4", "ogg", "mkv", "m4a", "mpeg", "webm", "pcm"]
 )
-def test_sounds_that_bedrock_takes(form: str) -> None:
+def test_bedrock_accepts_audio_formats(form: str) -> None:
     part = {"type": "input_audio", "input_audio": {"data": DATA, "format": form}}
-    (block,) = sent("bedrock", messages=talk("user", [part]))["messages"][0]["content"]
+    (block,) = sent("bedrock", messages=messages_with("user", [part]))["messages"][0]["content"]
     assert block == {"audio": {"format": form, "source": {"bytes": DATA}}}
 
 
 @pytest.mark.parametrize("form", ["png", "jpeg", "gif", "webp"])
-def test_pictures_that_bedrock_takes(form: str) -> None:
+def test_bedrock_accepts_image_formats(form: str) -> None:
     part = {"type": "image_url", "image_url": {"url": f"data:image/{form};base64,{DATA}"}}
-    (block,) = sent("bedrock", messages=talk("user", [part]))["messages"][0]["content"]
+    (block,) = sent("bedrock", messages=messages_with("user", [part]))["messages"][0]["content"]
     assert block == {"image": {"format": form, "source": {"bytes": DATA}}}
 
 
-def test_a_text_may_begin_with_a_byte_order_mark() -> None:
+def test_drops_the_byte_order_mark_of_a_text_file() -> None:
     part = {"type": "file", "file": {"file_data": "data:text/plain;base64,77u/YQ=="}}
-    (block,) = sent("anthropic", messages=talk("user", [part]))["messages"][0]["content"]
+    (block,) = sent("anthropic", messages=messages_with("user", [part]))["messages"][0]["content"]
     assert block["source"]["data"] == "a"

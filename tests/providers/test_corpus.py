@@ -13,7 +13,7 @@ from choreo_wsgi import sse
 
 CASES = cases()
 COMPLETE = [case for case in CASES if (case.folder / "completion.json").exists()]
-#: Longer answers are split at so many places, spread over them, and at every byte at once.
+#: Longer answers are split at this many places, and into single bytes.
 SPLITS = examples(80, 250)
 
 
@@ -25,20 +25,22 @@ def splits(body: bytes) -> Iterator[list[bytes]]:
         yield [body[:at], body[at:]]
 
 
-def asked(case: Case) -> tuple[str, str]:
+def request_key(case: Case) -> tuple[str, str]:
     return case.provider_type, str(case.json("upstream_request.json"))
 
 
 @pytest.mark.parametrize(
-    "case", list({asked(case): case for case in reversed(CASES)}.values()), ids=lambda case: case.id
+    "case",
+    list({request_key(case): case for case in reversed(CASES)}.values()),
+    ids=lambda case: case.id,
 )
-def test_request(case: Case) -> None:
-    """Each request that differs: many cases ask alike, for other answers."""
+def test_request_matches_the_recording(case: Case) -> None:
+    """Each distinct request: many cases send the same one."""
     assert request_sent(case) == case.json("upstream_request.json")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_answer_at_every_split(case: Case) -> None:
+def test_stream_matches_the_recording_at_every_split(case: Case) -> None:
     expected = case.json("client.json")
     if expected is None:
         expected = (case.folder / "client.sse").read_bytes()
@@ -50,26 +52,26 @@ def test_answer_at_every_split(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", COMPLETE, ids=lambda case: case.id)
-def test_plain_completion(case: Case) -> None:
+def test_plain_completion_matches_the_recording(case: Case) -> None:
     assert json.loads(fold(case)) == case.json("completion.json")
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.json("plain.json")], ids=lambda case: case.id
 )
-def test_plain_answer_at_every_split(case: Case) -> None:
+def test_plain_answer_matches_the_recording_at_every_split(case: Case) -> None:
     expected = case.json("plain.json")
     for pieces in splits(case.recorded("upstream_plain.http")[2]):
         assert plain(case, pieces) == expected
 
 
 def check_rules(case: Case, frames: bytes) -> None:
-    """Check what holds for any stream, whoever the provider was."""
+    """Check the rules that hold for the stream of any provider."""
     events = [event.data for event in sse.Decoder().receive_data(frames)]
     last = events.pop()
     chunks = [json.loads(data) for data in events]
     names = {(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}
-    if case.provider_type in ("azure", "openai"):  # passed on as it came
+    if case.provider_type in ("azure", "openai"):  # relayed unchanged
         assert len(names) <= 1
     else:
         assert names <= {("chatcmpl-corpus", 1700000000, case.request.model)}
@@ -103,8 +105,7 @@ def _check_calls(choices: list[dict[str, object]], *, complete: bool) -> None:
         assert all(isinstance(json.loads(str(call["text"])), dict) for call in calls)
 
 
-def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
-    """Once an answer failed its translator says nothing else."""
+def test_a_failed_translator_raises_again_and_reads_nothing() -> None:
     case = next(case for case in CASES if case.id == "anthropic/error-mid-stream")
     translator = case.playing()[0].translator(case.request)
     assert translator.receive_data(case.answer[2])
@@ -115,8 +116,8 @@ def test_a_failure_is_raised_again_and_nothing_read_on() -> None:
         translator.end()
 
 
-def test_usage_is_known_of_an_answer_that_was_left() -> None:
-    """What was paid for is told even when nobody reads on."""
+def test_usage_is_known_when_an_answer_is_closed_early() -> None:
+    """The tokens were paid for even if nobody reads on."""
     case = next(case for case in CASES if case.id == "anthropic/text")
     body = case.answer[2]
     provider, _ = case.playing([body[: len(body) // 2], body[len(body) // 2 :]])

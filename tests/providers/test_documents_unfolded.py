@@ -1,4 +1,4 @@
-"""A provider that sends one document where a stream was asked for is read all the same."""
+"""A document that a provider sends in place of a stream is read all the same."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ LINE = {
 
 
 def answer(type: str, body: bytes, piece: int, label: str = "application/json") -> list[Any]:
-    """Return the chunks that come of *body*, which arrives in pieces of that length."""
+    """Return the chunks for *body*, received in pieces of that length."""
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
     provider.close()
     headers = Message()
@@ -109,7 +109,9 @@ DOCUMENTS = [
 @pytest.mark.parametrize(
     ("type", "document"), [*DOCUMENTS, ("ollama", [LINE])], ids=lambda value: type(value).__name__
 )
-def test_document_is_a_stream(type: str, document: Any, piece: int, indent: int | None) -> None:
+def test_a_document_becomes_a_stream(
+    type: str, document: Any, piece: int, indent: int | None
+) -> None:
     body = json.dumps(document, ensure_ascii=False, indent=indent).encode()
     chunks = answer(type, body, piece)
     deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
@@ -131,7 +133,7 @@ def test_document_is_a_stream(type: str, document: Any, piece: int, indent: int 
 
 
 @pytest.mark.parametrize(("type", "document"), DOCUMENTS)
-def test_cut_document_is_an_error(type: str, document: Any) -> None:
+def test_a_truncated_document_is_an_error(type: str, document: Any) -> None:
     body = json.dumps(document).encode()
     for end in (1, len(body) // 2, len(body) - 1):
         with pytest.raises(ChoreoError) as caught:
@@ -152,7 +154,7 @@ def test_cut_document_is_an_error(type: str, document: Any) -> None:
         ("bedrock", b'{"message":"busy"}'),
     ],
 )
-def test_error_in_a_document_is_told(type: str, body: bytes) -> None:
+def test_reports_an_error_in_a_document(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError, match="busy"):
         answer(type, body, 5)
 
@@ -165,7 +167,7 @@ def test_error_in_a_document_is_told(type: str, body: bytes) -> None:
         ("ollama", b"{\n}"),
     ],
 )
-def test_other_documents_are_errors(type: str, body: bytes) -> None:
+def test_rejects_other_documents(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError) as caught:
         answer(type, body, 2)
     assert caught.value.status == 502

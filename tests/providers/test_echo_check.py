@@ -1,4 +1,4 @@
-"""What ``choreo-wsgi check`` asks the echo, over a socket."""
+"""The requests of ``choreo-wsgi check`` to the echo, over a socket."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ Serve = Callable[..., harness.Server]
 Make = Callable[..., Application]
 
 
-def ask(client: harness.Client, text: str, check: Any, **more: Any) -> None:
+def post_check(client: harness.Client, text: str, check: Any, **more: Any) -> None:
     messages = [{"role": "user", "content": text}]
     body = {"model": "echo", "messages": messages, "choreo_check": check, **more}
     client.request("POST", "/v1/chat/completions", body)
 
 
-def test_a_check_is_running_until_its_client_has_left(serve: Serve, application: Make) -> None:
+def test_a_check_is_running_until_its_client_leaves(serve: Serve, application: Make) -> None:
     server = serve(application())
 
     def state(id: str) -> str:
         with server.connect() as client:
-            ask(client, "any", {"about": id})
+            post_check(client, "any", {"about": id})
             return str(client.read_answer().json()["choices"][0]["message"]["content"])
 
     assert state("mine") == "unknown"
     client = server.connect()
-    ask(client, "one two", {"delay_ms": 60_000, "id": "mine"}, stream=True)
-    harness.wait_until(lambda: state("mine") == "running", "it runs")
+    post_check(client, "one two", {"delay_ms": 60_000, "id": "mine"}, stream=True)
+    harness.wait_until(lambda: state("mine") == "running", "the check is running")
     client.close()
-    harness.wait_until(lambda: state("mine") == "gone", "its end is noticed")
+    harness.wait_until(lambda: state("mine") == "gone", "the check has ended")
 
 
-def test_only_so_many_are_remembered(serve: Serve, application: Make) -> None:
+def test_remembers_only_the_last_256_checks(serve: Serve, application: Make) -> None:
     with serve(application()).connect() as client:
         for number in range(257):
-            ask(client, "any", {"id": str(number)})
+            post_check(client, "any", {"id": str(number)})
             assert client.read_answer().status == 200
         for id, state in (("0", "unknown"), ("1", "gone"), ("256", "gone")):
-            ask(client, "any", {"about": id})
+            post_check(client, "any", {"about": id})
             assert client.read_answer().json()["choices"][0]["message"]["content"] == state
 
 
@@ -60,14 +60,14 @@ def test_only_so_many_are_remembered(serve: Serve, application: Make) -> None:
         {"about": None},
     ],
 )
-def test_a_check_that_is_none_is_refused(serve: Serve, application: Make, check: Any) -> None:
+def test_rejects_an_invalid_check(serve: Serve, application: Make, check: Any) -> None:
     with serve(application()).connect() as client:
-        ask(client, "any", check)
+        post_check(client, "any", check)
         answer = client.read_answer()
     assert (answer.status, answer.error["param"]) == (400, "choreo_check")
 
 
-def test_a_request_hears_how_it_arrived_when_it_asks(serve: Serve, application: Make) -> None:
+def test_returns_choreo_saw_only_on_request(serve: Serve, application: Make) -> None:
     with serve(application(heartbeat_seconds="2.5")).connect() as client:
         client.request("GET", "/healthz", headers={"Choreo-Check": "1"})
         assert client.read_answer().headers["choreo-saw"] == "HTTP/1.1; direct; heartbeat=2.5"

@@ -37,7 +37,7 @@ class Clock:
 
 
 class Answering:
-    """Frames of one target: each step is bytes, or an error to raise."""
+    """The frames of one target: each step is bytes, or an error to raise."""
 
     def __init__(self, label: str, *steps: bytes | Exception) -> None:
         self.label = label
@@ -61,7 +61,7 @@ class Answering:
 
 
 class Target:
-    """A target that counts how often it is asked; a sole error is raised by *begin*."""
+    """A target that records its answers; *refuses* is raised by ``begin``."""
 
     provider = Echo("echo", {}, Settings())
     breakers: Breakers  # of one test
@@ -78,7 +78,7 @@ class Target:
         self.label = label
         self.steps = steps
         self.refuses = refuses
-        self.readings: list[Answering] = []
+        self.answers: list[Answering] = []
 
     def allowed(self) -> bool:
         return self.breakers.allows(self.label)
@@ -86,8 +86,8 @@ class Target:
     def begin(self) -> Answering:
         if self.refuses:
             raise self.refuses
-        self.readings.append(Answering(self.label, *self.steps))
-        return self.readings[-1]
+        self.answers.append(Answering(self.label, *self.steps))
+        return self.answers[-1]
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def failover_of(*targets: Target) -> Failover:
 
 
 def read(*targets: Target) -> tuple[bytes, str]:
-    """Return what a caller of *targets* reads, and from whom."""
+    """Return the bytes that a caller of *targets* reads, and the label of their target."""
     failover = failover_of(*targets)
     blocks = []
     while not failover.ended:
@@ -111,7 +111,7 @@ def read(*targets: Target) -> tuple[bytes, str]:
     return b"".join(blocks), failover.label
 
 
-# -- passing over -----------------------------------------------------------------------------
+# -- failing over -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -122,15 +122,13 @@ def read(*targets: Target) -> tuple[bytes, str]:
         (ChoreoError("overloaded", status=529), True),
     ],
 )
-def test_a_target_that_fails_before_its_first_byte_is_passed_over(
-    error: ChoreoError, late: bool
-) -> None:
+def test_fails_over_before_the_first_byte(error: ChoreoError, late: bool) -> None:
     first = Target("a", b"", error) if late else Target("a", refuses=error)
     assert read(first, Target("b", b"x", b"y")) == (b"xy", "b")
-    assert all(reading.closed for reading in first.readings)
+    assert all(answer.closed for answer in first.answers)
 
 
-def test_targets_are_passed_over_until_one_answers_and_the_last_error_is_told() -> None:
+def test_tries_targets_in_turn_and_raises_the_last_error() -> None:
     failing = [Target("a", ProviderTimeout("1")), Target("b", refuses=ProviderError("2"))]
     assert read(*failing, Target("c", b"x")) == (b"x", "c")
     with pytest.raises(RateLimited, match="3"):
@@ -142,40 +140,38 @@ def test_targets_are_passed_over_until_one_answers_and_the_last_error_is_told() 
 @pytest.mark.parametrize(
     ("error", "late"), [(InvalidRequest("bad"), False), (ModelNotFound("what"), True)]
 )
-def test_the_callers_own_fault_is_told_and_nobody_else_asked(
-    error: ChoreoError, late: bool
-) -> None:
+def test_a_clients_error_is_raised_without_failover(error: ChoreoError, late: bool) -> None:
     first = Target("a", b"", error) if late else Target("a", refuses=error)
     second = Target("b", b"x")
     with pytest.raises(type(error)):
         read(first, second)
-    assert second.readings == []
+    assert second.answers == []
     for _ in range(5):  # nor does it count against the target
         with pytest.raises(type(error)):
             read(first)
     assert first.allowed()
 
 
-def test_nothing_is_tried_again_after_the_first_byte() -> None:
+def test_never_fails_over_after_the_first_byte() -> None:
     second = Target("b", b"x")
     with pytest.raises(UpstreamTruncated):
         read(Target("a", b"", b"a", UpstreamTruncated("cut")), second)
-    assert second.readings == []
+    assert second.answers == []
 
 
-def test_an_answer_may_be_empty() -> None:
+def test_an_empty_answer_is_not_failed_over() -> None:
     assert read(Target("a", b""), Target("b", b"x")) == (b"", "a")
 
 
 class Waiting(Answering):
-    """One of whom nothing comes yet."""
+    """An answer that has no bytes yet."""
 
     def receive(self, timeout: float) -> bytes:
         return b""
 
 
-def test_the_request_is_let_go_of_when_nobody_else_is_left() -> None:
-    """What waits for a first byte, for minutes perhaps, holds no megabytes."""
+def test_releases_the_request_when_no_target_is_left() -> None:
+    """The wait for a first byte may last minutes, and must not hold megabytes."""
 
     def begin(target: Target) -> Answering:
         return Waiting(target.label)
@@ -186,49 +182,49 @@ def test_the_request_is_let_go_of_when_nobody_else_is_left() -> None:
     assert failover.receive(0) == b"" and held() is None
 
 
-def test_one_that_may_block_is_asked_where_there_is_time() -> None:
+def test_a_blocking_provider_begins_only_in_a_blocking_read() -> None:
     target = Target("a", b"x")
     target.provider = copy.copy(Target.provider)
     target.provider.blocking = True
     failover = failover_of(target)
-    assert failover.receive(0) == b"" and failover.due is None and not target.readings
+    assert failover.receive(0) == b"" and failover.due is None and not target.answers
     assert failover.receive(0.1) == b"x"
 
 
-def test_a_bug_is_no_reason_to_ask_another() -> None:
+def test_a_bug_is_not_failed_over() -> None:
     second = Target("b", b"x")
     with pytest.raises(ZeroDivisionError):
         read(Target("a", ZeroDivisionError()), second)
-    assert second.readings == []
+    assert second.answers == []
 
 
-def test_our_own_lack_of_something_is_no_targets_failure() -> None:
+def test_exhausted_is_neither_failed_over_nor_counted() -> None:
     first, second = Target("a", refuses=Exhausted("no descriptor")), Target("b", b"x")
     for _ in range(20):
         with pytest.raises(Exhausted):
             read(first, second)
-    assert not second.readings and first.allowed()
+    assert not second.answers and first.allowed()
 
 
-def test_a_client_that_leaves_is_no_failure() -> None:
+def test_a_client_that_leaves_does_not_count_as_a_failure() -> None:
     target = Target("a", b"", b"x", b"y")
     for reads in (0, 1, 2) * 3:
         failover = failover_of(target)
         for _ in range(reads):
             failover.receive(0)
         failover.close()
-        assert all(reading.closed for reading in target.readings)
+        assert all(answer.closed for answer in target.answers)
     assert target.allowed()
 
 
-def test_usage_and_label_are_of_whoever_answers() -> None:
+def test_usage_and_label_are_those_of_the_answering_target() -> None:
     target = Target("b", b"x", b"y")
     failover = failover_of(Target("a", ProviderTimeout("")), target)
     assert failover.label == "a"
     assert failover.receive(0) == b"" and not failover.ended
     assert failover.label == "b" and failover.usage is None
     assert failover.receive(0) == b"x"
-    target.readings[0].usage = Usage(1, 2)
+    target.answers[0].usage = Usage(1, 2)
     assert failover.usage == Usage(1, 2)
     failover.close()
 
@@ -244,12 +240,12 @@ def named(**targets: tuple[int, float]) -> list[Target]:
     return [Target(name, priority=how[0], weight=how[1]) for name, how in targets.items()]
 
 
-def test_the_lowest_priority_number_is_first() -> None:
+def test_the_lowest_priority_number_comes_first() -> None:
     targets = named(c=(3, 100.0), a=(-1, 0.1), b=(2, 1.0))
     assert labels(in_order(targets)) == ["a", "b", "c"]
 
 
-def test_one_priority_is_drawn_by_weight() -> None:
+def test_targets_of_one_priority_are_drawn_by_weight() -> None:
     targets = named(heavy=(0, 3.0), light=(0, 1.0), later=(1, 100.0))
     draw = random.Random(7).random
     orders = Counter(tuple(labels(in_order(targets, draw))) for _ in range(2000))
@@ -264,7 +260,7 @@ def test_weight_zero_is_a_last_resort() -> None:
 
 
 @pytest.mark.parametrize("draw", [lambda: 0.0, lambda: 1.0 - 2**-53])
-def test_the_ends_of_the_random_range_are_drawn_too(draw: Callable[[], float]) -> None:
+def test_draws_at_the_ends_of_the_random_range(draw: Callable[[], float]) -> None:
     targets = named(a=(0, 1.0), b=(0, 1e-300), c=(0, 1e300), d=(0, 5e-324))
     assert len(in_order(targets, draw)) == 4
 
@@ -276,7 +272,7 @@ def breaker(clock: Clock) -> Breakers:
     return Breakers(failures=3, seconds=30, clock=clock)
 
 
-def test_a_circuit_opens_after_failures_in_a_row_and_half_opens_after_its_time() -> None:
+def test_circuit_opens_after_consecutive_failures_then_half_opens() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(2):
@@ -302,10 +298,10 @@ def test_a_success_closes_the_circuit() -> None:
     assert circuit.allows("a") and circuit.allows("a")
     for _ in range(2):
         circuit.failed("a")
-    assert circuit.allows("a"), "the failures before do not count any more"
+    assert circuit.allows("a"), "earlier failures no longer count"
 
 
-def test_failures_count_in_a_row_only() -> None:
+def test_only_consecutive_failures_count() -> None:
     circuit = breaker(Clock())
     for _ in range(10):
         circuit.failed("a")
@@ -314,7 +310,7 @@ def test_failures_count_in_a_row_only() -> None:
     assert circuit.allows("a")
 
 
-def test_a_failed_trial_opens_the_circuit_for_its_whole_time_again() -> None:
+def test_a_failed_trial_opens_the_circuit_for_its_full_time() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
@@ -329,7 +325,7 @@ def test_a_failed_trial_opens_the_circuit_for_its_whole_time_again() -> None:
     assert circuit.allows("a")
 
 
-def test_a_trial_that_nobody_waited_for_does_not_keep_the_circuit_open_for_ever() -> None:
+def test_an_abandoned_trial_is_followed_by_another() -> None:
     clock = Clock()
     circuit = breaker(clock)
     for _ in range(3):
@@ -350,11 +346,11 @@ def test_only_one_of_many_threads_tries_a_half_open_circuit() -> None:
     start = threading.Barrier(8)
     allowed: list[bool] = []
 
-    def ask() -> None:
+    def try_once() -> None:
         start.wait()
         allowed.append(circuit.allows("a"))
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=try_once) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -362,20 +358,20 @@ def test_only_one_of_many_threads_tries_a_half_open_circuit() -> None:
     assert sorted(allowed) == [False] * 7 + [True]
 
 
-def test_an_open_circuit_is_asked_last_and_only_if_nobody_else_answers() -> None:
+def test_a_target_with_an_open_circuit_is_tried_last() -> None:
     failing, other = Target("a", ProviderTimeout("")), Target("b", b"x")
     for _ in range(2):
         assert read(failing, other) == (b"x", "b")
-    assert len(failing.readings) == 2
+    assert len(failing.answers) == 2
     assert read(failing, other) == (b"x", "b")
-    assert len(failing.readings) == 2, "its circuit is open"
+    assert len(failing.answers) == 2, "its circuit is open"
     other.steps = (ProviderError(""),)
     with pytest.raises(ProviderTimeout):
         read(failing, other)
-    assert len(failing.readings) == 3
+    assert len(failing.answers) == 3
 
 
-def test_where_all_circuits_are_open_who_answers_closes_his_own() -> None:
+def test_with_all_circuits_open_an_answer_closes_its_own() -> None:
     first, second = Target("a", ProviderTimeout("")), Target("b", ProviderTimeout(""))
     for _ in range(2):
         with pytest.raises(ProviderTimeout):
@@ -383,10 +379,10 @@ def test_where_all_circuits_are_open_who_answers_closes_his_own() -> None:
     first.steps = (b"x",)
     assert read(first, second) == (b"x", "a")
     assert first.allowed() and not second.allowed()
-    assert len(second.readings) == 2, "its circuit is open"
+    assert len(second.answers) == 2, "its circuit is open"
 
 
-def test_an_answer_closes_the_circuit_again() -> None:
+def test_an_answer_closes_the_circuit_of_its_target() -> None:
     target = Target("a", ProviderTimeout(""))
     for _ in range(3):
         with pytest.raises(ProviderTimeout):
@@ -397,15 +393,15 @@ def test_an_answer_closes_the_circuit_again() -> None:
         target.steps = (ProviderTimeout(""),)
 
 
-def test_a_sole_target_is_always_asked() -> None:
+def test_a_sole_target_is_always_tried() -> None:
     target = Target("a", ProviderTimeout(""))
-    for asked in range(1, 6):
+    for tried in range(1, 6):
         with pytest.raises(ProviderTimeout):
             read(target)
-        assert len(target.readings) == asked
+        assert len(target.answers) == tried
 
 
-def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer(
+def test_a_half_open_circuit_keeps_its_trial_if_unneeded(
     breakers: Breakers,
 ) -> None:
     first, second = Target("a", b"x"), Target("b", ProviderTimeout(""))
@@ -417,7 +413,7 @@ def test_a_half_open_circuit_is_not_used_up_by_a_request_that_others_answer(
     assert second.allowed()
 
 
-def test_what_failed_too_seldom_is_not_left_out() -> None:
+def test_open_circuits_exclude_single_failures() -> None:
     breakers = Breakers(failures=2)
     breakers.failed("a")
     assert breakers.open_circuits() == set()
@@ -425,7 +421,7 @@ def test_what_failed_too_seldom_is_not_left_out() -> None:
     assert breakers.open_circuits() == {"a"}
 
 
-def test_those_that_failed_last_are_remembered() -> None:
+def test_remembers_only_the_labels_that_failed_last() -> None:
     breakers = Breakers(failures=1, most=3)
     for label in "abcade":
         breakers.failed(label)

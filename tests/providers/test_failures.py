@@ -1,4 +1,4 @@
-"""One reader for the errors of all providers, whatever their shape."""
+"""One parser for the errors of all providers, whatever their shape."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ SHAPES: list[tuple[Any, int]] = [
 
 
 @pytest.mark.parametrize(("shape", "status"), SHAPES, ids=lambda shape: json.dumps(shape)[:40])
-def test_an_error_of_any_shape_is_found_and_told(shape: Any, status: int) -> None:
+def test_finds_an_error_of_any_shape(shape: Any, status: int) -> None:
     assert find_error(shape) is not None
     error = provider_error(shape)
     assert "the cause" in error.message and error.status == status
-    # As the body of a refusal the HTTP status counts.
+    # The status of an HTTP error counts more than its body.
     error = response_error(422, {}, json.dumps(shape).encode(), 0)
     assert "the cause" in error.message and error.status == 422
-    # In a document that came with 200 the error has to name one itself.
+    # With status 200, the error itself must have a status.
     assert response_error(200, {}, json.dumps(shape).encode(), 0).status == status
 
 
-#: Beside the words of the providers' pages, which test_words_for_statuses has.
+#: Words that are not on the providers' pages; those are in test_stream_error_words.
 WORDS = {
     400: """context_length_exceeded context_size context_window_exceeded bad_request malformed
         unsupported_value""",
@@ -91,12 +91,12 @@ MEMBERS = ("code", "type", "error_type", "errorType", "status", "error_code", "r
 @pytest.mark.parametrize(
     ("word", "status"), [(word, status) for status in WORDS for word in WORDS[status].split()]
 )
-def test_a_word_stands_for_a_status(word: str, status: int) -> None:
+def test_maps_words_to_statuses(word: str, status: int) -> None:
     assert named_status({"code": word}) == status
 
 
 @pytest.mark.parametrize("member", [*MEMBERS, "Code"])
-def test_where_the_word_stands(member: str) -> None:
+def test_finds_the_word_in_each_member(member: str) -> None:
     error = provider_error({"error": {"message": "why", member: "not_found"}})
     assert (error.status, error.message) == (404, "why")
 
@@ -114,7 +114,7 @@ def test_where_the_word_stands(member: str) -> None:
         ("StatusCode", 404),
     ],
 )
-def test_where_a_status_stands(member: str, value: Any) -> None:
+def test_finds_the_status_in_each_member(member: str, value: Any) -> None:
     assert provider_error({"error": {"message": "why", member: value}}).status == 404
 
 
@@ -142,21 +142,21 @@ def test_where_a_status_stands(member: str, value: Any) -> None:
         "title",
     ],
 )
-def test_where_the_words_for_people_stand(member: str) -> None:
-    told = {"error": {"code": 404, member: "the cause"}}
-    assert response_error(404, {}, json.dumps(told).encode(), 0).message == "the cause"
-    assert provider_error(told).message == "the cause"
+def test_finds_the_message_in_each_member(member: str) -> None:
+    body = {"error": {"code": 404, member: "the cause"}}
+    assert response_error(404, {}, json.dumps(body).encode(), 0).message == "the cause"
+    assert provider_error(body).message == "the cause"
 
 
 @pytest.mark.parametrize(
     "word", ["insufficient_quota", "insufficient_credits", "insufficient_balance"]
 )
-def test_an_empty_account_has_one_code(word: str) -> None:
+def test_an_empty_account_is_insufficient_quota(word: str) -> None:
     assert provider_error({"message": "why", "code": word}, 429).code == "insufficient_quota"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "This model's maximum context length is 9 tokens",
         "context size exceeded",
@@ -167,10 +167,10 @@ def test_an_empty_account_has_one_code(word: str) -> None:
         "Prompt is too long",
     ],
 )
-def test_too_long_a_prompt_has_one_code(told: str) -> None:
+def test_messages_about_a_too_long_prompt_set_its_code(message: str) -> None:
     for status in (400, 413):
-        assert provider_error({"message": told}, status).code == "context_length_exceeded"
-    assert provider_error({"message": told}, 404).code != "context_length_exceeded"
+        assert provider_error({"message": message}, status).code == "context_length_exceeded"
+    assert provider_error({"message": message}, 404).code != "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
@@ -188,38 +188,38 @@ def test_too_long_a_prompt_has_one_code(told: str) -> None:
         [CHUNK],
     ],
 )
-def test_what_reports_no_error(good: Any) -> None:
+def test_finds_no_error_in_good_answers(good: Any) -> None:
     assert find_error(good) is None
 
 
 @pytest.mark.parametrize("body", [b"", b"<!doctype html><title>502</title>", b"\xff\xfe", b"{}"])
-def test_a_body_that_says_nothing(body: bytes) -> None:
+def test_a_body_without_a_message_reports_the_status(body: bytes) -> None:
     message = response_error(503, {}, body, 0).message
     assert message == "the provider answered 503" or "<" not in message
     assert isinstance(response_error(200, {}, body, 0), UpstreamInvalid)
     assert isinstance(response_error(302, {}, body, 0), UpstreamInvalid)
 
 
-def test_a_providers_words_are_bounded() -> None:
-    told = {"error": {"message": "long " * 10_000, "code": 429}}
-    assert len(provider_error(told).message) == 4000
-    assert len(response_error(429, {}, json.dumps(told).encode(), 0).message) == 4000
-    assert len(stream_error(told["error"]).message) == 4000
-    word = provider_error({"error": {"message": "m", "code": "c" * 999, "param": "p" * 999}}, 400)
-    assert (word.code, word.param) == ("c" * 200, "p" * 200)
+def test_truncates_messages_and_codes() -> None:
+    body = {"error": {"message": "long " * 10_000, "code": 429}}
+    assert len(provider_error(body).message) == 4000
+    assert len(response_error(429, {}, json.dumps(body).encode(), 0).message) == 4000
+    assert len(stream_error(body["error"]).message) == 4000
+    error = provider_error({"error": {"message": "m", "code": "c" * 999, "param": "p" * 999}}, 400)
+    assert (error.code, error.param) == ("c" * 200, "p" * 200)
 
 
 @pytest.mark.parametrize("number", [399, 600, True, "４２９"])
-def test_numbers_that_are_no_status(number: Any) -> None:
+def test_ignores_numbers_that_are_no_status(number: Any) -> None:
     assert provider_error({"error": {"message": "the cause", "status": number}}).status == 502
 
 
-def test_a_number_of_their_own_does_not_hide_the_word_beside_it() -> None:
+def test_a_vendors_number_does_not_hide_the_word() -> None:
     error = provider_error({"error": {"message": "m", "code": 1301, "type": "rate_limit_error"}})
     assert error.status == 429
 
 
-def test_plain_text_is_its_own_message_cut_short() -> None:
+def test_a_plain_text_body_is_the_message_truncated() -> None:
     assert response_error(500, {}, b"upstream connect error", 0).message == "upstream connect error"
     assert len(response_error(500, {}, b"x" * 9000, 0).message) == 500
     assert len(provider_error({"error": {"message": "x" * 9000}}).message) == 4000
@@ -235,7 +235,7 @@ def test_plain_text_is_its_own_message_cut_short() -> None:
         (429, {"message": "m", "code": "rate", "type": "insufficient_quota"}, "insufficient_quota"),
     ],
 )
-def test_what_trying_again_cannot_mend(status: int, error: Any, code: str) -> None:
+def test_disables_retries_where_they_cannot_help(status: int, error: Any, code: str) -> None:
     found = response_error(status, {"retry-after": "1"}, json.dumps({"error": error}).encode(), 0)
     assert found.code == code and ("x-should-retry", "false") in found.response_headers()
     inside = provider_error({"error": {**error, "status": status}})
@@ -243,7 +243,7 @@ def test_what_trying_again_cannot_mend(status: int, error: Any, code: str) -> No
 
 
 @pytest.mark.parametrize("name", ["context_length_exceeded", "exceed_context_size_error"])
-def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
+def test_types_of_a_too_long_prompt_set_its_code(name: str) -> None:
     error = provider_error({"error": {"message": "m", "type": name}})
     assert (error.status, error.code) == (400, "context_length_exceeded")
 
@@ -269,40 +269,40 @@ def test_a_prompt_that_is_too_long_has_one_code(name: str) -> None:
         ({"retry-after": "Wed, 99 Oct 2026 07:28:30 GMT"}, None),
     ],
 )
-def test_how_long_to_wait(headers: dict[str, str], seconds: float | None) -> None:
+def test_parses_retry_after_headers(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers, now=100.0) == seconds
 
 
-def test_the_delay_that_google_asks_for() -> None:
+def test_reads_googles_retry_delay() -> None:
     info = {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "33.5s"}
-    told = {"error": {"message": "m", "status": "RESOURCE_EXHAUSTED", "details": [1, {}, info]}}
-    assert response_error(429, {}, json.dumps([told]).encode(), 0).retry_after == 33.5
-    assert response_error(429, {"retry-after": "2"}, json.dumps(told).encode(), 0).retry_after == 2
+    body = {"error": {"message": "m", "status": "RESOURCE_EXHAUSTED", "details": [1, {}, info]}}
+    assert response_error(429, {}, json.dumps([body]).encode(), 0).retry_after == 33.5
+    assert response_error(429, {"retry-after": "2"}, json.dumps(body).encode(), 0).retry_after == 2
     info["retryDelay"] = "soon"
-    assert response_error(429, {}, json.dumps(told).encode(), 0).retry_after is None
+    assert response_error(429, {}, json.dumps(body).encode(), 0).retry_after is None
     gemini = provider_class("gemini")("gemini", {"api_key": "k"}, Settings())
     info["retryDelay"] = "7s"
-    error = gemini.error(429, {}, json.dumps(told).encode())  # type: ignore[attr-defined]
+    error = gemini.error(429, {}, json.dumps(body).encode())  # type: ignore[attr-defined]
     assert error.retry_after == 7
-    error = gemini.error(429, {"retry-after": "2"}, json.dumps(told).encode())  # type: ignore[attr-defined]
+    error = gemini.error(429, {"retry-after": "2"}, json.dumps(body).encode())  # type: ignore[attr-defined]
     assert error.retry_after == 2
 
 
-def test_an_error_that_came_as_an_event_or_behind_a_mark() -> None:
+def test_reads_an_error_body_after_an_event_prefix_or_a_bom() -> None:
     for before in (b"data: ", b"event: error\ndata: ", b"\xef\xbb\xbf"):
         body = before + b'{"error":{"message":"busy"}}'
         assert response_error(429, {}, body, 0).message == "busy"
 
 
-def test_a_prompt_that_is_too_long_by_the_words_alone() -> None:
+def test_only_a_client_error_can_be_a_too_long_prompt() -> None:
     message = "This model's maximum context length is 10 tokens. However, you requested 12"
-    told = json.dumps({"object": "error", "message": message, "code": 400}).encode()
-    assert response_error(400, {}, told, 0).code == "context_length_exceeded"
-    assert response_error(500, {}, told, 0).code != "context_length_exceeded"
+    body = json.dumps({"object": "error", "message": message, "code": 400}).encode()
+    assert response_error(400, {}, body, 0).code == "context_length_exceeded"
+    assert response_error(500, {}, body, 0).code != "context_length_exceeded"
 
 
 @pytest.mark.parametrize(
-    ("type", "status", "told", "code"),
+    ("type", "status", "message", "code"),
     [
         ("anthropic", 400, "Your credit balance is too low to access", "provider_payment_required"),
         ("anthropic", 413, "prompt is too long: 9 tokens", "context_length_exceeded"),
@@ -314,18 +314,18 @@ def test_a_prompt_that_is_too_long_by_the_words_alone() -> None:
         ("ollama", 400, "the input is above the context length", "context_length_exceeded"),
     ],
 )  # fmt: skip
-def test_what_a_400_means_there(type: str, status: int, told: str, code: str) -> None:
+def test_codes_of_each_providers_messages(type: str, status: int, message: str, code: str) -> None:
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
-    body = {"message": told, "error": {"message": told}}
+    body = {"message": message, "error": {"message": message}}
     error = provider.error(status, {}, json.dumps(body).encode())
-    assert error.code == code and told in error.message
+    assert error.code == code and message in error.message
     provider.close()
 
 
-def test_an_empty_answer_is_said_to_be_empty() -> None:
+def test_reports_an_empty_body_as_empty() -> None:
     assert response_error(200, {}, b" ", 0).message.endswith("not what was asked for: it is empty")
 
 
-def test_of_a_name_of_aws_neither_the_namespace_nor_the_page_counts() -> None:
+def test_ignores_the_namespace_and_page_in_aws_error_names() -> None:
     word = "com.amazonaws.throttling#AccessDeniedException:http://docs/quota"
     assert named_status({"__type": word}) == 403

@@ -1,4 +1,4 @@
-"""Who reads one large event: not the thread that carries all streams."""
+"""A large event is parsed in a blocking read, not in the thread that carries all streams."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def events(*values: Any) -> bytes:
 
 def chat(text: str) -> bytes:
     frame = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m"}
-    said = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
-    end = {"index": 0, "delta": {}, "finish_reason": "stop"}
-    return events(*({**frame, "choices": [one]} for one in (said, end))) + b"data: [DONE]\n\n"
+    first = {"index": 0, "delta": {"role": "assistant", "content": text}, "finish_reason": None}
+    last = {"index": 0, "delta": {}, "finish_reason": "stop"}
+    return events(*({**frame, "choices": [one]} for one in (first, last))) + b"data: [DONE]\n\n"
 
 
 def document(text: str) -> bytes:
@@ -45,7 +45,7 @@ def document(text: str) -> bytes:
 
 
 def claude(text: str) -> bytes:
-    told: list[dict[str, Any]] = [
+    sent: list[dict[str, Any]] = [
         {"type": "message_start", "message": {"id": "m", "model": "m", "usage": {}}},
         {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
         {
@@ -57,7 +57,7 @@ def claude(text: str) -> bytes:
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {}},
         {"type": "message_stop"},
     ]
-    return b"".join(b"event: %b\n" % one["type"].encode() + events(one) for one in told)
+    return b"".join(b"event: %b\n" % one["type"].encode() + events(one) for one in sent)
 
 
 def gemini(text: str) -> bytes:
@@ -66,8 +66,8 @@ def gemini(text: str) -> bytes:
 
 
 def ollama(text: str) -> bytes:
-    said = {"message": {"content": text}, "done": True, "done_reason": "stop"}
-    return json.dumps(said).encode() + b"\n"
+    line = {"message": {"content": text}, "done": True, "done_reason": "stop"}
+    return json.dumps(line).encode() + b"\n"
 
 
 def bedrock(text: str) -> bytes:
@@ -94,11 +94,11 @@ STREAMS: list[tuple[str, str, Make]] = [
 
 @contextmanager
 def opened(name: str, api: str, answer: bytes, stream: bool = True) -> Iterator[Reply]:
-    asked: dict[str, Any] = {"model": "m", "stream": stream, "input": "hi"}
+    body: dict[str, Any] = {"model": "m", "stream": stream, "input": "hi"}
     if api != "responses":
-        asked = {"model": "m", "stream": stream, "max_tokens": 9}
-        asked["messages"] = [{"role": "user", "content": "hi"}]
-    request = load(api).read(json.dumps(asked).encode())
+        body = {"model": "m", "stream": stream, "max_tokens": 9}
+        body["messages"] = [{"role": "user", "content": "hi"}]
+    request = load(api).read(json.dumps(body).encode())
     with RawServer.playing(answer) as upstream:
         options = {"api_key": "k", "base_url": f"http://127.0.0.1:{upstream.port}"}
         provider = provider_class(name)(name, options, Settings())
@@ -111,56 +111,56 @@ def opened(name: str, api: str, answer: bytes, stream: bool = True) -> Iterator[
 
 
 def read(reply: Reply) -> tuple[bytes, list[int]]:
-    """Return what is read, and how many bytes came each time when only waiting told."""
-    out, left = b"", []
+    """Return the bytes read, and the sizes of the blocks that needed a blocking read."""
+    out, blocking = b"", []
     while not reply.ended:
         number, due = reply.fileno(), reply.due
-        only_waiting = number is None and due is None
-        block = reply.receive(DEADLINE if only_waiting else 0)
+        must_wait = number is None and due is None
+        block = reply.receive(DEADLINE if must_wait else 0)
         out += block
-        if only_waiting:
-            left.append(len(block))
+        if must_wait:
+            blocking.append(len(block))
         elif number is not None and not block:
             select.select([number], [], [], DEADLINE)
-    return out, left
+    return out, blocking
 
 
 @pytest.mark.parametrize(("name", "api", "make"), STREAMS)
-def test_a_large_event_is_left_to_who_may_wait(name: str, api: str, make: Make) -> None:
-    """A small one is not; of a large one the thread that carries takes bytes, and no more."""
+def test_a_large_event_needs_a_blocking_read(name: str, api: str, make: Make) -> None:
+    """A small one does not; of a large one the carrier's thread only receives the bytes."""
     kinds = {"ollama": "application/x-ndjson", "bedrock": "application/vnd.amazon.eventstream"}
     kind = kinds.get(name, "text/event-stream")
     for text in ("x", LARGE):
         with opened(name, api, sized(make(text), kind=kind)) as reply:
-            out, left = read(reply)
+            out, blocking = read(reply)
         assert out.count(b"x") >= len(text)
         if text == LARGE:
-            assert max(left) > 100_000
+            assert max(blocking) > 100_000
         else:
-            assert not left
+            assert not blocking
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_a_large_document_is_left_to_who_may_wait(folded: bool) -> None:
+def test_a_large_document_needs_a_blocking_read(folded: bool) -> None:
     for text in ("x", LARGE):
         made = sized(document(text))
         if folded:
             made = sized(chat(text), kind="text/event-stream")
         with opened("openai", "chat", made, stream=False) as reply:
-            out, left = read(reply)
+            out, blocking = read(reply)
         assert json.loads(out)["choices"][0]["message"]["content"] == text
-        assert bool(left) == (text == LARGE)
+        assert bool(blocking) == (text == LARGE)
 
 
-def test_a_document_instead_of_a_stream() -> None:
+def test_a_large_document_for_a_stream_needs_a_blocking_read() -> None:
     with opened("openai", "chat", sized(document(LARGE))) as reply:
-        out, left = read(reply)
+        out, blocking = read(reply)
     assert LARGE.encode() in out.replace(b'"},"finish_reason"', b"")
-    assert max(left) > 100_000
+    assert max(blocking) > 100_000
 
 
-def test_the_carrier_has_a_worker_read_it() -> None:
-    """While it reads the others are carried on."""
+def test_the_carrier_leaves_a_large_event_to_a_worker() -> None:
+    """Meanwhile it carries the other streams."""
     threads: list[str] = []
     done = threading.Event()
 
@@ -194,7 +194,7 @@ def test_the_carrier_has_a_worker_read_it() -> None:
 
 
 def event_of_many(size: int) -> bytes:
-    """Return an event with calls whose arguments are long and wide: one character of four bytes."""
+    """Return an event of many calls with long arguments that have one character of four bytes."""
     arguments = json.dumps('{"a":"\U0001f600%s"}' % ("x" * size), ensure_ascii=False)
     calls = ",".join(
         f'{{"index":{at},"id":"c{at}","type":"function","function":'
@@ -206,7 +206,7 @@ def event_of_many(size: int) -> bytes:
 
 
 @pytest.mark.parametrize("patient", [True, False])
-def test_long_arguments_of_many_calls_are_decoded_a_part_at_a_time(patient: bool) -> None:
+def test_decodes_long_arguments_of_many_calls_in_batches(patient: bool) -> None:
     translator = OpenAITranslator()
     items = translator.receive_data(event_of_many(5_000))
     assert translator.waiting and len(items) < 200
@@ -219,10 +219,10 @@ def test_long_arguments_of_many_calls_are_decoded_a_part_at_a_time(patient: bool
         items += more
     items += [*translator.receive_data(end + b"data: [DONE]\n\n"), *translator.end()]
     assert not translator.waiting
-    said: dict[int, str] = {}
+    arguments: dict[int, str] = {}
     for item in items:
         for call in item.tool_calls if isinstance(item, Delta) else ():
-            said[call.index] = said.get(call.index, "") + call.arguments
-    assert [*said] == [*range(200)]
-    assert {*said.values()} == {'{"a":"\U0001f600%s"}' % ("x" * 5_000)}
+            arguments[call.index] = arguments.get(call.index, "") + call.arguments
+    assert [*arguments] == [*range(200)]
+    assert {*arguments.values()} == {'{"a":"\U0001f600%s"}' % ("x" * 5_000)}
     assert isinstance(items[-1], Finish)

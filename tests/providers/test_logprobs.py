@@ -1,4 +1,4 @@
-"""Log probabilities of a long answer pass as they came, whatever they hold, and take little."""
+"""Log probabilities of long answers are forwarded unchanged and take little memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from choreo_wsgi.providers.reading import most_values, parse_json, parse_object
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
-#: What the values may take beside the text: what the documentation says.
+#: The memory that the values may take beside the text, as documented.
 ROOM = 8 * 1024 * 1024
 EVENTS = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"  # until EOF
@@ -35,36 +35,36 @@ USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
 def tokens(count: int, top: int) -> list[Any]:
-    """Return what is told of *count* tokens, each with the *top* likeliest in its place."""
+    """Return the log probabilities of *count* tokens, each with *top* alternatives."""
     word = 'caf\u00e9 \\"] \U0001f600'
     one = {"token": word, "logprob": -0.25, "bytes": [99, 97, 102, 195, 169]}
     return [{**one, "top_logprobs": [one] * top}] * count
 
 
-def written(value: Any, **how: Any) -> bytes:
+def encode(value: Any, **how: Any) -> bytes:
     return json.dumps(value, **{"separators": (",", ":"), **how}).encode()
 
 
-def completion(told: Any, **more: Any) -> dict[str, Any]:
+def completion(values: Any, **more: Any) -> dict[str, Any]:
     message = {"role": "assistant", "content": 'a "logprobs":[1] b', **more}
-    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": told}
+    choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": values}
     head = {"id": "c", "object": "chat.completion", "created": 1, "model": "m"}
     return {**head, "choices": [choice], "usage": USAGE}
 
 
-def response(told: Any) -> dict[str, Any]:
-    part = {"type": "output_text", "text": '"logprobs":[1]', "annotations": [], "logprobs": told}
+def response(values: Any) -> dict[str, Any]:
+    part = {"type": "output_text", "text": '"logprobs":[1]', "annotations": [], "logprobs": values}
     item = {"type": "message", "id": "m", "role": "assistant", "content": [part]}
     return {"id": "r", "object": "response", "model": "m", "output": [item], "usage": None}
 
 
-def answered(api: str, answer: bytes, stream: bool = False) -> bytes:
-    """Return what comes of *answer* to a request of *api*."""
-    asked: dict[str, Any] = {"model": "m", "stream": stream}
-    asked |= (
+def client_answer(api: str, answer: bytes, stream: bool = False) -> bytes:
+    """Return the client's answer if the upstream sends *answer* to a request of *api*."""
+    body: dict[str, Any] = {"model": "m", "stream": stream}
+    body |= (
         {"input": "hi"} if api == "responses" else {"messages": [{"role": "user", "content": "hi"}]}
     )
-    request = load(api).read(written(asked))
+    request = load(api).read(encode(body))
     with RawServer.playing(answer) as upstream:
         options = {"api_key": "k", "base_url": upstream.url, "apis": "chat, responses"}
         provider = provider_class("openai")("up", options, Settings())
@@ -73,25 +73,25 @@ def answered(api: str, answer: bytes, stream: bool = False) -> bytes:
 
 
 @pytest.mark.parametrize("how", [{}, {"ensure_ascii": False}, {"indent": 1}], ids=str)
-def test_a_plain_answer_passes_byte_for_byte(how: dict[str, Any]) -> None:
-    body = written(completion({"content": tokens(2_500, 20), "refusal": None}), **how)
-    assert answered("chat", sized(body)) == body
+def test_forwards_a_plain_answer_byte_for_byte(how: dict[str, Any]) -> None:
+    body = encode(completion({"content": tokens(2_500, 20), "refusal": None}), **how)
+    assert client_answer("chat", sized(body)) == body
 
 
-def test_a_plain_answer_that_is_mended_keeps_them() -> None:
-    came = completion({"refusal": [], "content": tokens(2_500, 20)})
-    del came["object"]
-    made = json.loads(answered("chat", sized(written(came))))
-    assert made == {**came, "object": "chat.completion"}
+def test_a_repaired_plain_answer_keeps_its_logprobs() -> None:
+    sent = completion({"refusal": [], "content": tokens(2_500, 20)})
+    del sent["object"]
+    received = json.loads(client_answer("chat", sized(encode(sent))))
+    assert received == {**sent, "object": "chat.completion"}
 
 
-def test_a_response_passes() -> None:
-    body = written(response(tokens(2_500, 20)))
-    assert answered("responses", sized(body)) == body
+def test_forwards_a_response_byte_for_byte() -> None:
+    body = encode(response(tokens(2_500, 20)))
+    assert client_answer("responses", sized(body)) == body
 
 
-def test_an_event_of_a_response_passes() -> None:
-    told = [
+def test_forwards_events_of_a_response_byte_for_byte() -> None:
+    events = [
         {"type": "response.created", "sequence_number": 0, "response": response([])},
         {
             "type": "response.completed",
@@ -99,19 +99,19 @@ def test_an_event_of_a_response_passes() -> None:
             "response": {**response(tokens(2_500, 20)), "status": "completed"},
         },
     ]
-    came = b"".join(sse.frame(written(one), event=str(one["type"])) for one in told)
-    assert answered("responses", EVENTS + came, stream=True) == came
+    sent = b"".join(sse.frame(encode(one), event=str(one["type"])) for one in events)
+    assert client_answer("responses", EVENTS + sent, stream=True) == sent
 
 
-def test_an_event_of_chat_passes() -> None:
+def test_a_chat_event_keeps_its_logprobs() -> None:
     chunk = completion({"content": tokens(2_500, 20)})
     choice = chunk["choices"][0]
     choice["delta"] = choice.pop("message")
-    came = sse.frame(written({**chunk, "object": "chat.completion.chunk"}))
+    sent = sse.frame(encode({**chunk, "object": "chat.completion.chunk"}))
     relay = EventRelay(Normaliser(1), include_usage=True)
-    passed = [json.loads(one[6:]) for one in relay.receive_data(came).split(b"\n\n")[:-1]]
-    (told,) = [one["logprobs"] for chunk in passed for one in chunk["choices"] if one["delta"]]
-    assert told == choice["logprobs"]
+    received = [json.loads(one[6:]) for one in relay.receive_data(sent).split(b"\n\n")[:-1]]
+    (found,) = [one["logprobs"] for chunk in received for one in chunk["choices"] if one["delta"]]
+    assert found == choice["logprobs"]
 
 
 @pytest.mark.parametrize(
@@ -127,36 +127,36 @@ def test_an_event_of_chat_passes() -> None:
         lambda body: body[: len(body) // 2],
     ],
 )
-def test_what_is_no_json_is_refused(broken: Callable[[bytes], bytes]) -> None:
-    body = written(completion({"content": tokens(300, 20)}))
+def test_rejects_logprobs_that_are_not_json(broken: Callable[[bytes], bytes]) -> None:
+    body = encode(completion({"content": tokens(300, 20)}))
     changed = broken(body)
     assert changed != body
     short, marks = logprobs.shorten(changed)
     assert (bytes(short), marks) == (changed, {})
     with pytest.raises(UpstreamInvalid):
-        answered("chat", sized(changed))
+        client_answer("chat", sized(changed))
 
 
-def test_what_a_text_says_of_them_is_no_member() -> None:
-    inside = written({"logprobs": tokens(300, 20)}).decode()
+def test_ignores_logprobs_inside_strings() -> None:
+    inside = encode({"logprobs": tokens(300, 20)}).decode()
     call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": inside}}
-    body = written(completion(None, tool_calls=[call], reasoning_content=inside))
+    body = encode(completion(None, tool_calls=[call], reasoning_content=inside))
     assert logprobs.shorten(body) == (body, {})
 
 
-def test_those_of_an_object_elsewhere_stay() -> None:
-    """Arguments that are an object become a text, in which no mark can stand."""
+def test_logprobs_in_arguments_are_not_set_aside() -> None:
+    """Arguments that are an object become a string, which cannot contain marks."""
     call = {"function": {"name": "f", "arguments": {"logprobs": tokens(300, 20)}}}
-    body = written(completion(None, tool_calls=[call]))
+    body = encode(completion(None, tool_calls=[call]))
     marks: Marks = {}
     assert long.shorten(body, marks) == body
     assert not marks
 
 
-def test_where_a_window_ends_does_not_matter() -> None:
+def test_a_window_may_end_anywhere() -> None:
     value = {"x": "y" * 100, "logprobs": [{"a": " "}, *tokens(60, 20), 12.5e3, None, "\\"]}
     for how in ({}, {"ensure_ascii": False}, {"indent": 1}):
-        body = written([value, value], **how)
+        body = encode([value, value], **how)
         short, marks = logprobs.shorten(body)
         assert len(marks) == 2
         assert len(short) < 1_000
@@ -165,9 +165,9 @@ def test_where_a_window_ends_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("make", [completion, response])
-def test_they_take_no_more_than_their_bytes(make: Callable[[Any], Any]) -> None:
-    told = tokens(2_500, 20)
-    body = written(make(told if make is response else {"content": told}))
+def test_parsing_logprobs_takes_little_memory(make: Callable[[Any], Any]) -> None:
+    values = tokens(2_500, 20)
+    body = encode(make(values if make is response else {"content": values}))
     marks: Marks = {}
     with traced() as memory:
         short = long.shorten(body, marks) if make is completion else None
@@ -179,7 +179,7 @@ def test_they_take_no_more_than_their_bytes(make: Callable[[Any], Any]) -> None:
 
 
 @pytest.mark.parametrize("one", [b"{}", b"1234"])
-def test_elements_of_any_kind_take_little(one: bytes) -> None:
+def test_elements_of_any_kind_take_little_memory(one: bytes) -> None:
     body = b'{"logprobs":[' + one + (b"," + one) * 90_000 + b"]}"
     with traced() as memory:
         short, marks = logprobs.shorten(body)
@@ -187,15 +187,15 @@ def test_elements_of_any_kind_take_little(one: bytes) -> None:
     assert restore(bytes(short), marks) == body
 
 
-def test_no_more_elements_than_values_are_read() -> None:
+def test_too_many_elements_are_not_set_aside() -> None:
     body = b'{"logprobs":[],"choices":[{"logprobs":{"content":[0' + b",0" * 100_001 + b"]}}]}"
     assert logprobs.shorten(body) == (body, {})
 
 
 @pytest.mark.parametrize("one", [b'{"a":1}', b"1.5"])
-def test_values_elsewhere_are_bounded(one: bytes) -> None:
-    """As many as may be take less than the room beside four times the bytes; more are refused."""
-    end = written(completion(None))
+def test_limits_the_number_of_other_values(one: bytes) -> None:
+    """The allowed number takes less than four times their bytes and ROOM; more are rejected."""
+    end = encode(completion(None))
 
     def event(values: int) -> bytes:
         many = values // (1 + sum(map(one.count, (b"{", b"["))))
@@ -208,6 +208,6 @@ def test_values_elsewhere_are_bounded(one: bytes) -> None:
     assert one in frames
     assert memory.peak + len(data) < 4 * len(data) + ROOM
     body = data[6:].strip()
-    assert answered("chat", sized(body)) == body
+    assert client_answer("chat", sized(body)) == body
     with pytest.raises(UpstreamInvalid, match=r"holds more than 3\d,\d{3} values"):
         parse_object(event(50_000)[6:])

@@ -1,4 +1,4 @@
-"""Long texts of requests and answers are passed on in pieces: what is told stays the same."""
+"""Long texts of requests and answers are forwarded in pieces; the result stays the same."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
 PROVIDERS = ("anthropic", "gemini", "ollama", "bedrock")
-#: What is written in more than one way, and what must not be parted.
+#: Characters that JSON can write in several ways, or that must not be split.
 PIECE = '\U0001f600 é "q" \\ \n {"a": [1, "\\n"]}, x'
 TEXT = PIECE * (9 * LONG // 4 // len(PIECE))
-PICTURE = "iVBORw0KGgo" + "A" * (2 * LONG + 1)
-URL = f"data:image/png;base64,{PICTURE}"
+IMAGE = "iVBORw0KGgo" + "A" * (2 * LONG + 1)
+URL = f"data:image/png;base64,{IMAGE}"
 PDF = f"data:application/pdf;base64,{'JVBE' * (LONG // 2)}"
 ARGUMENTS = {"text": TEXT, "list": [1, {"x": [None]}]}
 CALLED = {
@@ -81,7 +81,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
                     {"type": "tool_result", "tool_use_id": "c1", "content": TEXT},
                     {
                         "type": "image",
-                        "source": {"type": "base64", "media_type": "image/png", "data": PICTURE},
+                        "source": {"type": "base64", "media_type": "image/png", "data": IMAGE},
                     },
                 ],
             },
@@ -102,8 +102,8 @@ REQUESTS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-#: What others are made of, so that nothing may be set aside in it.
-LOOKED_INTO: dict[str, dict[str, Any]] = {
+#: Requests whose long texts are converted, so that they must not be set aside.
+CONVERTED: dict[str, dict[str, Any]] = {
     "messages": {
         "max_tokens": 9,
         "messages": [
@@ -147,7 +147,7 @@ def expect_long(value: Any) -> int:
         assert json.loads(value) in (ARGUMENTS, {"found": TEXT}, {"input": TEXT})
     elif value.startswith("choreo."):
         assert expect_long(json.loads(b64decode(value.removeprefix("choreo."))))
-    elif value.partition("[left out: ")[0] not in (TEXT, 2 * TEXT, PICTURE, URL):
+    elif value.partition("[left out: ")[0] not in (TEXT, 2 * TEXT, IMAGE, URL):
         assert b64decode(value).decode() == TEXT  # a document
     return 1
 
@@ -156,16 +156,16 @@ def expect_long(value: Any) -> int:
     ("api", "body", "name", "is_ascii"),
     [
         (api, body, name, (row + column) % 2 == 0)
-        for row, (api, body) in enumerate([*REQUESTS.items(), *LOOKED_INTO.items()])
+        for row, (api, body) in enumerate([*REQUESTS.items(), *CONVERTED.items()])
         for column, name in enumerate(PROVIDERS)
-        if name != "ollama" or body is not LOOKED_INTO["messages"]  # it takes no documents
+        if name != "ollama" or body is not CONVERTED["messages"]  # it accepts no documents
     ],
     ids=lambda one: str(one)[:20],
 )
-def test_a_request_is_translated_as_if_nothing_were_long(
+def test_translates_requests_as_if_no_text_were_long(
     api: str, body: dict[str, Any], name: str, is_ascii: bool
 ) -> None:
-    """Texts, pictures, arguments as text and as JSON, JSON in the results of tools."""
+    """Texts, images, arguments as text and as JSON, JSON in tool results."""
     given = dumped({"model": MODELS[name], **body}, is_ascii)
     adapter = provider(name)
     sent = []
@@ -200,8 +200,8 @@ LARGE_ARGUMENTS: dict[str, Any] = {
 }
 
 
-# Each kind for one that is sent the text and for one of two that are sent the object, by one API:
-# three in turn.
+# Each kind for a provider that is sent the text and for one of two that are sent the object; the
+# three APIs take turns.
 @pytest.mark.parametrize(
     ("arguments", "api", "name"),
     [
@@ -210,8 +210,10 @@ LARGE_ARGUMENTS: dict[str, Any] = {
         for column, name in enumerate(("openai", ("gemini", "bedrock")[row % 2]))
     ],
 )
-def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, name: str) -> None:
-    """Beside the request as it came, and as it is sent; or the provider's objects in between."""
+def test_large_arguments_take_under_four_times_the_request(
+    arguments: dict[str, Any], api: str, name: str
+) -> None:
+    """The request received, the body sent, and one copy or the provider's objects between them."""
     body = json.loads(json.dumps(REQUESTS[api]).replace(json.dumps(TEXT)[1:-1], "ok"))
     for holder in (*body.get("messages", ()), *body.get("input", ())):
         for part in (holder, *(holder.get("tool_calls") or ()), *(holder.get("content") or ())):
@@ -232,7 +234,7 @@ def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, nam
         sent.append(longtext.restore(made.body, opened.marks))
 
     read = load(api).read
-    send(read(given))  # loads what is needed
+    send(read(given))  # imports modules
     sent.clear()
     with traced() as memory:
         send(read(given))
@@ -241,7 +243,7 @@ def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, nam
 
 
 @pytest.mark.parametrize(
-    ("api", "is_ascii", "letter"),
+    ("api", "is_ascii", "character"),
     [
         ("chat", False, "y"),
         ("chat", True, "\U0001f600"),
@@ -251,11 +253,11 @@ def test_large_arguments_are_there_once(arguments: dict[str, Any], api: str, nam
         ("responses", True, "字"),
     ],
 )
-def test_many_turns_take_little_whatever_their_letters(
-    api: str, is_ascii: bool, letter: str
+def test_many_turns_take_little_memory_despite_wide_text(
+    api: str, is_ascii: bool, character: str
 ) -> None:
-    """One wide letter makes a whole text wide."""
-    turns = [{"role": role, "content": letter + "y" * 700} for role in ("user", "assistant")]
+    """One wide character makes a whole string wide."""
+    turns = [{"role": role, "content": character + "y" * 700} for role in ("user", "assistant")]
     name = "input" if api == "responses" else "messages"
     body = {"model": MODELS["bedrock"], "max_tokens": 9, name: turns * 350}
     given, read = dumped(body, is_ascii), load(api).read
@@ -284,21 +286,21 @@ def test_many_turns_take_little_whatever_their_letters(
     ],
     ids=lambda message: next(reversed(message)),
 )
-def test_what_a_provider_is_only_told_stays_set_aside(message: dict[str, Any]) -> None:
+def test_text_that_is_only_forwarded_stays_set_aside(message: dict[str, Any]) -> None:
     user = {"role": "user", "content": "Hi"}
     request = load("chat").read(dumped({"model": "m", "messages": [user, message]}, False))
     assert aside.restore_request(request).marks
 
 
-def test_a_call_of_another_kind_beside_a_long_text() -> None:
+def test_text_beside_a_custom_call_stays_set_aside() -> None:
     call = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
-    said = {"role": "assistant", "content": None, "tool_calls": [call]}
-    body = {"model": "m", "messages": [{"role": "user", "content": TEXT}, said]}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    body = {"model": "m", "messages": [{"role": "user", "content": TEXT}, message]}
     assert aside.restore_request(load("chat").read(dumped(body, False))).marks
 
 
 @pytest.mark.parametrize("url", [URL + "!", URL + "A"])
-def test_what_is_no_picture_is_looked_into(url: str) -> None:
+def test_invalid_base64_images_are_not_set_aside(url: str) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
     assert not aside.restore_request(load("chat").read(dumped(body, False))).marks
@@ -311,7 +313,7 @@ def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f"}}
 PARTS = [{"text": TEXT, "thought": True}, {"text": TEXT}]
-#: What each provider sends: reasoning, text, a call, perhaps a picture.
+#: What each provider sends: reasoning, text, a call, perhaps an image.
 ANSWERS: dict[str, list[dict[str, Any]]] = {
     "openai": [
         chunk({"reasoning_content": TEXT}),
@@ -345,7 +347,7 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
         {
             "type": "content_block_delta",
             "index": 0,
-            "delta": {"type": "signature_delta", "signature": PICTURE},
+            "delta": {"type": "signature_delta", "signature": IMAGE},
         },
         {"type": "content_block_stop", "index": 0},
         {"type": "content_block_delta", "index": 1, "delta": {"type": "text_delta", "text": TEXT}},
@@ -372,13 +374,13 @@ ANSWERS: dict[str, list[dict[str, Any]]] = {
         },
         {
             "candidates": [
-                {"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": PICTURE}}]}}
+                {"content": {"parts": [{"inlineData": {"mimeType": "image/png", "data": IMAGE}}]}}
             ]
         },
         {"candidates": [{"finishReason": "STOP"}]},
     ],
     "ollama": [
-        {"message": {"thinking": TEXT, "content": TEXT, "images": [PICTURE]}},
+        {"message": {"thinking": TEXT, "content": TEXT, "images": [IMAGE]}},
         {"message": {"tool_calls": [{"function": {"name": "f", "arguments": ARGUMENTS}}]}},
         {"message": {}, "done": True, "done_reason": "stop"},
     ],
@@ -409,11 +411,11 @@ def framed(name: str, events: list[dict[str, Any]], is_ascii: bool) -> bytes:
     return made + b"data: [DONE]\n\n" if name == "openai" else made
 
 
-def written(name: str, data: bytes, api: str, stream: bool) -> bytes:
-    """Return what the writer of *api* makes of *data*, with the same ids each time."""
-    asked: dict[str, Any] = {"model": "m", "stream": stream, "max_tokens": 9, "input": "hi"}
-    asked["messages"] = [{"role": "user", "content": "hi"}]
-    request = load(api).read(json.dumps(asked).encode())
+def client_output(name: str, data: bytes, api: str, stream: bool) -> bytes:
+    """Return the output of *api* for the provider's *data*, with the same ids each time."""
+    body: dict[str, Any] = {"model": "m", "stream": stream, "max_tokens": 9, "input": "hi"}
+    body["messages"] = [{"role": "user", "content": "hi"}]
+    request = load(api).read(json.dumps(body).encode())
     adapter = provider_class(name)(name, {"api_key": "k"}, Settings())
     adapter.new_call_id = lambda: "c1"
     translator = (
@@ -437,35 +439,33 @@ def written(name: str, data: bytes, api: str, stream: bool) -> bytes:
         for column, api in enumerate(REQUESTS)
     ],
 )
-def test_an_answer_is_translated_as_if_nothing_were_long(
-    name: str, api: str, is_ascii: bool
-) -> None:
-    """Reasoning, signatures, texts, arguments and pictures, in documents and in streams."""
+def test_translates_answers_as_if_no_text_were_long(name: str, api: str, is_ascii: bool) -> None:
+    """Reasoning, signatures, texts, arguments and images, in documents and in streams."""
     data = framed(name, ANSWERS[name], is_ascii)
-    assert expect_long(json.loads(written(name, data, api, False))) > 1
-    said: dict[str, str] = {}
-    for event in sse.Decoder(64 * LONG).receive_data(written(name, data, api, True)):
-        collect(json.loads(event.data), said)
-    assert expect_long(said) > 1
+    assert expect_long(json.loads(client_output(name, data, api, False))) > 1
+    texts: dict[str, str] = {}
+    for event in sse.Decoder(64 * LONG).receive_data(client_output(name, data, api, True)):
+        collect(json.loads(event.data), texts)
+    assert expect_long(texts) > 1
 
 
-def collect(value: Any, said: dict[str, str]) -> None:
-    """Add what the deltas in *value*, an event, say to *said*."""
+def collect(value: Any, texts: dict[str, str]) -> None:
+    """Add the texts of the deltas in *value*, an event, to *texts*."""
     if isinstance(value, dict) and isinstance(value.get("delta"), str):
-        said[value["type"]] = said.get(value["type"], "") + value["delta"]
+        texts[value["type"]] = texts.get(value["type"], "") + value["delta"]
     elif isinstance(value, dict) and "delta" in value:
-        add(value["delta"], said)
+        add_texts(value["delta"], texts)
     elif isinstance(value, dict):
         for one in value.get("choices") or ():
-            collect(one, said)
+            collect(one, texts)
 
 
-def add(delta: Any, said: dict[str, str]) -> None:
+def add_texts(delta: Any, texts: dict[str, str]) -> None:
     for name, one in delta.items():
         if name == "tool_calls":
             for call in one:
-                add(call["function"], said)
+                add_texts(call["function"], texts)
         elif isinstance(one, str):
-            said[name] = said.get(name, "") + one
+            texts[name] = texts.get(name, "") + one
         else:
             expect_long(one)

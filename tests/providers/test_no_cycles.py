@@ -1,4 +1,4 @@
-"""What reads a provider's answer, and all that it has set aside, is let go of when it is over."""
+"""Translators, with the texts that they set aside, are freed without the cyclic collector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from choreo_wsgi.providers.openai.chunks import OpenAITranslator
     "make",
     [AnthropicTranslator, BedrockTranslator, GeminiTranslator, OllamaTranslator, OpenAITranslator],
 )
-def test_no_translator_is_in_a_cycle(make: Callable[[], Any]) -> None:
+def test_translators_are_in_no_reference_cycle(make: Callable[[], Any]) -> None:
     with collected():
         gone = weakref.ref(make())
         assert gone() is None

@@ -1,4 +1,4 @@
-"""docs/providers.rst is current, and the provider in it works as it stands there."""
+"""docs/providers.rst is current, and its example providers work."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_tables_are_current() -> None:
 
 
 def example(number: int) -> str:
-    """Return the text of the page's provider of that *number*."""
+    """Return the code of the page's example of that *number*."""
     text = (DOCS / "providers.rst").read_text("utf-8")
     found = re.findall(r"^\.\. code-block:: python\n\n((?:   .*\n|\n)+)", text, re.M)
     return textwrap.dedent(found[number])
@@ -46,24 +46,24 @@ def install(folder: Path, type: str, name: str, code: str) -> None:
     )
 
 
-def test_example_is_short() -> None:
+def test_example_has_at_most_30_lines() -> None:
     assert len(example(0).split("\n")) <= 30
 
 
-def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page's text, installed as a package with the entry point that the page shows."""
+def test_example_provider_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Installed as a package with the entry point that the page shows."""
     install(tmp_path, "shout", "Shout", example(0))
     monkeypatch.syspath_prepend(str(tmp_path))
     try:
         app = harness.make_app(sections={"provider shout": {"mark": "?"}})
         with harness.Server(app) as server, server.connect() as client:
-            asked = {
+            body = {
                 "model": "shout/any",
                 "messages": [{"role": "user", "content": "hello big world"}],
                 "stream": True,
                 "stop": "WORLD",
             }
-            answer = client.exchange("POST", "/v1/chat/completions", asked)
+            answer = client.exchange("POST", "/v1/chat/completions", body)
         app.close()
     finally:
         registry.provider_class.cache_clear()
@@ -71,10 +71,10 @@ def test_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert answer.status == 200
     assert events[-1].data == "[DONE]"
     assert "HELLO? " in answer.body.decode() and "BIG? " in answer.body.decode()
-    assert "WORLD" not in answer.body.decode()  # the stop string is done for it
+    assert "WORLD" not in answer.body.decode()  # the server applies the stop string
 
 
-def test_http_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_http_example_provider_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, "lines", "Lines", example(1))
     monkeypatch.syspath_prepend(str(tmp_path))
     with RawServer() as upstream:
@@ -89,8 +89,8 @@ def test_http_example_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 ):
                     with server.connect() as client:
                         messages = [{"role": "user", "content": "hello"}]
-                        asked = {"model": "lines/m", "messages": messages}
-                        client.request("POST", "/v1/chat/completions", asked)
+                        body = {"model": "lines/m", "messages": messages}
+                        client.request("POST", "/v1/chat/completions", body)
                         call = upstream.call()
                         assert json.loads(call.request.body) == {"model": "m", "prompt": "hello"}
                         call.head(kind="application/x-ndjson")

@@ -1,8 +1,9 @@
-"""Every provider behind real sockets: arrival, failures, leaving, n, routing by environment."""
+"""Every provider over real sockets: streaming, failures, closing, n, routing by environment."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,12 +17,12 @@ from raw_server import Peer, RawServer
 TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
 
 every_provider = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
-#: Azure and xAI are asked and read by the code for OpenAI, all others by their own.
+#: Azure and xAI share the code for OpenAI; each of the others has its own.
 ADAPTERS = ("openai", *TRANSLATED)
 every_adapter = pytest.mark.parametrize(
     "dialect", [DIALECTS[type] for type in ADAPTERS], ids=ADAPTERS
 )
-#: What is one code for all adapters: one that relays, one that translates.
+#: For code that all adapters share: one that relays, one that translates.
 either_way = pytest.mark.parametrize(
     "dialect", [DIALECTS[type] for type in ("openai", "bedrock")], ids=("openai", "bedrock")
 )
@@ -41,18 +42,18 @@ def serving(
             app.close()
 
 
-def asked(**more: Any) -> dict[str, Any]:
+def body_of(**more: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "hello"}]
     return {"model": "p/m", "messages": messages, "stream": True, **more}
 
 
 def begin(client: harness.Client, upstream: RawServer, **more: Any) -> Peer:
-    client.request("POST", "/v1/chat/completions", asked(**more))
+    client.request("POST", "/v1/chat/completions", body_of(**more))
     return upstream.call()
 
 
 @every_provider
-def test_each_piece_arrives_before_the_next_is_sent(dialect: Dialect) -> None:
+def test_forwards_each_piece_before_the_next_is_sent(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         assert call.request.path == dialect.target
@@ -70,17 +71,17 @@ def test_each_piece_arrives_before_the_next_is_sent(dialect: Dialect) -> None:
         assert client.read_frame() == b"data: [DONE]\n\n"
 
 
-def events_seen(dialect: Dialect, stream: bool) -> Any:
-    """Return what the openai SDK makes of the common answer; ids and names of models apart."""
+def sdk_result(dialect: Dialect, stream: bool) -> Any:
+    """Return the openai SDK's result for the common answer, without ids and model names."""
     with serving(dialect) as (server, upstream):
         client = openai.OpenAI(api_key="x", base_url=f"{server.url}/v1", max_retries=0)
         with client:
-            body = asked(stream_options={"include_usage": True})
+            body = body_of(stream_options={"include_usage": True})
             body["stream"] = True
             if not stream:
                 del body["stream"], body["stream_options"]
-            seen: list[Any] = []
-            thread = harness_thread(lambda: seen.append(collect(client, body, stream)))
+            results: list[Any] = []
+            thread = started(lambda: results.append(collect(client, body, stream)))
             call = upstream.call()
             call.head(kind=dialect.kind)
             call.body(dialect.start + dialect.text("Hel"))
@@ -89,12 +90,10 @@ def events_seen(dialect: Dialect, stream: bool) -> Any:
             call.body(dialect.ending)
             call.end()
             thread.join(harness.DEADLINE)
-    return seen[0]
+    return results[0]
 
 
-def harness_thread(target: Any) -> Any:
-    import threading
-
+def started(target: Any) -> Any:
     thread = threading.Thread(target=target)
     thread.start()
     return thread
@@ -108,14 +107,14 @@ def collect(client: openai.OpenAI, body: dict[str, Any], stream: bool) -> Any:
 
 
 def without_names(value: dict[str, Any]) -> dict[str, Any]:
-    """Return *value* without what is each provider's own."""
+    """Return *value* without the members that differ between providers."""
     for choice in value["choices"]:
         choice.pop("native_finish_reason", None)
     return {key: value[key] for key in value if key not in ("id", "created", "model")}
 
 
-def test_the_same_answer_is_the_same_stream_from_every_provider() -> None:
-    streams = {type: events_seen(dialect, stream=True) for type, dialect in DIALECTS.items()}
+def test_the_same_answer_gives_the_same_stream_everywhere() -> None:
+    streams = {type: sdk_result(dialect, stream=True) for type, dialect in DIALECTS.items()}
     expected = streams["openai"]
     assert [len(chunk["choices"]) for chunk in expected] == [1, 1, 1, 1, 1, 1, 0]
     assert expected[-1]["usage"]["total_tokens"] == READ + WRITTEN
@@ -124,8 +123,8 @@ def test_the_same_answer_is_the_same_stream_from_every_provider() -> None:
         assert stream == expected
 
 
-def test_the_same_answer_is_the_same_completion_from_every_translation() -> None:
-    folded = [events_seen(DIALECTS[type], stream=False) for type in TRANSLATED]
+def test_the_same_answer_gives_the_same_translated_completion() -> None:
+    folded = [sdk_result(DIALECTS[type], stream=False) for type in TRANSLATED]
     message = folded[0]["choices"][0]["message"]
     assert message["content"] == "Hello"
     assert message["tool_calls"][0]["function"]["arguments"] == '{"city":"Paris"}'
@@ -135,10 +134,10 @@ def test_the_same_answer_is_the_same_completion_from_every_translation() -> None
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
-def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
+def test_blank_stop_strings_are_applied_by_the_server(type: str) -> None:
     dialect = DIALECTS[type]
     with serving(dialect) as (server, upstream), server.connect() as client:
-        client.request("POST", "/v1/chat/completions", asked(stream=False, stop=["\n", "###"]))
+        client.request("POST", "/v1/chat/completions", body_of(stream=False, stop=["\n", "###"]))
         call = upstream.call()
         assert b"###" in call.request.body and b"\\n" not in call.request.body
         call.head(kind=dialect.kind)
@@ -149,7 +148,7 @@ def test_a_blank_stop_string_is_looked_for_here(type: str) -> None:
 
 
 @every_adapter
-def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
+def test_a_cut_connection_is_upstream_truncated(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         call.head(kind=dialect.kind)
@@ -163,7 +162,7 @@ def test_a_provider_that_breaks_off_is_an_error(dialect: Dialect) -> None:
 
 
 @every_adapter
-def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
+def test_hides_the_key_in_an_error_inside_the_answer(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         call.head(kind=dialect.kind)
@@ -179,7 +178,7 @@ def test_an_error_inside_the_answer_hides_the_key(dialect: Dialect) -> None:
 
 
 @every_adapter
-def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
+def test_forwards_429_with_its_message_and_retry_after(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         call.head("429 Too Many Requests", "application/json", Retry_After="7")
@@ -193,7 +192,7 @@ def test_a_refusal_keeps_its_meaning(dialect: Dialect) -> None:
 
 @either_way
 @pytest.mark.parametrize("when", ["before the head", "inside the answer"])
-def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) -> None:
+def test_closes_the_upstream_when_the_client_leaves(dialect: Dialect, when: str) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
         call = begin(client, upstream)
         if when == "inside the answer":
@@ -205,7 +204,7 @@ def test_a_client_that_leaves_frees_the_provider(dialect: Dialect, when: str) ->
 
 
 @every_adapter
-def test_the_connection_is_used_again(dialect: Dialect) -> None:
+def test_reuses_the_upstream_connection(dialect: Dialect) -> None:
     with serving(dialect) as (server, upstream):
         for _ in range(2):
             with server.connect() as client:
@@ -218,7 +217,7 @@ def test_the_connection_is_used_again(dialect: Dialect) -> None:
 
 
 @either_way
-def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
+def test_sends_pings_while_the_upstream_is_silent(dialect: Dialect) -> None:
     with (
         serving(dialect, {"heartbeat_seconds": "0.1"}) as (server, upstream),
         server.connect() as client,
@@ -235,13 +234,13 @@ def test_silence_is_filled_with_pings(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "ollama"])
-def test_n_without_an_n_of_its_own(type: str) -> None:
-    """That many requests at once: the second speaks while the first is silent."""
+def test_n_becomes_parallel_requests(type: str) -> None:
+    """The second is answered while the first is silent."""
     dialect = DIALECTS[type]
     with serving(dialect) as (server, upstream), server.connect() as client:
         first = begin(client, upstream, n=2, seed=7, stream_options={"include_usage": True})
         second = upstream.call()
-        if type == "ollama":  # which takes a seed: another one for each
+        if type == "ollama":  # accepts a seed: a different one in each request
             bodies = [json.loads(call.request.body) for call in (first, second)]
             assert sorted(body["options"]["seed"] for body in bodies) == [7, 8]
         second.head(kind=dialect.kind)
@@ -280,8 +279,10 @@ ENVIRONMENTS = [
 
 
 @pytest.mark.parametrize(("type", "key", "address", "model"), ENVIRONMENTS)
-def test_models_go_by_their_names(type: str, key: str, address: str, model: str) -> None:
-    """With a key in the environment and no ini file."""
+def test_a_key_in_the_environment_routes_models_by_name(
+    type: str, key: str, address: str, model: str
+) -> None:
+    """Without an ini file."""
     dialect = DIALECTS[type]
     with RawServer() as upstream:
         url = f"{upstream.url}/v1" if type == "xai" else upstream.url
@@ -299,18 +300,18 @@ def test_models_go_by_their_names(type: str, key: str, address: str, model: str)
         app.close()
 
 
-def test_a_missing_key_is_named() -> None:
+def test_an_error_names_the_missing_key() -> None:
     app = harness.make_app(environment={"OPENAI_API_KEY": KEY})
     with harness.Server(app) as server, server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", asked(model="bedrock/nova"))
+        answer = client.exchange("POST", "/v1/chat/completions", body_of(model="bedrock/nova"))
         assert answer.status == 502
         assert answer.error["code"] == "provider_not_configured"
         assert "AWS_BEARER_TOKEN_BEDROCK" in answer.error["message"]
     app.close()
 
 
-def test_what_a_provider_cannot_do_is_refused_before_anything_is_sent() -> None:
+def test_rejects_unsupported_parameters_before_sending() -> None:
     with serving(DIALECTS["anthropic"]) as (server, _), server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", asked(logit_bias={"5": 1}))
+        answer = client.exchange("POST", "/v1/chat/completions", body_of(logit_bias={"5": 1}))
         assert answer.status == 400
         assert answer.error["param"] == "logit_bias"

@@ -22,7 +22,7 @@ from choreo_wsgi.settings import load
 
 Sections = Mapping[str, Mapping[str, str]]
 
-#: An address where nobody listens: nothing here asks anybody.
+#: An address where nobody listens: these tests send nothing.
 NOWHERE = "http://127.0.0.1:9/v1"
 
 
@@ -34,8 +34,8 @@ def router(
     return build(load(settings, {}, named), environment or {})
 
 
-def answers(routes: Router, model: str) -> list[tuple[str, str]]:
-    """Return who may answer for *model*, in order: the provider's name, the model's there."""
+def targets_of(routes: Router, model: str) -> list[tuple[str, str]]:
+    """Return the targets of *model* in order: the provider's name, and the model's name there."""
     return [(target.provider.name, target.model) for target in routes.targets(model)]
 
 
@@ -61,15 +61,15 @@ def section(**values: str) -> dict[str, str]:
         ({}, {"OPENAI_API_KEY": "k"}, {"default_model": "local"}, True),
     ],
 )
-def test_the_local_model_answers_only_where_nothing_else_is_set_up(
+def test_the_local_model_answers_only_if_nothing_else_is_set_up(
     sections: Sections, environment: Mapping[str, str], settings: dict[str, str], local: bool
 ) -> None:
     routes = router(sections, environment, **settings)
     if local:
-        assert [name for name, _ in answers(routes, "some-name")] == ["local"]
+        assert [name for name, _ in targets_of(routes, "some-name")] == ["local"]
         assert any(name.startswith("local/") for name in routes.models())
     elif environment.get("OPENAI_BASE_URL"):
-        assert answers(routes, "some-name") == [("openai", "some-name")]
+        assert targets_of(routes, "some-name") == [("openai", "some-name")]
     else:
         with pytest.raises(ModelNotFound) as missing:
             routes.targets("some-name")
@@ -79,9 +79,9 @@ def test_the_local_model_answers_only_where_nothing_else_is_set_up(
 
 def test_any_model_may_be_the_default() -> None:
     sections = {"mine": section(models="a = b")}
-    assert answers(router(sections, default_model="a"), "x") == [("mine", "b")]
-    assert answers(router(sections, default_model="mine/c"), "x") == [("mine", "c")]
-    assert answers(router(default_model="echo"), "x") == [("echo", "echo")]
+    assert targets_of(router(sections, default_model="a"), "x") == [("mine", "b")]
+    assert targets_of(router(sections, default_model="mine/c"), "x") == [("mine", "c")]
+    assert targets_of(router(default_model="echo"), "x") == [("echo", "echo")]
     with pytest.raises(ConfigurationError, match="default_model"):
         router(sections, default_model="unknown")
 
@@ -89,23 +89,23 @@ def test_any_model_may_be_the_default() -> None:
 # -- sections -----------------------------------------------------------------------------
 
 
-def test_names_and_upstream_names() -> None:
+def test_models_setting_maps_names_to_upstream_names() -> None:
     routes = router({"mine": section(models=" a , b = upstream-b,c=d ,")})
-    assert answers(routes, "a") == [("mine", "a")]
-    assert answers(routes, "b") == [("mine", "upstream-b")]
-    assert answers(routes, "c") == [("mine", "d")]
+    assert targets_of(routes, "a") == [("mine", "a")]
+    assert targets_of(routes, "b") == [("mine", "upstream-b")]
+    assert targets_of(routes, "c") == [("mine", "d")]
     for name in ("upstream-b", "d", "A", "a ", ""):
         with pytest.raises(ModelNotFound):
             routes.targets(name)
 
 
 @pytest.mark.parametrize("models", ["= b", "a ="])
-def test_half_a_rule_is_refused(models: str) -> None:
+def test_rejects_an_incomplete_models_rule(models: str) -> None:
     with pytest.raises(ConfigurationError, match="provider mine: models"):
         router({"mine": section(models=models)})
 
 
-def test_a_star_takes_any_name_that_no_list_names() -> None:
+def test_a_star_matches_any_name_that_is_not_listed() -> None:
     routes = router(
         {
             "any": section(models="*"),
@@ -113,45 +113,45 @@ def test_a_star_takes_any_name_that_no_list_names() -> None:
             "one": section(models="other, * = always-this"),
         }
     )
-    assert answers(routes, "exact") == [("some", "exact")]
-    assert answers(routes, "x") == [("any", "x"), ("one", "always-this")]
-    assert answers(routes, "other") == [("one", "other")]
-    # The first pattern that takes the name decides, in the order of the file.
-    assert answers(routes, "llama-3")[0] == ("any", "llama-3")
+    assert targets_of(routes, "exact") == [("some", "exact")]
+    assert targets_of(routes, "x") == [("any", "x"), ("one", "always-this")]
+    assert targets_of(routes, "other") == [("one", "other")]
+    # The first pattern that matches the name decides, in the order of the file.
+    assert targets_of(routes, "llama-3")[0] == ("any", "llama-3")
 
 
-def test_a_providers_name_and_a_slash_go_before_patterns_and_behind_lists() -> None:
+def test_a_provider_prefix_ranks_after_lists_before_patterns() -> None:
     routes = router({"a": section(models="*"), "b": section(models="b/listed = x"), "c": section()})
-    assert answers(routes, "b/listed") == [("b", "x")]
-    assert answers(routes, "b/other") == [("b", "other")]
-    assert answers(routes, "c/deep/name") == [("c", "deep/name")]
-    assert answers(routes, "d/other") == [("a", "d/other")]
-    assert answers(routes, "b/") == [("a", "b/")]
-    assert answers(routes, "/x") == [("a", "/x")]
+    assert targets_of(routes, "b/listed") == [("b", "x")]
+    assert targets_of(routes, "b/other") == [("b", "other")]
+    assert targets_of(routes, "c/deep/name") == [("c", "deep/name")]
+    assert targets_of(routes, "d/other") == [("a", "d/other")]
+    assert targets_of(routes, "b/") == [("a", "b/")]
+    assert targets_of(routes, "/x") == [("a", "/x")]
 
 
-def test_the_type_is_the_sections_name_if_not_given() -> None:
+def test_the_type_defaults_to_the_sections_name() -> None:
     routes = router({"openai": {"base_url": NOWHERE}, "echo": {"delay_ms": "5"}})
-    assert answers(routes, "openai/x") == [("openai", "x")]
+    assert targets_of(routes, "openai/x") == [("openai", "x")]
     assert routes.providers["echo"].options.delay_ms == 5
 
 
-def test_an_echo_is_always_there() -> None:
-    assert answers(router(), "echo") == [("echo", "echo")]
-    assert answers(router({"mine": section(models="*")}), "echo") == [("echo", "echo")]
-    assert answers(router({"echo": {"delay_ms": "5"}}), "echo") == [("echo", "echo")]
-    assert answers(router({"mine": section(models="echo = x")}), "echo") == [("mine", "x")]
-    assert answers(router({"echo": section(models="a")}), "a") == [("echo", "a")]
+def test_an_echo_is_always_available() -> None:
+    assert targets_of(router(), "echo") == [("echo", "echo")]
+    assert targets_of(router({"mine": section(models="*")}), "echo") == [("echo", "echo")]
+    assert targets_of(router({"echo": {"delay_ms": "5"}}), "echo") == [("echo", "echo")]
+    assert targets_of(router({"mine": section(models="echo = x")}), "echo") == [("mine", "x")]
+    assert targets_of(router({"echo": section(models="a")}), "a") == [("echo", "a")]
 
 
-def test_several_targets_in_the_order_of_the_file_or_of_their_priority() -> None:
+def test_targets_are_ordered_by_priority_then_file() -> None:
     three = {name: section(models="m") for name in "abc"}
-    assert [name for name, _ in answers(router(three), "m")] == ["a", "b", "c"]
+    assert [name for name, _ in targets_of(router(three), "m")] == ["a", "b", "c"]
     three = {
         name: section(models="m", priority=priority)
         for name, priority in (("a", "3"), ("b", "1"), ("c", "2"))
     }
-    assert [name for name, _ in answers(router(three), "m")] == ["b", "c", "a"]
+    assert [name for name, _ in targets_of(router(three), "m")] == ["b", "c", "a"]
 
 
 def test_sections_with_weights_share_one_priority() -> None:
@@ -170,37 +170,37 @@ def test_sections_with_weights_share_one_priority() -> None:
         ({"type": "echo", "priority": "first"}, ["provider mine", "priority"]),
     ],
 )
-def test_a_section_that_is_wrong_is_named(values: dict[str, str], words: list[str]) -> None:
-    with pytest.raises(ConfigurationError) as refused:
+def test_an_error_names_the_invalid_section(values: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as caught:
         router({"mine": values})
     for word in words:
-        assert word in str(refused.value)
+        assert word in str(caught.value)
 
 
 # -- keys -----------------------------------------------------------------------------------
 
 
-def test_a_key_may_stand_in_the_environment() -> None:
+def test_reads_a_key_from_a_variable() -> None:
     routes = router({"mine": section(api_key="env:MY_KEY")}, {"MY_KEY": "sk-secret"})
     assert routes.providers["mine"].options.api_key == "sk-secret"
-    with pytest.raises(ConfigurationError, match="MY_KEY") as refused:
+    with pytest.raises(ConfigurationError, match="MY_KEY") as caught:
         router({"mine": section(api_key="env:MY_KEY")})
-    assert "provider mine" in str(refused.value)
+    assert "provider mine" in str(caught.value)
 
 
-def test_only_secrets_are_looked_up() -> None:
+def test_only_secrets_are_read_from_variables() -> None:
     routes = router({"mine": {"type": "echo", "models": "env:HOME"}}, {"HOME": "/root"})
     assert "env:HOME" in routes.models()
 
 
-def test_a_key_of_the_environment_goes_to_its_own_address_only() -> None:
+def test_an_environment_key_is_only_for_the_default_address() -> None:
     environment = {"OPENAI_API_KEY": "sk-secret"}
     assert router({"openai": {}}, environment).providers["openai"].options.api_key == "sk-secret"
     routes = router({"openai": {"base_url": NOWHERE}}, environment)
     assert routes.providers["openai"].options.api_key == ""
 
 
-# -- with the environment alone -----------------------------------------------------------
+# -- environment without sections -----------------------------------------------------------
 
 ZERO_CONFIG = [
     ("OPENAI_API_KEY", "gpt-4", "openai"),
@@ -217,8 +217,8 @@ ZERO_CONFIG = [
 @pytest.mark.parametrize(("variable", "model", "provider"), ZERO_CONFIG)
 def test_a_key_in_the_environment_routes_by_name(variable: str, model: str, provider: str) -> None:
     routes = router(environment={variable: "k"})
-    assert answers(routes, model) == [(provider, model)]
-    assert answers(routes, f"{provider}/anything") == [(provider, "anything")]
+    assert targets_of(routes, model) == [(provider, model)]
+    assert targets_of(routes, f"{provider}/anything") == [(provider, "anything")]
     with pytest.raises(ModelNotFound):
         routes.targets("some-name")
 
@@ -231,7 +231,7 @@ def test_a_key_in_the_environment_routes_by_name(variable: str, model: str, prov
         ("GOOGLE_API_KEY", "gemini-2.0-flash", "gemini"),
     ],
 )
-def test_a_model_without_its_key_says_which_variable_to_set(
+def test_an_error_names_the_variable_of_a_missing_key(
     variable: str, model: str, provider: str
 ) -> None:
     for name in (model, f"{provider}/anything"):
@@ -268,11 +268,11 @@ _AWS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}
         ({"GEMINI_API_KEY": "k", "GOOGLE_API_KEY": "g"}, "gemini", {"api_key": "k"}),
     ],
 )
-def test_the_environment_configures_a_type(
+def test_environment_variables_configure_a_type(
     environment: dict[str, str], provider: str, options: dict[str, str]
 ) -> None:
     routes = router(environment=environment)
-    assert answers(routes, f"{provider}/m") == [(provider, "m")]
+    assert targets_of(routes, f"{provider}/m") == [(provider, "m")]
     found: Any = routes.providers[provider].options
     assert {name: getattr(found, name) for name in options} == options
     assert [name for name in routes.providers if name not in ("echo", "local")] == [provider]
@@ -291,52 +291,52 @@ def test_the_environment_configures_a_type(
         ("xai", "https://api.x.ai/v1"),
     ],
 )
-def test_where_a_type_is_at_home(type: str, home: str) -> None:
+def test_each_type_has_a_default_base_url(type: str, home: str) -> None:
     provider: Any = router({type: {"api_key": "k"}}).providers[type]
     assert provider.url("/chat/completions", "m") == f"{home}/chat/completions"
 
 
 @pytest.mark.parametrize("end", ["", "/openai/", "/openai/v1"])
-def test_where_azure_is_however_its_address_ends(end: str) -> None:
+def test_azure_accepts_base_urls_of_several_forms(end: str) -> None:
     options = {"api_key": "k", "base_url": f"https://x.openai.azure.com{end}"}
     provider: Any = router({"azure": options}).providers["azure"]
     home = "https://x.openai.azure.com/openai"
     assert provider.url("/responses", "m") == f"{home}/v1/responses"
     options["api_version"] = "2024-10-21"
     provider = router({"azure": options}).providers["azure"]
-    asked = f"{home}/deployments/a%2Fb/chat/completions?api-version=2024-10-21"
-    assert provider.url("/chat/completions", "a/b") == asked
+    expected = f"{home}/deployments/a%2Fb/chat/completions?api-version=2024-10-21"
+    assert provider.url("/chat/completions", "a/b") == expected
 
 
-def test_a_key_alone_is_for_ollamas_cloud() -> None:
+def test_an_ollama_key_alone_selects_its_cloud() -> None:
     options: Any = router(environment={"OLLAMA_API_KEY": "k"}).providers["ollama"].options
     assert (options.api_key, options.base_url) == ("k", "https://ollama.com")
 
 
-def test_one_providers_key_is_not_anothers() -> None:
+def test_a_key_configures_only_its_own_provider() -> None:
     with pytest.raises(ProviderNotConfigured, match="ANTHROPIC_API_KEY"):
         router(environment={"OPENAI_API_KEY": "k"}).targets("claude-3")
 
 
-def test_a_base_url_of_ones_own_takes_every_name_that_nothing_else_takes() -> None:
+def test_a_custom_base_url_takes_every_other_name() -> None:
     environment = {"OPENAI_BASE_URL": NOWHERE, "ANTHROPIC_API_KEY": "k"}
     routes = router(environment=environment)
-    assert answers(routes, "any/name-at:all") == [("openai", "any/name-at:all")]
-    assert answers(routes, "claude-3") == [("anthropic", "claude-3")]
-    assert answers(routes, "gemini-2") == [("openai", "gemini-2")]
-    assert answers(routes, "echo") == [("echo", "echo")]
+    assert targets_of(routes, "any/name-at:all") == [("openai", "any/name-at:all")]
+    assert targets_of(routes, "claude-3") == [("anthropic", "claude-3")]
+    assert targets_of(routes, "gemini-2") == [("openai", "gemini-2")]
+    assert targets_of(routes, "echo") == [("echo", "echo")]
 
 
-def test_with_sections_the_environment_adds_no_rules() -> None:
+def test_sections_disable_rules_of_the_environment() -> None:
     routes = router({"mine": section(models="a")}, {"OPENAI_API_KEY": "k"})
     with pytest.raises(ModelNotFound):
         routes.targets("gpt-4")
 
 
-# -- what is shown ------------------------------------------------------------------------
+# -- lists of models ------------------------------------------------------------------------
 
 
-def test_what_can_be_asked_for_is_listed_with_who_answers() -> None:
+def test_lists_models_with_their_providers() -> None:
     routes = router({"mine": {"type": "echo", "models": "a, b = c"}}, default_model="a")
     assert routes.models() == {"a": "mine", "b": "mine", "echo": "echo", "mine": "mine"}
     assert routes.describe() == [
@@ -347,13 +347,13 @@ def test_what_can_be_asked_for_is_listed_with_who_answers() -> None:
     ]
 
 
-# -- where providers come from ------------------------------------------------------------
+# -- loading of providers ------------------------------------------------------------
 
 
-def test_a_provider_comes_in_through_its_entry_point(scripted: Callable[[], Script]) -> None:
+def test_loads_a_provider_by_its_entry_point(scripted: Callable[[], Script]) -> None:
     assert "scripted" in installed()
     routes = router({"mine": {"type": "scripted", "models": "m"}})
-    assert answers(routes, "m") == [("mine", "m")]
+    assert targets_of(routes, "m") == [("mine", "m")]
 
 
 @pytest.mark.parametrize(
@@ -364,14 +364,14 @@ def test_a_provider_comes_in_through_its_entry_point(scripted: Callable[[], Scri
         ("scripted_provider:End", "is not a Provider"),
     ],
 )
-def test_a_broken_entry_point_is_named(
+def test_an_error_names_the_broken_entry_point(
     value: str, words: str, scripted: Callable[[], Script], tmp_path: Path
 ) -> None:
     entries = tmp_path / "scripted-1.dist-info" / "entry_points.txt"
     entries.write_text(f"[choreo_wsgi.providers]\nbroken = {value}\n")
-    with pytest.raises(ConfigurationError, match=words) as refused:
+    with pytest.raises(ConfigurationError, match=words) as caught:
         provider_class("broken")
-    assert "'broken'" in str(refused.value)
+    assert "'broken'" in str(caught.value)
 
 
 BROKEN = [
@@ -396,7 +396,7 @@ class Thing(Provider):
 
 
 @pytest.mark.parametrize("code", BROKEN)
-def test_broken_code_is_an_error_of_that_provider_alone(
+def test_broken_code_disables_only_its_provider(
     code: str,
     scripted: Callable[[], Script],
     tmp_path: Path,
@@ -416,8 +416,8 @@ def test_broken_code_is_an_error_of_that_provider_alone(
     assert "provider bad cannot be used" in caplog.text
     with harness.Server(app) as server, server.connect() as client:
         for model, status in (("a", 502), ("bad/c", 502), ("b", 200), ("echo", 200)):
-            asked = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
-            answer = client.exchange("POST", "/v1/chat/completions", asked)
+            body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
+            answer = client.exchange("POST", "/v1/chat/completions", body)
             assert answer.status == status, model
             if status == 502:
                 error = json.loads(answer.body)["error"]
@@ -426,33 +426,33 @@ def test_broken_code_is_an_error_of_that_provider_alone(
 
 
 @pytest.mark.parametrize(
-    ("environment", "there"),
+    ("environment", "enabled"),
     [({"AWS_ACCESS_KEY_ID": "a"}, False), ({"AWS_BEARER_TOKEN_BEDROCK": "t"}, True)],
 )
-def test_bedrock_without_botocore(
-    environment: dict[str, str], there: bool, monkeypatch: pytest.MonkeyPatch
+def test_reports_missing_botocore_only_with_a_bedrock_key(
+    environment: dict[str, str], enabled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Credentials that are there for other reasons ask for nothing; a key of its own does."""
+    """AWS credentials may be set for other reasons, a key of Bedrock's own is not."""
     for name in ("provider", "answer"):
         monkeypatch.delitem(sys.modules, f"choreo_wsgi.providers.bedrock.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "botocore.eventstream", None)
     monkeypatch.setitem(sys.modules, "botocore.auth", None)
     provider_class.cache_clear()
     routes = router(environment=environment)
-    assert ("bedrock" in routes.providers) is there
+    assert ("bedrock" in routes.providers) is enabled
     request = ChatRequest("m", [], {})
-    if there:
+    if enabled:
         with pytest.raises(ProviderNotConfigured, match=r"pip install botocore$"):
             routes.targets("bedrock/m")[0].provider.open(request)
     provider_class.cache_clear()
 
 
-def test_a_provider_that_is_not_named_is_not_imported(
-    scripted: Callable[[], Script], tmp_path: Path
-) -> None:
+def test_unused_providers_are_not_imported(scripted: Callable[[], Script], tmp_path: Path) -> None:
     entries = tmp_path / "scripted-1.dist-info" / "entry_points.txt"
     entries.write_text("[choreo_wsgi.providers]\nbroken = explosive_provider:Thing\n")
-    (tmp_path / "explosive_provider.py").write_text("raise SystemExit('imported unasked')\n")
+    (tmp_path / "explosive_provider.py").write_text(
+        "raise SystemExit('imported although unused')\n"
+    )
     assert "broken" in installed()
     routes = router(environment={"OPENAI_API_KEY": "k"})
     with pytest.raises(ModelNotFound):
@@ -464,7 +464,7 @@ def test_every_installed_provider_can_be_loaded() -> None:
         assert provider_class(type).type == type
 
 
-def test_names_that_callers_make_up_are_bounded() -> None:
+def test_limits_names_of_unknown_models() -> None:
     default = router({"mine": section()}, default_model="mine")
     with pytest.raises(ModelNotFound, match="too long"):
         default.targets("x" * 257)
@@ -477,13 +477,13 @@ def test_names_that_callers_make_up_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(("pattern", "listed"), [("Smol*", True), ("other-*", False)])
-def test_a_pattern_lists_what_it_takes_only(pattern: str, listed: bool) -> None:
+def test_a_pattern_lists_only_models_that_match(pattern: str, listed: bool) -> None:
     sections = {"mine": {"type": "local", "models": pattern}}
     assert (NAME in router(sections, default_model="none").models()) is listed
 
 
-def test_who_is_done_with_a_router_closes_its_providers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a local model's process would be left behind."""
+def test_closing_a_router_closes_its_providers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a local model's process would be left behind."""
     closed = []
     routes = router({"one": {"type": "echo"}, "two": section()}, default_model="none")
     for name, provider in routes.providers.items():

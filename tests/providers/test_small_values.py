@@ -1,4 +1,4 @@
-"""A body of many small values grows by at most four times its bytes and a fixed room."""
+"""A body of many small values takes at most four times its bytes and a fixed amount."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
-#: What the values may take beside the text: what the documentation says.
+#: The memory that the values may take beside the text, as documented.
 ROOM = 8 * 1024 * 1024
-ASKED = {"role": "user", "content": "hi"}
+USER = {"role": "user", "content": "hi"}
 
 
-def round(api: str, at: int) -> list[Any]:
+def tool_round(api: str, at: int) -> list[Any]:
     """Return a short call and its result."""
     id, found = f"t{at}", f"o{at}"
     if api == "responses":
@@ -30,8 +30,8 @@ def round(api: str, at: int) -> list[Any]:
         return [called, {"type": "function_call_output", "call_id": id, "output": found}]
     if api == "chat":
         call = {"id": id, "type": "function", "function": {"name": "f", "arguments": "{}"}}
-        said = {"role": "assistant", "content": None, "tool_calls": [call]}
-        return [said, {"role": "tool", "tool_call_id": id, "content": found}]
+        message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        return [message, {"role": "tool", "tool_call_id": id, "content": found}]
     use = {"type": "tool_use", "id": id, "name": "f", "input": {"a": "b"}}
     result = {"type": "tool_result", "tool_use_id": id, "content": found}
     return [{"role": "assistant", "content": [use]}, {"role": "user", "content": [result]}]
@@ -58,15 +58,17 @@ def body_of(shape: Callable[[str, int], list[Any]], api: str, values: int) -> by
     """Return a body of *api* of so many *values*."""
     one = json.dumps(shape(api, 0))
     many = [made for at in range(values // (sum(map(one.count, ",[{")))) for made in shape(api, at)]
-    said = "input" if api == "responses" else "messages"
-    asked = {said: [ASKED], "tools": many} if shape is tool else {said: [ASKED, *many]}
-    return json.dumps({"model": "m", "max_tokens": 9, **asked}, ensure_ascii=False).encode()
+    name = "input" if api == "responses" else "messages"
+    fields = {name: [USER], "tools": many} if shape is tool else {name: [USER, *many]}
+    return json.dumps({"model": "m", "max_tokens": 9, **fields}, ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize("api", ["chat", "responses", "messages"])
-@pytest.mark.parametrize("shape", [round, turn, tool])
-def test_many_small_values_take_little(shape: Callable[[str, int], list[Any]], api: str) -> None:
-    """As many as may be, for the provider whose words take the most; more of them are refused."""
+@pytest.mark.parametrize("shape", [tool_round, turn, tool])
+def test_many_small_values_take_little_memory(
+    shape: Callable[[str, int], list[Any]], api: str
+) -> None:
+    """The allowed number, for the provider with the longest names; more are rejected."""
     read = load(api).read
     provider = provider_class("bedrock")("bedrock", {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)

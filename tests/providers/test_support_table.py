@@ -1,4 +1,4 @@
-"""The table of what each provider can do is true: every cell is tried."""
+"""The table of what each provider supports is true in every cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def part(kind: str, value: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": content}]}
 
 
-#: For each row, what asks for it.
+#: Fields of a request that uses the parameter of each row.
 SAMPLES: dict[str, dict[str, Any]] = {
     "temperature": {"temperature": 0.5},
     "top_p": {"top_p": 0.5},
@@ -71,7 +71,7 @@ def test_every_row_has_a_sample() -> None:
 
 
 def test_every_parameter_of_openai_is_in_the_table() -> None:
-    """As its SDK has them; what asks for nothing of a provider is done by the server."""
+    """As in its SDK, except those that the server itself handles."""
     theirs = set(CompletionCreateParamsBase.__annotations__)
     done = {"model", "messages", "stream", "stream_options", "max_completion_tokens"}
     assert theirs - done <= {row.name for row in TABLE}
@@ -79,7 +79,7 @@ def test_every_parameter_of_openai_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("type", COLUMNS)
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-def test_cell(row: Row, type: str) -> None:
+def test_parameters_are_handled_as_in_the_table(row: Row, type: str) -> None:
     sample, cell = SAMPLES[row.name], row.cells[type]
     rest = {key: value for key, value in sample.items() if key == "tools" and row.name != "tools"}
     if cell.how == "refused":
@@ -94,14 +94,14 @@ def test_cell(row: Row, type: str) -> None:
 
 
 @pytest.mark.parametrize("type", COLUMNS)
-def test_neutral_values_are_never_refused(type: str) -> None:
+def test_neutral_values_are_never_rejected(type: str) -> None:
     for row in TABLE:
         for value in (*row.neutral, *([None] if row.name in SAMPLES[row.name] else [])):
             sent(type, **{row.name: value})
 
 
 @pytest.mark.parametrize("type", COLUMNS)
-def test_limits(type: str) -> None:
+def test_rejects_values_over_the_maximum_of_a_cell(type: str) -> None:
     for row in TABLE:
         maximum = row.cells[type].maximum
         if maximum is not None:
@@ -111,7 +111,7 @@ def test_limits(type: str) -> None:
             assert caught.value.param == row.name
 
 
-REFUSED: list[tuple[str, dict[str, Any], str]] = [
+REJECTED: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"response_format": {"type": "json_object"}}, "response_format.type"),
     ("bedrock", {"response_format": {"type": "json_object"}}, "response_format.type"),
     ("ollama", {"tools": [TOOL], "tool_choice": "required"}, "tool_choice"),
@@ -160,14 +160,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("type", "sample", "param"), REFUSED)
-def test_refused(type: str, sample: dict[str, Any], param: str) -> None:
+@pytest.mark.parametrize(("type", "sample", "param"), REJECTED)
+def test_rejects_invalid_values_by_parameter(type: str, sample: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         sent(type, **sample)
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
-def called(arguments: str, answered: str = "c1") -> dict[str, Any]:
+def with_call(arguments: str, answered: str = "c1") -> dict[str, Any]:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     return {
         "messages": [
@@ -179,20 +179,20 @@ def called(arguments: str, answered: str = "c1") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_a_parameter_that_is_not_in_the_table(type: str) -> None:
+def test_rejects_parameters_that_are_not_in_the_table(type: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         sent(type, min_p=0.1)
     assert caught.value.param == "min_p"
     assert sent(type, min_p=None, stream_options=None)
 
 
-def test_no_tools_after_tool_calls_at_bedrock() -> None:
+def test_bedrock_rejects_tool_choice_none_after_calls() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        sent("bedrock", **called("{}"), tools=[TOOL], tool_choice="none")
+        sent("bedrock", **with_call("{}"), tools=[TOOL], tool_choice="none")
     assert caught.value.param == "tool_choice"
 
 
-def test_no_reasoning_effort_for_other_models_at_bedrock() -> None:
+def test_bedrock_rejects_reasoning_effort_for_other_models() -> None:
     provider = provider_class("bedrock")("bedrock", {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)
     with pytest.raises(InvalidRequest) as caught:
@@ -202,19 +202,19 @@ def test_no_reasoning_effort_for_other_models_at_bedrock() -> None:
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_allowed_tools(type: str) -> None:
-    """Only those are sent: no provider has a list of its own beside the tools."""
+def test_sends_only_allowed_tools(type: str) -> None:
+    """No provider has a separate list of allowed tools."""
     other = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
     named = {"type": "function", "function": {"name": "g"}}
-    wanted: dict[str, Any] = {"type": "allowed_tools"}
+    choice: dict[str, Any] = {"type": "allowed_tools"}
     for mode in ("auto", "required")[: 1 if type == "ollama" else 2]:
-        wanted["allowed_tools"] = {"mode": mode, "tools": [named]}
-        body = sent(type, tools=[TOOL, other], tool_choice=wanted)
+        choice["allowed_tools"] = {"mode": mode, "tools": [named]}
+        body = sent(type, tools=[TOOL, other], tool_choice=choice)
         assert body == sent(type, tools=[other], tool_choice=mode)
     for mode, names in (("auto", [named, {**named, "function": {"name": "z"}}]), ("required", [])):
-        wanted["allowed_tools"] = {"mode": mode, "tools": names}
+        choice["allowed_tools"] = {"mode": mode, "tools": names}
         with pytest.raises(InvalidRequest):
-            sent(type, tools=[TOOL, other], tool_choice=wanted)
+            sent(type, tools=[TOOL, other], tool_choice=choice)
 
 
 THINKING: list[tuple[str, dict[str, Any], Any, int]] = [
@@ -233,12 +233,14 @@ THINKING: list[tuple[str, dict[str, Any], Any, int]] = [
         500,
     ),
     ("claude-sonnet-4-20250514", {"reasoning_effort": "low"}, 1024, 16384 + 1024),
-    ("claude-opus-4-1", {"reasoning_effort": "low", **called("{}")}, None, 16384),
+    ("claude-opus-4-1", {"reasoning_effort": "low", **with_call("{}")}, None, 16384),
 ]
 
 
 @pytest.mark.parametrize(("model", "more", "thinking", "limit"), THINKING)
-def test_thinking_at_anthropic(model: str, more: dict[str, Any], thinking: Any, limit: int) -> None:
+def test_anthropic_thinking_depends_on_model_and_effort(
+    model: str, more: dict[str, Any], thinking: Any, limit: int
+) -> None:
     provider = provider_class("anthropic")("anthropic", {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider)
     body = json.loads(provider.encode(request(model, **more)).body)
@@ -257,7 +259,7 @@ def test_thinking_at_anthropic(model: str, more: dict[str, Any], thinking: Any, 
     ("type", "model"),
     [("anthropic", "claude-haiku-4-5"), ("bedrock", "anthropic.claude-haiku-4-5-v1:0")],
 )
-def test_a_budget_of_thinking_is_sent_without_temperature(type: str, model: str) -> None:
+def test_drops_temperature_with_a_thinking_budget(type: str, model: str) -> None:
     assert "temperature" in json.dumps(sent(type, model=model, temperature=0.5))
     body = json.dumps(sent(type, model=model, temperature=0.5, reasoning_effort="low"))
     assert "budget_tokens" in body and "temperature" not in body

@@ -1,4 +1,4 @@
-"""Names of tools that a provider's pattern refuses go there in another form and come back."""
+"""Tool names that a provider rejects are changed in requests and restored in answers."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def calls(type: str, names: list[str]) -> bytes:
         {"contentBlockIndex": at, "start": {"toolUse": {"toolUseId": f"t{at}", "name": name}}}
         for at, name in enumerate(names)
     ]
-    told = [("contentBlockStart", start) for start in starts]
-    told.append(("messageStop", {"stopReason": "tool_use"}))
+    sent = [("contentBlockStart", start) for start in starts]
+    sent.append(("messageStop", {"stopReason": "tool_use"}))
     return b"".join(
         encode({":message-type": "event", ":event-type": kind}, json.dumps(payload).encode())
-        for kind, payload in told
+        for kind, payload in sent
     )
 
 
@@ -72,17 +72,16 @@ def offered(type: str, body: Any) -> list[str]:
     ]
 
 
-def asked(type: str, **more: Any) -> tuple[Any, list[str]]:
-    """Return the body that is sent, and the names of the calls that come back: all that there
-    are in the body."""
+def exchange(type: str, **more: Any) -> tuple[Any, list[str]]:
+    """Return the body sent, and the names of the calls received: the answer calls every tool."""
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
     provider.close()
-    asked = request(MODELS[type], stream=True, **more)
+    parsed = request(MODELS[type], stream=True, **more)
     playback = provider.client = Playback(200, Message(), [])
-    provider.answer(asked, ChunkWriter(Identity("m"), False)).close()
+    provider.answer(parsed, ChunkWriter(Identity("m"), False)).close()
     body = json.loads(playback.sent[0].body)
     provider.client = Playback(200, Message(), [calls(type, offered(type, body))])
-    reply = provider.answer(asked, ChunkWriter(Identity("m"), False))
+    reply = provider.answer(parsed, ChunkWriter(Identity("m"), False))
     frames = b""
     while not reply.ended:
         frames += reply.receive(0)
@@ -101,26 +100,26 @@ def call(id: str, name: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("type", PATTERNS)
-def test_names_fit_and_come_back(type: str) -> None:
-    body, called = asked(type, tools=tools(NAMES))
+def test_changes_invalid_names_and_restores_them(type: str) -> None:
+    body, called = exchange(type, tools=tools(NAMES))
     assert called == NAMES
     sent = offered(type, body)
     assert len(set(sent)) == len(NAMES)
     assert all(re.fullmatch(PATTERNS[type], name) for name in sent)
-    assert sent[1] == "files_read"  # what fits stays
+    assert sent[1] == "files_read"  # a valid name stays
 
 
 @pytest.mark.parametrize("type", PATTERNS)
-def test_history_and_choice_have_the_names_of_the_tools(type: str) -> None:
+def test_history_and_choice_use_the_changed_names(type: str) -> None:
     history = [
         {"role": "user", "content": "hi"},
         {"role": "assistant", "tool_calls": [call("c1", "1 a:b"), call("c2", "gone é")]},
         {"role": "tool", "tool_call_id": "c1", "content": "1"},
         {"role": "tool", "tool_call_id": "c2", "content": "2"},
     ]
-    wanted = {"type": "function", "function": {"name": "1 a:b"}}
-    choice = {} if type == "ollama" else {"tool_choice": wanted}
-    body, called = asked(type, messages=history, tools=tools(["1 a:b"]), **choice)
+    named = {"type": "function", "function": {"name": "1 a:b"}}
+    choice = {} if type == "ollama" else {"tool_choice": named}
+    body, called = exchange(type, messages=history, tools=tools(["1 a:b"]), **choice)
     assert called == ["1 a:b"]
     text, name = json.dumps(body, ensure_ascii=False), offered(type, body)[0]
     places = {"anthropic": 3, "bedrock": 3, "gemini": 4, "ollama": 3}
@@ -129,8 +128,8 @@ def test_history_and_choice_have_the_names_of_the_tools(type: str) -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
-def test_allowed_tools_are_found_by_their_names(type: str) -> None:
+def test_allowed_tools_are_found_by_their_original_names(type: str) -> None:
     allowed = {"mode": "auto", "tools": tools(["b b"])}
     choice = {"type": "allowed_tools", "allowed_tools": allowed}
-    _, called = asked(type, tools=tools(["a a", "b b"]), tool_choice=choice)
+    _, called = exchange(type, tools=tools(["a a", "b b"]), tool_choice=choice)
     assert called == ["b b"]

@@ -1,4 +1,4 @@
-"""A stream's id and time are the same in all its chunks, whatever the provider writes."""
+"""All chunks of a stream have the same id and time, whatever the provider sends."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from choreo_wsgi.providers.openai.relay import EventRelay
 
 
 def chunk(number: int, delta: dict[str, str], reason: str | None = None) -> bytes:
-    made = {
+    body = {
         "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
-        "created": 1700000000 + number // 3,  # as llama.cpp's, which goes on
+        "created": 1700000000 + number // 3,  # increases, as llama.cpp's does
         "id": f"chatcmpl-{number // 5}",
         "model": "m",
         "object": "chat.completion.chunk",
     }
-    return b"data: " + json.dumps(made, separators=(",", ":")).encode() + b"\n\n"
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 @pytest.mark.parametrize("size", [1, 400, 100_000])
-def test_names_stay_as_they_were_first(size: int) -> None:
+def test_chunks_keep_the_first_id_and_time(size: int) -> None:
     texts = [f"word {number}" for number in range(40)]
     body = chunk(0, {"role": "assistant", "content": ""})
     body += b"".join(chunk(number, {"content": text}) for number, text in enumerate(texts))

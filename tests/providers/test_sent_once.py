@@ -1,4 +1,4 @@
-"""What a provider may have begun is never asked for twice, whichever API it was asked in."""
+"""A request that the provider may have begun is never sent twice, in any API."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ BEGUN = (b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\n\r\n", sized(b'{"a":1}')[:-3])
     [
         *((CHAT, "openai", begun) for begun in BEGUN),
         *((CHAT, one, BEGUN[2]) for one in ("anthropic", "gemini", "ollama")),
-        # Forwarded as they came, then translated.
+        # Forwarded unchanged, then translated.
         *((path, "openai", BEGUN[2]) for path in (RESPONSES, COMPLETIONS, EMBEDDINGS)),
         (MESSAGES_PATH, "anthropic", BEGUN[2]),
         (RESPONSES, "gemini", BEGUN[2]),
         (MESSAGES_PATH, "ollama", BEGUN[2]),
     ],
 )
-def test_a_kept_connection_breaks_when_the_answer_has_begun(
+def test_never_resends_when_a_reused_connection_breaks_mid_answer(
     path: str, provider: str, begun: bytes
 ) -> None:
-    """The first question leaves the connection open; the second is cut off on it."""
-    asked, answered = threading.Semaphore(0), threading.Event()
+    """The first request leaves the connection open; the second's answer is cut on it."""
+    requests, reused = threading.Semaphore(0), threading.Event()
 
     def play(peer: Peer) -> None:
-        asked.release()
-        if not answered.is_set():
-            answered.set()
+        requests.release()
+        if not reused.is_set():
+            reused.set()
             peer.send(sized(b'{"error":{"message":"no"}}', "400 No"))
         else:
             peer.send(begun)
@@ -63,5 +63,5 @@ def test_a_kept_connection_breaks_when_the_answer_has_begun(
                 assert client.read_answer().status == 502
         finally:
             app.close()
-        assert asked.acquire(blocking=False) and asked.acquire(blocking=False)
-        assert not asked.acquire(blocking=False)
+        assert requests.acquire(blocking=False) and requests.acquire(blocking=False)
+        assert not requests.acquire(blocking=False)

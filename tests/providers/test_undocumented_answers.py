@@ -53,7 +53,7 @@ GOOD = [
 
 
 @pytest.mark.parametrize(("type", "body"), GOOD)
-def test_text(type: str, body: bytes) -> None:
+def test_reads_text_in_undocumented_forms(type: str, body: bytes) -> None:
     choices = [one for chunk in answer(type, body, 1) for one in chunk["choices"]]
     assert "".join(one["delta"].get("content") or "" for one in choices) == "a"
     assert choices[-1]["finish_reason"] == "stop"
@@ -71,7 +71,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("type", "body"), BAD)
-def test_errors_in_other_shapes_are_told(type: str, body: bytes) -> None:
+def test_reports_errors_in_other_shapes(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError, match="busy"):
         answer(type, body, 1, "text/event-stream")
 
@@ -93,7 +93,7 @@ def message(*deltas: Any, **start: Any) -> bytes:
     return events(*made, stop, END)
 
 
-@pytest.mark.parametrize(("type", "told"), [("anthropic", message), ("bedrock", converse)])
+@pytest.mark.parametrize(("type", "make"), [("anthropic", message), ("bedrock", converse)])
 @pytest.mark.parametrize(
     ("start", "deltas"),
     [
@@ -102,10 +102,12 @@ def message(*deltas: Any, **start: Any) -> bytes:
         ({"input": {}}, [{"input": {"a": 1}}]),
     ],
 )
-def test_calls(type: str, told: Any, start: Any, deltas: Any) -> None:
+def test_reads_arguments_in_the_start_or_in_deltas(
+    type: str, make: Any, start: Any, deltas: Any
+) -> None:
     name = "toolUseId" if type == "bedrock" else "id"
     for id in ({name: "t"}, {}):
-        body = told(*deltas, name="f", **id, **start)
+        body = make(*deltas, name="f", **id, **start)
         choices = [one for chunk in answer(type, body, 9, "x") for one in chunk["choices"]]
         pieces = [one for choice in choices for one in choice["delta"].get("tool_calls", ())]
         assert pieces[0]["id"] and pieces[0]["function"]["name"] == "f"
@@ -113,21 +115,21 @@ def test_calls(type: str, told: Any, start: Any, deltas: Any) -> None:
 
 
 @pytest.mark.parametrize("indexes", [(0.0, 0, 1.0, "1"), (0, None, 1, None)])
-def test_blocks_that_are_numbered_in_other_ways(indexes: Any) -> None:
-    told: list[Any] = [START]
+def test_reads_blocks_with_odd_or_missing_indexes(indexes: Any) -> None:
+    sent: list[Any] = [START]
     for at in (0, 2):
         tool = {"type": "tool_use", "id": f"t{at}", "name": "f", "input": {}}
         piece = {"type": "input_json_delta", "partial_json": f'{{"a":{at}}}'}
         start = {"type": "content_block_start", "content_block": tool, "index": indexes[at]}
         delta = {"type": "content_block_delta", "delta": piece, "index": indexes[at + 1]}
         stop = {"type": "content_block_stop", "index": indexes[at + 1]}
-        told += [
+        sent += [
             {key: one for key, one in each.items() if one is not None}
             for each in (start, delta, stop)
         ]
     ending = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
     choices = [
-        c for chunk in answer("anthropic", events(*told, ending, END), 9) for c in chunk["choices"]
+        c for chunk in answer("anthropic", events(*sent, ending, END), 9) for c in chunk["choices"]
     ]
     pieces = [one for choice in choices for one in choice["delta"].get("tool_calls", ())]
     found = ["", ""]
@@ -136,7 +138,7 @@ def test_blocks_that_are_numbered_in_other_ways(indexes: Any) -> None:
     assert found == ['{"a":0}', '{"a":2}']
 
 
-def test_gemini_in_the_names_of_the_protocol_buffers() -> None:
+def test_reads_gemini_names_in_snake_case() -> None:
     given = {"my_key": {"other_key": 1}}
     parts = [
         {"text": "t", "thought": True},
@@ -154,8 +156,8 @@ def test_gemini_in_the_names_of_the_protocol_buffers() -> None:
         deltas = [one["delta"] for one in choices]
         calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
         assert calls[0]["extra_content"] == {"google": {"thought_signature": "s"}}
-        said = "".join(call["function"].get("arguments", "") for call in calls)
-        assert json.loads(said) == given and calls[0]["function"]["name"] == "f_g"
+        arguments = "".join(call["function"].get("arguments", "") for call in calls)
+        assert json.loads(arguments) == given and calls[0]["function"]["name"] == "f_g"
         assert [delta["images"] for delta in deltas if "images" in delta]
         assert [chunk["usage"]["total_tokens"] for chunk in chunks if chunk.get("usage")] == [7]
     blocked = {"prompt_feedback": {"block_reason": "SAFETY"}}
@@ -165,16 +167,16 @@ def test_gemini_in_the_names_of_the_protocol_buffers() -> None:
 
 
 @pytest.mark.parametrize("reason", ["OTHER", "NO_IMAGE"])
-def test_an_answer_of_nothing_is_no_failure(reason: str) -> None:
+def test_odd_gemini_reasons_fail_only_after_content(reason: str) -> None:
     body = events(response(reason=reason))
     choice = answer("gemini", body, 9)[-1]["choices"][0]
     assert (choice["finish_reason"], choice["native_finish_reason"]) == ("stop", reason)
-    for said in ({"text": "a"}, {"text": "t", "thought": True}, {"functionCall": {"name": "f"}}):
+    for part in ({"text": "a"}, {"text": "t", "thought": True}, {"functionCall": {"name": "f"}}):
         with pytest.raises(ChoreoError, match=reason):
-            answer("gemini", events(response(said), response(reason=reason)), 1000)
+            answer("gemini", events(response(part), response(reason=reason)), 1000)
 
 
-def test_parts_of_no_known_kind_are_passed_on() -> None:
+def test_forwards_gemini_parts_of_unknown_kinds() -> None:
     parts = [{"fileData": {"fileUri": "https://x/y.png"}}, {"thought": True, "novelty": 1}]
     chunks = answer("gemini", events(response(*parts)), 9)
     deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
@@ -190,22 +192,22 @@ def test_parts_of_no_known_kind_are_passed_on() -> None:
         {"name": "f", "arguments": {"a": 1}},
     ],
 )
-def test_the_arguments_of_a_call_from_ollama_under_other_names(call: Any) -> None:
-    said = {"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": True}
+def test_reads_ollama_arguments_under_other_names(call: Any) -> None:
+    body = {"message": {"role": "assistant", "content": "", "tool_calls": [call]}, "done": True}
     calls = [
         one
-        for chunk in answer("ollama", lines(said), 1000)
+        for chunk in answer("ollama", lines(body), 1000)
         for choice in chunk["choices"]
         for one in choice["delta"].get("tool_calls", ())
     ]
     assert "".join(one["function"].get("arguments", "") for one in calls) == '{"a":1}'
 
 
-def test_every_provider_is_here() -> None:
+def test_every_provider_has_samples() -> None:
     assert {type for type, _ in GOOD} | {"bedrock"} == set(MODELS)
 
 
-def test_the_sources_of_a_candidate_come_with_its_finish() -> None:
+def test_sends_gemini_sources_with_the_finish_reason() -> None:
     sources = {"groundingMetadata": {"webSearchQueries": ["q"]}}
     body = response({"text": "a"})
     body["candidates"][0] |= sources
@@ -220,9 +222,9 @@ PAGE_THERE = {"title": "X", "location": {"web": {"url": "https://x"}}, "sourceCo
 
 def cited(type: str, citation: Any) -> bytes:
     if type == "bedrock":
-        said = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "a"})
-        said += event("contentBlockDelta", contentBlockIndex=0, delta={"citation": citation})
-        return said + event("messageStop", stopReason="end_turn")
+        data = event("contentBlockDelta", contentBlockIndex=0, delta={"text": "a"})
+        data += event("contentBlockDelta", contentBlockIndex=0, delta={"citation": citation})
+        return data + event("messageStop", stopReason="end_turn")
     delta = {"type": "citations_delta", "citation": citation}
     block = {"type": "content_block_delta", "index": 0, "delta": delta}
     return events(START, TEXT, block, block, STOP, END)
@@ -237,7 +239,7 @@ def extras(type: str, body: bytes) -> dict[str, list[Any]]:
     return found
 
 
-def test_cited_pages_are_annotations_and_other_places_citations() -> None:
+def test_cited_pages_become_annotations_others_citations() -> None:
     note = {"type": "url_citation", "url_citation": {"url": "https://x", "title": "X"}}
     noted = {**note, "url_citation": {**note["url_citation"], "content": "q"}}  # type: ignore[dict-item]
     assert extras("anthropic", cited("anthropic", PAGE)) == {
@@ -251,7 +253,7 @@ def test_cited_pages_are_annotations_and_other_places_citations() -> None:
     }
 
 
-def test_a_whole_answer_with_citations_has_its_text() -> None:
+def test_reads_the_text_of_a_document_with_citations() -> None:
     content = {"content": [{"text": "a"}, {"text": "b"}], "citations": [PAGE_THERE]}
     message = {"role": "assistant", "content": [{"citationsContent": content}]}
     body = json.dumps({"output": {"message": message}, "stopReason": "end_turn"}).encode()
@@ -260,7 +262,7 @@ def test_a_whole_answer_with_citations_has_its_text() -> None:
     assert extras("bedrock", body)["annotations"]
 
 
-def test_all_that_gemini_counts() -> None:
+def test_reads_all_token_counts_of_gemini() -> None:
     counts = {
         "promptTokenCount": 10, "toolUsePromptTokenCount": 5, "candidatesTokenCount": 20,
         "thoughtsTokenCount": 3, "cachedContentTokenCount": 4, "totalTokenCount": 38,
@@ -274,14 +276,14 @@ def test_all_that_gemini_counts() -> None:
 
 
 @pytest.mark.parametrize("member", ["citationMetadata", "groundingMetadata", "urlContextMetadata"])
-def test_the_sources_that_gemini_names(member: str) -> None:
-    said = response({"text": "a"})
-    said["candidates"][0][member] = {"found": ["x"]}
-    chunks = answer("gemini", events(said), 1000)
+def test_forwards_each_kind_of_gemini_sources(member: str) -> None:
+    body = response({"text": "a"})
+    body["candidates"][0][member] = {"found": ["x"]}
+    chunks = answer("gemini", events(body), 1000)
     assert any(one.get(member) == {"found": ["x"]} for chunk in chunks for one in chunk["choices"])
 
 
-def test_the_sources_of_all_chunks_of_a_candidate() -> None:
+def test_merges_the_sources_of_all_chunks_of_a_candidate() -> None:
     first, last = response({"text": "a"}, reason=""), response({"text": "b"})
     first["candidates"][0]["citationMetadata"] = {"found": ["x"]}
     last["candidates"][0]["groundingMetadata"] = {"found": ["y"]}
@@ -290,8 +292,8 @@ def test_the_sources_of_all_chunks_of_a_candidate() -> None:
     assert finish["groundingMetadata"] == {"found": ["y"]}
 
 
-def test_lines_that_are_no_events_take_bounded_memory() -> None:
-    """They are kept for an error in them, which is short."""
+def test_lines_that_are_no_events_take_little_memory() -> None:
+    """They are kept to find an error in them, which is short."""
     translator = GeminiTranslator()
     with traced() as memory:
         for _ in range(64):
@@ -299,7 +301,7 @@ def test_lines_that_are_no_events_take_bounded_memory() -> None:
         assert memory.now < 2**20
 
 
-def test_a_prompt_that_is_blocked_for_no_reason_is_not() -> None:
+def test_an_unspecified_block_reason_does_not_block() -> None:
     feedback = {"blockReason": "BLOCKED_REASON_UNSPECIFIED"}
     chunks = answer("gemini", events(response({"text": "a"}, promptFeedback=feedback)), 1000)
     reasons = [one["finish_reason"] for chunk in chunks for one in chunk["choices"]]
@@ -310,7 +312,7 @@ def test_a_prompt_that_is_blocked_for_no_reason_is_not() -> None:
     assert reasons[-1] == "content_filter"
 
 
-def test_a_null_count_of_claude_has_not_changed() -> None:
+def test_a_null_count_keeps_the_earlier_one() -> None:
     start = {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 1}
     end = {"input_tokens": None, "cache_read_input_tokens": None, "output_tokens": 5}
     begin = {"type": "message_start", "message": {"usage": start}}
@@ -320,11 +322,15 @@ def test_a_null_count_of_claude_has_not_changed() -> None:
     assert usage["prompt_tokens_details"]["cached_tokens"] == 2
 
 
-def test_thinking_that_claude_counts() -> None:
-    told = {"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}
-    made = {"cache_creation_input_tokens": 2, "cache_read_input_tokens": 4, "input_tokens": 3}
-    start = {"type": "message_start", "message": {"usage": made}}
-    *_, last = answer("anthropic", events(start, TEXT, {**STOP, "usage": told}, END), 1000)
+def test_reads_anthropics_thinking_and_cache_counts() -> None:
+    last_usage = {"output_tokens": 9, "output_tokens_details": {"thinking_tokens": 7}}
+    first_usage = {
+        "cache_creation_input_tokens": 2,
+        "cache_read_input_tokens": 4,
+        "input_tokens": 3,
+    }
+    start = {"type": "message_start", "message": {"usage": first_usage}}
+    *_, last = answer("anthropic", events(start, TEXT, {**STOP, "usage": last_usage}, END), 1000)
     usage = last["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (9, 9)
     assert usage["completion_tokens_details"]["reasoning_tokens"] == 7

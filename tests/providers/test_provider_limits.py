@@ -1,4 +1,4 @@
-"""Every limit and time-out that can be set reaches every provider, seen from a caller's socket."""
+"""Settings of limits and time-outs apply to every provider, as seen from a client's socket."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from raw_server import Peer, RawServer
 TRANSLATED = ("anthropic", "bedrock", "gemini", "ollama")
 CHAT = "/v1/chat/completions"
 
-#: Azure and xAI are asked and read by the code for OpenAI, all others by their own.
+#: Azure and xAI share the code for OpenAI; each of the others has its own.
 ADAPTERS = ("openai", *TRANSLATED)
 every_adapter = pytest.mark.parametrize(
     "dialect", [DIALECTS[type] for type in ADAPTERS], ids=ADAPTERS
 )
-#: What is one code for all adapters: one that relays, one that translates.
+#: For code that all adapters share: one that relays, one that translates.
 either_way = pytest.mark.parametrize(
     "dialect", [DIALECTS[type] for type in ("openai", "bedrock")], ids=("openai", "bedrock")
 )
@@ -32,7 +32,7 @@ translated = pytest.mark.parametrize(
 )
 
 
-def asked(**more: Any) -> dict[str, Any]:
+def body_of(**more: Any) -> dict[str, Any]:
     messages = [{"role": "user", "content": "hello"}]
     return {"model": "p/m", "messages": messages, "stream": True, **more}
 
@@ -50,17 +50,17 @@ def serving(dialect: Dialect, url: str, **settings: str) -> Iterator[harness.Cli
 
 
 def last_error(client: harness.Client) -> dict[str, Any]:
-    """Read the stream to its end; return the error that its last frame tells of."""
+    """Read the stream to its end; return the error in its last frame."""
     frames = [frame for frame in iter(client.read_frame, b"") if not frame.startswith(b":")]
     assert b"[DONE]" not in frames[-1]
     return dict(json.loads(frames[-1].removeprefix(b"data: "))["error"])
 
 
-def begun(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer:
-    """Ask, and let the upstream say one word, which arrives."""
-    client.request("POST", CHAT, asked())
+def begin(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer:
+    """Send a request; the upstream answers one word, which the client receives."""
+    client.request("POST", CHAT, body_of())
     call = upstream.call()
-    assert call.request.path == dialect.target  # no stranger's
+    assert call.request.path == dialect.target
     call.head(kind=dialect.kind)
     call.body(dialect.start + dialect.text("one"))
     assert client.read_head().status == 200
@@ -72,15 +72,15 @@ def begun(client: harness.Client, upstream: RawServer, dialect: Dialect) -> Peer
 
 
 @every_adapter
-def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> None:
+def test_rejects_an_event_over_max_event_bytes(dialect: Dialect) -> None:
     with (
         RawServer() as upstream,
         serving(dialect, upstream.url, max_event_bytes="4096") as client,
     ):
-        call = begun(client, upstream, dialect)
+        call = begin(client, upstream, dialect)
         call.body(dialect.text("x" * 1000))
         assert b"x" * 1000 in client.read_frame()
-        call.body(dialect.text("y" * 200_000)[:-100])  # it goes on, and is not waited for
+        call.body(dialect.text("y" * 200_000)[:-100])  # the event has not ended
         assert last_error(client)["code"] == "upstream_invalid"
         assert call.is_left()
 
@@ -92,7 +92,9 @@ def test_an_event_may_not_be_longer_than_max_event_bytes(dialect: Dialect) -> No
         ("openai", "/v1/responses", {"input": "x"}),
     ],
 )
-def test_nor_an_event_that_is_passed_on(type: str, path: str, body: dict[str, Any]) -> None:
+def test_rejects_a_forwarded_event_over_max_event_bytes(
+    type: str, path: str, body: dict[str, Any]
+) -> None:
     dialect = DIALECTS[type]
     with RawServer() as upstream:
         options = dialect.options(upstream.url)
@@ -111,12 +113,12 @@ def test_nor_an_event_that_is_passed_on(type: str, path: str, body: dict[str, An
 
 
 @either_way
-def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) -> None:
+def test_closes_a_silent_upstream_after_first_byte_timeout(dialect: Dialect) -> None:
     with (
         RawServer() as upstream,
         serving(dialect, upstream.url, first_byte_timeout="0.3") as client,
     ):
-        client.request("POST", CHAT, asked())
+        client.request("POST", CHAT, body_of())
         call = upstream.call()
         answer = client.read_answer()
         assert (answer.status, answer.error["code"]) == (504, "provider_timeout")
@@ -124,32 +126,32 @@ def test_a_silent_provider_is_left_after_first_byte_timeout(dialect: Dialect) ->
 
 
 @either_way
-def test_a_provider_that_falls_silent_is_left_after_idle_timeout(dialect: Dialect) -> None:
+def test_closes_an_upstream_that_stalls_after_idle_timeout(dialect: Dialect) -> None:
     with (
         RawServer() as upstream,
         serving(dialect, upstream.url, idle_timeout="0.3") as client,
     ):
-        call = begun(client, upstream, dialect)
+        call = begin(client, upstream, dialect)
         assert last_error(client)["code"] == "provider_timeout"
         assert call.is_left()
 
 
 @either_way
-def test_a_connection_that_is_not_made_is_given_up_after_connect_timeout(dialect: Dialect) -> None:
+def test_stops_connecting_after_connect_timeout(dialect: Dialect) -> None:
     """TCP accepts, TLS never answers: the handshake belongs to connecting."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         with serving(dialect, url, connect_timeout="0.3", first_byte_timeout="60") as client:
-            client.socket.settimeout(8)  # if nothing is set it is 10
-            client.request("POST", CHAT, asked())
+            client.socket.settimeout(8)  # the default time-out is 10
+            client.request("POST", CHAT, body_of())
             answer = client.read_answer()
         assert (answer.status, answer.error["code"]) == (504, "provider_timeout")
 
 
 @either_way
-def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
+def test_reads_an_endless_error_page_up_to_a_limit(dialect: Dialect) -> None:
     with RawServer() as upstream, serving(dialect, upstream.url) as client:
-        client.request("POST", CHAT, asked())
+        client.request("POST", CHAT, body_of())
         call = upstream.call()
         call.head("500 Internal Server Error", "text/plain")
         answered = threading.Event()
@@ -159,7 +161,7 @@ def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
                 while not answered.is_set():
                     call.body(b"error " * 10_000)
             except OSError:
-                pass  # the product has left, as it should
+                pass  # the connection was closed, as it should be
 
         sender = threading.Thread(target=send_on)
         sender.start()
@@ -174,11 +176,11 @@ def test_an_error_page_without_end_is_read_to_a_bound(dialect: Dialect) -> None:
 
 
 @translated
-def test_an_answer_that_was_complete_is_complete_though_its_connection_broke(
+def test_a_complete_answer_survives_a_broken_connection(
     dialect: Dialect,
 ) -> None:
     with RawServer() as upstream, serving(dialect, upstream.url) as client:
-        call = begun(client, upstream, dialect)
+        call = begin(client, upstream, dialect)
         call.body(dialect.plain_ending)
         call.cut()
         frames = list(iter(client.read_frame, b""))
@@ -186,17 +188,17 @@ def test_an_answer_that_was_complete_is_complete_though_its_connection_broke(
         assert b'"finish_reason":"stop"' in frames[-2]
 
 
-def test_what_was_used_is_logged_when_the_answer_is_broken_off(
+def test_logs_usage_when_the_client_leaves(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Anthropic says at the start what was read."""
+    """Anthropic reports the input tokens at the start."""
     dialect = DIALECTS["anthropic"]
     caplog.set_level(logging.INFO, "choreo_wsgi")
     with RawServer() as upstream, serving(dialect, upstream.url) as client:
-        call = begun(client, upstream, dialect)
+        call = begin(client, upstream, dialect)
         client.reset()
         assert call.is_left()
         harness.wait_until(
             lambda: any(f"tokens_in={READ} " in record.getMessage() for record in caplog.records),
-            "the line that says what was used",
+            "the log line with the usage",
         )

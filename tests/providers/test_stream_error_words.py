@@ -1,4 +1,4 @@
-"""An error inside a stream has no HTTP status: the provider's word for it stands for one."""
+"""An error inside a stream has no HTTP status; the provider's word for it determines one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from corpus_cases import cases
 
 from choreo_wsgi.errors import ChoreoError, from_provider
 
-#: As the providers' pages have them, and google/rpc/code.proto.
+#: From the providers' pages and google/rpc/code.proto.
 WORDS = {
     "anthropic": {
         "invalid_request_error": 400,
@@ -52,8 +52,8 @@ WORDS = {
 }
 
 
-def said(provider: str, word: str) -> bytes:
-    """Return what *provider* sends within a stream for the error *word*."""
+def error_event(provider: str, word: str) -> bytes:
+    """Return the event of *provider* for the error *word*."""
     if provider == "bedrock":
         headers = {":message-type": "exception", ":exception-type": word}
         return encode(headers, b'{"message":"why"}')
@@ -67,12 +67,10 @@ def said(provider: str, word: str) -> bytes:
     ("provider", "word", "status"),
     [(provider, word, status) for provider in WORDS for word, status in WORDS[provider].items()],
 )
-def test_an_error_in_the_stream_is_told_as_its_status_would_be(
-    provider: str, word: str, status: int
-) -> None:
+def test_a_stream_error_gets_the_status_of_its_word(provider: str, word: str, status: int) -> None:
     case = next(case for case in cases(provider) if case.id == f"{provider}/text")
     translator = case.playing()[0].translator(case.request)
     with pytest.raises(ChoreoError, match="why") as caught:
-        translator.receive_data(said(provider, word))
+        translator.receive_data(error_event(provider, word))
     expected = from_provider(status, "why")
     assert (caught.value.status, caught.value.code) == (expected.status, expected.code)

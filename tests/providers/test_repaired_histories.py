@@ -1,4 +1,4 @@
-"""Histories that a provider would refuse, although nothing is wrong with them, go through."""
+"""Valid histories that a provider would reject are repaired."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     ],
     ids=lambda text: text[:12],
 )
-def test_arguments_that_are_no_object(type: str, given: str) -> None:
+def test_wraps_arguments_that_are_no_object(type: str, given: str) -> None:
     body = sent(type, messages=[USER, calling(call(arguments=given)), result()])
     name = {"anthropic": "input", "bedrock": "input", "gemini": "args"}.get(type, "arguments")
     assert list(members(body["messages" if type != "gemini" else "contents"], name)) == [
@@ -71,7 +71,7 @@ def test_arguments_that_are_no_object(type: str, given: str) -> None:
     ]
 
 
-#: What is left out for all alike, whoever is told the rest.
+#: Blanks that code shared by all providers drops.
 BLANK_ALIKE = {
     "user part": [{"role": "user", "content": [{"type": "text", "text": ""}]}],
     "user blanks": [{"role": "user", "content": " \n"}],
@@ -92,15 +92,15 @@ BLANK = {
 @pytest.mark.parametrize(
     ("type", "messages"),
     [
-        *(pytest.param("bedrock", said, id=what) for what, said in BLANK_ALIKE.items()),
+        *(pytest.param("bedrock", messages, id=name) for name, messages in BLANK_ALIKE.items()),
         *(
-            pytest.param(type, said, id=f"{what}-{type}")
-            for what, said in BLANK.items()
+            pytest.param(type, messages, id=f"{name}-{type}")
+            for name, messages in BLANK.items()
             for type in ("anthropic", "bedrock", "gemini")
         ),
     ],
 )
-def test_nothing_blank_is_sent(type: str, messages: list[dict[str, Any]]) -> None:
+def test_sends_no_blank_text(type: str, messages: list[dict[str, Any]]) -> None:
     body = sent(type, messages=messages)
     turns = body["contents" if type == "gemini" else "messages"]
     texts = [text for text in members(body, "text") if isinstance(text, str)]
@@ -130,20 +130,22 @@ IDS = [
         ("bedrock", r"[a-zA-Z0-9_.:-]{1,64}", ("toolUseId", "toolUseId")),
     ],
 )
-def test_ids_are_made_to_fit(type: str, pattern: str, named: tuple[str, str]) -> None:
+def test_changes_ids_that_the_provider_would_reject(
+    type: str, pattern: str, named: tuple[str, str]
+) -> None:
     messages = [USER, calling(*map(call, IDS)), *(result(id, id) for id in reversed(IDS)), USER]
     body = sent(type, messages=messages)
     calls = list(members(body["messages"][1], named[0]))
     results = list(members(body["messages"][2], named[1]))
     assert calls == results and len(set(calls)) == len(IDS)
     assert all(re.fullmatch(pattern, id, re.ASCII) for id in calls)
-    assert calls[:2] == IDS[:2]  # what fits is kept
+    assert calls[:2] == IDS[:2]  # valid ids are kept
     again = sent(type, messages=[*messages, calling(call("new")), result("x", "new")])
-    assert again["messages"][:3] == body["messages"][:3]  # and what is cached still matches
+    assert again["messages"][:3] == body["messages"][:3]  # so that the prompt cache still matches
 
 
-def test_an_id_may_come_twice() -> None:
-    """Some servers count the calls of each turn anew."""
+def test_makes_repeated_ids_unique() -> None:
+    """Some servers number the calls of each turn from zero."""
     round_ = [calling(call("call_0")), result("one", "call_0")]
     body = sent("anthropic", messages=[USER, *round_, *round_, USER])
     ids = list(members(body["messages"], "id"))
@@ -151,20 +153,25 @@ def test_an_id_may_come_twice() -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
-def test_parallel_calls_of_one_id(type: str) -> None:
-    """Some servers give them all the same one, or none."""
+def test_makes_ids_of_parallel_calls_unique(type: str) -> None:
+    """Some servers send the same id for all calls, or none."""
     for results in (["first", "second"], ["first"], []):
-        said = [USER, calling(call(""), call("")), *(result(text, "") for text in results), USER]
-        body = sent(type, messages=said)
+        messages = [
+            USER,
+            calling(call(""), call("")),
+            *(result(text, "") for text in results),
+            USER,
+        ]
+        body = sent(type, messages=messages)
         name = "tool_use_id" if type == "anthropic" else "toolUseId"
         ids = list(members(body["messages"][2], name))
         assert len(set(ids)) == 2
         assert [text for text in ("first", "second") if text in json.dumps(body)] == results
-        assert json.dumps(body).count("(empty)") == 2 - len(results)  # each call has its own
+        assert json.dumps(body).count("(empty)") == 2 - len(results)  # each call has one
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_results_are_in_the_order_of_the_calls(type: str) -> None:
+def test_sends_results_in_the_order_of_the_calls(type: str) -> None:
     calls = calling(call("c1"), call("c2"), call("c3"))
     results = [result("three", "c3"), result("one", "c1"), USER, result("two", "c2")]
     if type == "ollama":
@@ -173,13 +180,13 @@ def test_results_are_in_the_order_of_the_calls(type: str) -> None:
     assert body.index("one") < body.index("two") < body.index("three")
 
 
-def test_a_result_in_two_messages() -> None:
+def test_merges_two_results_of_one_call() -> None:
     body = sent("anthropic", messages=[USER, calling(call()), result("a"), result("b")])
     assert list(members(body["messages"][2], "content"))[1] == "ab"
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
-def test_tools_that_were_called_are_named(type: str) -> None:
+def test_declares_the_tools_that_were_called(type: str) -> None:
     calls = calling(call("c1"), call("c2", name="g"), call("c3"))
     body = sent(type, messages=[USER, calls, *(result("x", f"c{n}") for n in (1, 2, 3))])
     tools = body["tools"] if type == "anthropic" else body["toolConfig"]["tools"]
@@ -188,7 +195,7 @@ def test_tools_that_were_called_are_named(type: str) -> None:
         assert body["tool_choice"] == {"type": "none"}
 
 
-def test_documents_have_different_names() -> None:
+def test_gives_documents_distinct_valid_names() -> None:
     data = "data:application/pdf;base64,JVBERi0="
     names = ["a.pdf", "a.pdf", "a?.pdf", "", "é.pdf", "x" * 300 + ".pdf", "a  b.c.pdf"]
     parts = [{"type": "file", "file": {"filename": name, "file_data": data}} for name in names]
@@ -210,7 +217,7 @@ SYSTEM = [
 ]
 
 
-def test_a_system_message_stays_in_its_place() -> None:
+def test_system_messages_stay_in_place_where_supported() -> None:
     body = sent("ollama", messages=SYSTEM)
     seen = [(message["role"], message["content"]) for message in body["messages"]]
     expected = [(m["role"].replace("developer", "system"), m["content"]) for m in SYSTEM]
@@ -226,20 +233,20 @@ def test_a_system_message_stays_in_its_place() -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
-def test_blank_stop_strings_are_not_sent(type: str) -> None:
+def test_drops_blank_stop_strings(type: str) -> None:
     body = sent(type, stop=["\n", " ", "###"])
     names = ("stop_sequences", "stopSequences")
     assert [value for name in names for value in members(body, name)] == [["###"]]
     assert not [value for name in names for value in members(sent(type, stop="\n"), name)]
 
 
-def test_a_schema_says_that_it_is_of_an_object() -> None:
+def test_adds_type_object_to_schemas() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {}}}}
     for type in PROVIDERS:
         assert '"type": "object"' in json.dumps(sent(type, tools=[tool]))
 
 
-BROKEN_OFF = {
+INTERRUPTED = {
     "by the user": [USER, calling(call("c1"), call("c2")), result("one", "c1"), USER],
     "at the end": [USER, calling(call("c1"), call("c2")), result("one", "c1")],
     "by the assistant": [
@@ -253,47 +260,47 @@ BROKEN_OFF = {
 @pytest.mark.parametrize(
     ("type", "messages"),
     [
-        ("anthropic", BROKEN_OFF["by the user"]),
-        ("bedrock", BROKEN_OFF["by the user"]),
-        ("gemini", BROKEN_OFF["by the user"]),
-        ("anthropic", BROKEN_OFF["at the end"]),
-        ("anthropic", BROKEN_OFF["by the assistant"]),
+        ("anthropic", INTERRUPTED["by the user"]),
+        ("bedrock", INTERRUPTED["by the user"]),
+        ("gemini", INTERRUPTED["by the user"]),
+        ("anthropic", INTERRUPTED["at the end"]),
+        ("anthropic", INTERRUPTED["by the assistant"]),
     ],
 )
-def test_every_call_has_a_result(type: str, messages: list[dict[str, Any]]) -> None:
+def test_gives_every_call_a_result(type: str, messages: list[dict[str, Any]]) -> None:
     body = sent(type, messages=messages)
     following = body["contents" if type == "gemini" else "messages"][2]
     name = {"anthropic": "tool_use_id", "bedrock": "toolUseId", "gemini": "id"}[type]
     assert list(members(following, name)) == ["c1", "c2"]
 
 
-def test_a_document_is_not_alone() -> None:
+def test_adds_a_text_to_a_lone_document() -> None:
     part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
     body = sent("bedrock", messages=[{"role": "user", "content": [part]}])
     assert list(members(body["messages"], "text")) == ["(empty)"]
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_the_same_tool_twice_is_sent_once(type: str) -> None:
+def test_sends_a_repeated_tool_once(type: str) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     body = sent(type, tools=[tool, tool])
     assert list(members(body, "name")) == ["f"]
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_a_result_without_its_call_is_what_the_user_says(type: str) -> None:
+def test_a_result_without_its_call_becomes_user_text(type: str) -> None:
     body = sent(type, messages=[USER, result("so it was", "gone"), calling(call()), result()])
-    told = json.dumps(body)
-    assert told.count("so it was") == 1 and told.index("so it was") < told.index('"ok"')
+    text = json.dumps(body)
+    assert text.count("so it was") == 1 and text.index("so it was") < text.index('"ok"')
     assert list(members(body, "tool_use_id")) in ([], ["c1"])
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_pictures_are_labelled_as_what_they_are(type: str) -> None:
+def test_images_get_the_media_type_of_their_bytes(type: str) -> None:
     data = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(range(240, 256))).decode()
     odd = data.replace("+", "-").replace("/", "_").rstrip("=")  # base64 for URLs
     for label in ("image/png", "application/octet-stream"):
         url = {"url": f"data:{label};base64,{odd}"}
         parts = [{"type": "image_url", "image_url": url}]
-        told = json.dumps(sent(type, messages=[{"role": "user", "content": parts}]))
-        assert data in told and ("png" in told or type == "ollama")
+        body = json.dumps(sent(type, messages=[{"role": "user", "content": parts}]))
+        assert data in body and ("png" in body or type == "ollama")

@@ -1,4 +1,4 @@
-"""Whatever a request holds, an adapter sends it or refuses it by name; nothing else."""
+"""An adapter sends any request, or rejects it with a parameter's name; nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ calls = st.lists(
     ),
     max_size=3,
 )
-own = maybe(
+members = maybe(
     **dict.fromkeys(
         ("thinking_blocks", "images", "extra_content", "reasoning_content", "is_error"), anything
     ),
@@ -89,7 +89,7 @@ messages = st.lists(
             lambda role, content, more: {**more, "role": role, "content": content},
             st.sampled_from(["user", "system", "developer"]),
             contents,
-            own,
+            members,
         ),
         st.builds(
             lambda content, made, more: {
@@ -100,7 +100,7 @@ messages = st.lists(
             },
             contents,
             calls,
-            own,
+            members,
         ),
         st.builds(
             lambda content, known, more: {
@@ -111,7 +111,7 @@ messages = st.lists(
             },
             contents,
             words,
-            own,
+            members,
         ),
     ),
     min_size=1,
@@ -152,17 +152,17 @@ models = {
 
 
 @pytest.mark.parametrize("type", PROVIDERS)
-def test_it_is_sent_or_refused_by_name(type: str) -> None:
+def test_sends_or_rejects_any_request(type: str) -> None:
     provider = provider_class(type)(type, {"api_key": "k"}, Settings())
     assert isinstance(provider, HTTPProvider) and set(models) == set(MODELS)
 
     @settings(max_examples=examples(150, 20_000), deadline=None)
     @given(messages, fields, st.sampled_from(models[type]))
-    def check(said: Any, more: Any, model: str) -> None:
+    def check(history: Any, more: Any, model: str) -> None:
         try:
-            request = parse(json.dumps({**more, "model": model, "messages": said}).encode())
+            request = parse(json.dumps({**more, "model": model, "messages": history}).encode())
         except InvalidRequest:
-            return  # not the adapter's
+            return  # rejected before the adapter
         try:
             sent = provider.encode(request)
         except InvalidRequest as error:
