@@ -125,7 +125,9 @@ class HTTPProvider(OverHTTP):
         if self.too_long is None:
             code = error.get("code")
             return status, code if isinstance(code, str) else None
-        status = failures.named_status(error) or status
+        named = failures.named_status(error)
+        if named and named != 400:  # the least exact: some send invalid_request_error with a 429
+            status = named
         if status in (400, 413) and self.too_long.search(message):
             return 400, "context_length_exceeded"
         return status, None

@@ -322,6 +322,23 @@ def test_codes_of_each_providers_messages(type: str, status: int, message: str, 
     provider.close()
 
 
+@pytest.mark.parametrize(
+    ("status", "word", "expected"),
+    [
+        (429, "invalid_request_error", 429),
+        (401, "invalid_request_error", 502),
+        (400, "rate_limit_error", 429),
+    ],
+)
+def test_a_word_for_400_does_not_replace_another_status(
+    status: int, word: str, expected: int
+) -> None:
+    provider: Any = provider_class("anthropic")("anthropic", {"api_key": "k"}, Settings())
+    body = {"type": "error", "error": {"type": word, "message": "why"}}
+    assert provider.error(status, {}, json.dumps(body).encode()).status == expected
+    provider.close()
+
+
 def test_reports_an_empty_body_as_empty() -> None:
     assert response_error(200, {}, b" ", 0).message.endswith("not what was asked for: it is empty")
 

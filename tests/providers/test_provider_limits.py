@@ -112,7 +112,7 @@ def test_rejects_a_forwarded_event_over_max_event_bytes(
         app.close()
 
 
-@either_way
+@every_adapter
 def test_closes_a_silent_upstream_after_first_byte_timeout(dialect: Dialect) -> None:
     with (
         RawServer() as upstream,
@@ -125,7 +125,7 @@ def test_closes_a_silent_upstream_after_first_byte_timeout(dialect: Dialect) -> 
         assert call.is_left()
 
 
-@either_way
+@every_adapter
 def test_closes_an_upstream_that_stalls_after_idle_timeout(dialect: Dialect) -> None:
     with (
         RawServer() as upstream,
@@ -136,7 +136,7 @@ def test_closes_an_upstream_that_stalls_after_idle_timeout(dialect: Dialect) -> 
         assert call.is_left()
 
 
-@either_way
+@every_adapter
 def test_stops_connecting_after_connect_timeout(dialect: Dialect) -> None:
     """TCP accepts, TLS never answers: the handshake belongs to connecting."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

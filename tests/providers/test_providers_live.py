@@ -22,10 +22,6 @@ ADAPTERS = ("openai", *TRANSLATED)
 every_adapter = pytest.mark.parametrize(
     "dialect", [DIALECTS[type] for type in ADAPTERS], ids=ADAPTERS
 )
-#: For code that all adapters share: one that relays, one that translates.
-either_way = pytest.mark.parametrize(
-    "dialect", [DIALECTS[type] for type in ("openai", "bedrock")], ids=("openai", "bedrock")
-)
 
 
 @contextmanager
@@ -190,7 +186,7 @@ def test_forwards_429_with_its_message_and_retry_after(dialect: Dialect) -> None
         assert answer.error["message"] == "slow down"
 
 
-@either_way
+@every_adapter
 @pytest.mark.parametrize("when", ["before the head", "inside the answer"])
 def test_closes_the_upstream_when_the_client_leaves(dialect: Dialect, when: str) -> None:
     with serving(dialect) as (server, upstream), server.connect() as client:
@@ -216,7 +212,7 @@ def test_reuses_the_upstream_connection(dialect: Dialect) -> None:
                 assert client.read_answer().body.endswith(b"data: [DONE]\n\n")
 
 
-@either_way
+@every_adapter
 def test_sends_pings_while_the_upstream_is_silent(dialect: Dialect) -> None:
     with (
         serving(dialect, {"heartbeat_seconds": "0.1"}) as (server, upstream),

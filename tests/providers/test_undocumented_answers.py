@@ -312,6 +312,14 @@ def test_an_unspecified_block_reason_does_not_block() -> None:
     assert reasons[-1] == "content_filter"
 
 
+def test_a_repeated_stop_sends_its_refusal_once() -> None:
+    delta = {"stop_reason": "refusal", "stop_details": {"explanation": "no"}}
+    stop = {"type": "message_delta", "delta": delta}
+    chunks = answer("anthropic", events(START, stop, stop, END), 1000)
+    deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
+    assert [delta["refusal"] for delta in deltas if delta.get("refusal")] == ["no"]
+
+
 def test_a_null_count_keeps_the_earlier_one() -> None:
     start = {"input_tokens": 3, "cache_read_input_tokens": 2, "output_tokens": 1}
     end = {"input_tokens": None, "cache_read_input_tokens": None, "output_tokens": 5}
