@@ -10,6 +10,7 @@ from typing import Any
 
 import harness
 import pytest
+from adapter_requests import request
 from scripted_provider import Script
 
 from choreo_wsgi.chat.request import ChatRequest
@@ -175,6 +176,30 @@ def test_an_error_names_the_invalid_section(values: dict[str, str], words: list[
         router({"mine": values})
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("type", "options", "expected"),
+    [
+        ("anthropic", {"base_url": "http://x/"}, "http://x/v1/messages "),
+        ("anthropic", {"version": "2026-10-21"}, "'anthropic-version': '2026-10-21'"),
+        ("anthropic", {"beta": "b-1"}, "'anthropic-beta': 'b-1'"),
+        ("anthropic", {"max_tokens": "77"}, '"max_tokens":77'),
+        ("bedrock", {"base_url": "http://x/"}, "http://x/model/a%2Fb/converse-stream "),
+        ("bedrock", {"region": "eu-west-1"}, "https://bedrock-runtime.eu-west-1.amazonaws.com/"),
+        ("gemini", {"base_url": "http://x/"}, "http://x/v1beta/models/a%2Fb:stream"),
+        ("gemini", {"version": "v1"}, "googleapis.com/v1/models/"),
+        ("ollama", {"base_url": "http://x/"}, "http://x/api/chat "),
+        ("ollama", {"keep_alive": "10m"}, '"keep_alive":"10m"'),
+        ("ollama", {}, "'authorization': 'Bearer k'"),
+    ],
+)
+def test_options_of_a_section_are_in_its_requests(
+    type: str, options: dict[str, str], expected: str
+) -> None:
+    provider: Any = router({type: {"api_key": "k", **options}}).providers[type]
+    sent = provider.encode(request("a/b"))
+    assert expected in f"{sent.url} {sent.headers} {sent.body.decode()}"
 
 
 # -- keys -----------------------------------------------------------------------------------
