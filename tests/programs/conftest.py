@@ -1,4 +1,4 @@
-"""Fixtures: an upstream that says what the test says, and real servers in front of it."""
+"""Fixtures: an upstream whose replies the test writes, and real servers in front of it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def upstream() -> Iterator[RawServer]:
 
 @pytest.fixture
 def answer(upstream: RawServer) -> Callable[[], Answer]:
-    """``answer()``: the next request that the upstream gets, to be answered."""
+    """``answer()``: the next request to the upstream, for the test to reply to."""
     return lambda: Answer(upstream.call())
 
 
@@ -37,7 +37,7 @@ def server(upstream: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
 def keyed_server(
     upstream: RawServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launched]:
-    """A server that wants the API key ``KEY``."""
+    """A server that requires the API key ``KEY``."""
     config = told_ini(upstream, api_keys=KEY)
     with running(tmp_path_factory.mktemp("serve"), config) as one:
         yield one
@@ -45,7 +45,7 @@ def keyed_server(
 
 @pytest.fixture(scope="module")
 def local_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launched]:
-    """A server as on a fresh machine: no configuration, so every name is the local model's."""
+    """A server without configuration, whose local model answers for every model name."""
     fetch_model(lambda line: None)
     home = Path.home()
     words = ["--preload", "--local-max-tokens", "40"]

@@ -37,7 +37,7 @@ def browser(pages: Pages, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     ("keyed", "host"),
     [(False, "localhost"), (False, "127.0.0.1"), (True, "localhost"), (True, "elsewhere.example")],
 )
-def test_react_shows_each_word_as_it_comes(
+def test_react_shows_each_word_as_it_arrives(
     request: pytest.FixtureRequest,
     answer: Callable[[], Answer],
     pages: Pages,
@@ -45,34 +45,38 @@ def test_react_shows_each_word_as_it_comes(
     keyed: bool,
     host: str,
 ) -> None:
-    """The page asks another origin, with and without API keys; no word waits for the next."""
+    """The page calls another origin, with and without API keys; no word waits for the next."""
     server: Launched = request.getfixturevalue("keyed_server" if keyed else "server")
     key = KEY if keyed else "any"
     browser.goto(pages.url("chat", host, server=server.url, key=key, model="gpt-4"))
     browser.click("button")
-    said = answer().begin()
+    reply = answer().begin()
     browser.wait_for("state", "streaming")
     shown = ""
     for word in ("Once ", "upon ", "ä 🎈 time"):
-        said.say(word)
+        reply.say(word)
         shown += word
         assert browser.wait_for("answer", shown) == [shown]
-    said.finish()
+    reply.finish()
     browser.wait_for("state", "done")
 
 
-def test_the_local_model(pages: Pages, browser: Browser, local_server: Launched) -> None:
+def test_react_shows_the_local_models_answer(
+    pages: Pages, browser: Browser, local_server: Launched
+) -> None:
     url = pages.url("chat", server=local_server.url, model="gpt-4", question="Tell a long story.")
     browser.goto(url)
     browser.click("button")
     answers = browser.until("state", "done")["answer"]
-    assert answers[-1]  # of the steps before it a busy browser shows few
+    assert answers[-1]  # a busy browser may skip earlier steps
     for before, after in itertools.pairwise(answers):
         assert after.startswith(before)
 
 
-def test_refusals_can_be_read(pages: Pages, browser: Browser, keyed_server: Launched) -> None:
-    """A page of another origin sees the error and the id of its request."""
+def test_page_of_another_origin_can_read_errors(
+    pages: Pages, browser: Browser, keyed_server: Launched
+) -> None:
+    """It gets the error and the request id."""
     url = pages.url("chat", "elsewhere.example", server=keyed_server.url, key="no", model="gpt-4")
     browser.goto(url)
     browser.click("button")
@@ -81,10 +85,10 @@ def test_refusals_can_be_read(pages: Pages, browser: Browser, keyed_server: Laun
     assert refusal.startswith("refused 401 invalid_api_key req_")
 
 
-def test_without_keys_foreign_pages_get_nothing(
+def test_without_keys_pages_of_other_origins_are_blocked(
     pages: Pages, browser: Browser, server: Launched
 ) -> None:
-    """What anybody's page could do in the browser of somebody who runs a server."""
+    """Otherwise any page could use the server that a visitor runs on their machine."""
     url = pages.url("chat", "elsewhere.example", server=server.url, model="echo")
     browser.goto(url)
     browser.click("button")
@@ -92,7 +96,7 @@ def test_without_keys_foreign_pages_get_nothing(
 
 
 @pytest.mark.parametrize("keyed", [False, True])
-def test_a_page_reloaded_in_the_middle_shows_the_whole_answer(
+def test_reloaded_page_shows_the_whole_answer(
     request: pytest.FixtureRequest,
     answer: Callable[[], Answer],
     pages: Pages,
@@ -103,22 +107,22 @@ def test_a_page_reloaded_in_the_middle_shows_the_whole_answer(
     key = KEY if keyed else ""
     url = pages.url("reload", server=server.url, key=key, model="told")
     browser.goto(url)
-    said = answer().begin().say("one ").say("two ")
+    reply = answer().begin().say("one ").say("two ")
     browser.wait_for("answer", "one two ")
     browser.reload()
-    said.say("three ")
+    reply.say("three ")
     shown = browser.wait_for("answer", "one two three ")
     assert shown[-2:] == ["one two ", "one two three "]
-    # Said while nobody reads.
+    # These arrive while no page reads.
     browser.goto("about:blank")
-    said.say("four ").say("five ")
+    reply.say("four ").say("five ")
     browser.goto(url)
     browser.wait_for("answer", "one two three four five ")
-    said.say("six")
+    reply.say("six")
     browser.wait_for("answer", "one two three four five six")
-    said.finish()
+    reply.finish()
     browser.wait_for("state", "done")
-    # It is over: what follows the end marker is nothing, and no error.
+    # After the end a read returns nothing and raises no error.
     browser.goto(url)
-    again = browser.until("state", "streaming 200")
-    assert again["answer"][-1] == "one two three four five six"
+    ended = browser.until("state", "streaming 200")
+    assert ended["answer"][-1] == "one two three four five six"

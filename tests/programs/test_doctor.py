@@ -80,7 +80,7 @@ APACHE = "\n".join(
 
 
 class Case(NamedTuple):
-    """A proxy, what is wrong with it, the exit status and the words of the finding."""
+    """A proxy, its wrong setting, the exit status, and words of the printed finding."""
 
     program: str
     wrong: str
@@ -91,7 +91,7 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "nginx-right": Case(
+    "nginx-correct": Case(
         "nginx",
         HTTP_1_1 + "proxy_buffering off; proxy_read_timeout 330s;",
         0,
@@ -99,87 +99,87 @@ CASES = {
     ),
     "nginx-buffers": Case(
         "nginx",
-        # Under HTTP/1.1 it passes each chunk on at once, whatever it is told.
+        # With HTTP/1.0, as it forwards each chunk of HTTP/1.1 at once in any case.
         "proxy_ignore_headers X-Accel-Buffering;",
         3,
         ("buffering: frames arrive in bursts", "nginx: proxy_buffering off;"),
     ),
-    "nginx-packs": Case(
+    "nginx-compresses": Case(
         "nginx",
         HTTP_1_1 + "gzip on; gzip_proxied any; gzip_min_length 0; gzip_types text/event-stream;",
         4,
         ("compression: ", "gzip", "nginx: gzip_types"),
     ),
-    "nginx-old": Case("nginx", "", 5, ("HTTP/1.0", "nginx: proxy_http_version 1.1;")),
+    "nginx-http-1.0": Case("nginx", "", 5, ("HTTP/1.0", "nginx: proxy_http_version 1.1;")),
     "nginx-without-chunks": Case(
         "nginx",
         HTTP_1_1 + "chunked_transfer_encoding off;",
         5,
         ("one by one", "HTTP/1.0 or no chunks", "chunked_transfer_encoding on;"),
     ),
-    "nginx-impatient": Case(
+    "nginx-times-out": Case(
         "nginx",
         HTTP_1_1 + "proxy_read_timeout 1s;",
         6,
         ("time-out: a plain answer is aborted after 1.", "HTTP 504", "proxy_read_timeout 330s;"),
     ),
-    "nginx-impatient-with-streams": Case(
+    "nginx-times-out-with-streams": Case(
         "nginx",
         HTTP_1_1 + "proxy_read_timeout 1s;",
         6,
         ("time-out: a silent stream is aborted", "proxy_read_timeout 330s;"),
         heartbeat="9",
     ),
-    "nginx-strips": Case(
+    "nginx-removes-heartbeats": Case(
         "nginx",
         HTTP_1_1 + "sub_filter_types text/event-stream; sub_filter_once off;"
         " sub_filter ': ping\\n' '';",
         7,
         ("no heartbeat arrived",),
     ),
-    "nginx-ignores-leaving": Case(
+    "nginx-ignores-disconnects": Case(
         "nginx",
         HTTP_1_1 + "proxy_ignore_headers X-Accel-Buffering; proxy_store FOLDER/kept;",
         8,
         ("a client that leaves is not noticed", "nginx: proxy_ignore_client_abort off;"),
     ),
-    "haproxy-right": Case("haproxy", "", 0, ("through a proxy", "one by one")),
+    "haproxy-correct": Case("haproxy", "", 0, ("through a proxy", "one by one")),
     "haproxy-buffers": Case(
         "haproxy", "http-response wait-for-body time 20s", 3, ("haproxy: no http-response",)
     ),
-    # It heeds no-transform, and so leaves streams alone.
-    "haproxy-packs-but-not-streams": Case(
+    # It respects no-transform, so it does not compress streams.
+    "haproxy-compresses-but-not-streams": Case(
         "haproxy",
         "compression algo gzip\n    compression type text/event-stream",
         0,
         ("one by one",),
     ),
-    "haproxy-impatient": Case(
+    "haproxy-times-out": Case(
         "haproxy", "timeout server 1s", 6, ("a plain answer", "haproxy: timeout server 330s")
     ),
-    "apache-right": Case(
+    "apache-correct": Case(
         "apache2", "ProxyPass / http://127.0.0.1:BACK/ timeout=330", 0, ("through Apache",)
     ),
-    "apache-packs": Case(
+    "apache-compresses": Case(
         "apache2",
         "ProxyPass / http://127.0.0.1:BACK/ timeout=330\nSetOutputFilter DEFLATE",
         4,
         ("Apache: SetEnvIf",),
     ),
-    "apache-old": Case(
+    "apache-http-1.0": Case(
         "apache2",
         "SetEnv force-proxy-request-1.0\nProxyPass / http://127.0.0.1:BACK/ timeout=330",
         5,
         ("Apache: no SetEnv",),
     ),
-    "apache-impatient": Case(
+    "apache-times-out": Case(
         "apache2",
         "ProxyPass / http://127.0.0.1:BACK/ timeout=1",
         6,
         ("a plain answer", "Apache: ProxyPass with timeout=330"),
     ),
-    "caddy-right": Case("caddy", "reverse_proxy 127.0.0.1:BACK", 0, ("through Caddy",)),
-    "caddy-packs-but-not-streams": Case(
+    "caddy-correct": Case("caddy", "reverse_proxy 127.0.0.1:BACK", 0, ("through Caddy",)),
+    "caddy-compresses-but-not-streams": Case(
         "caddy", "encode gzip\nreverse_proxy 127.0.0.1:BACK", 0, ("one by one",)
     ),
     "caddy-buffers": Case(
@@ -188,22 +188,22 @@ CASES = {
         3,
         ("Caddy: reverse_proxy without",),
     ),
-    "caddy-packs": Case(
+    "caddy-compresses": Case(
         "caddy",
         "encode gzip {\nmatch header Content-Type text/event-stream*\nminimum_length 1\n}\n"
         "reverse_proxy 127.0.0.1:BACK {\nheader_down -Cache-Control\n}",
         4,
         ("Caddy: encode without text/event-stream",),
     ),
-    # What is asked for first, gzip, it does not use: browsers would get it packed.
-    "caddy-packs-for-browsers": Case(
+    # It does not use gzip, which the check requests first, but it compresses for browsers.
+    "caddy-compresses-for-browsers": Case(
         "caddy",
         "encode zstd {\nmatch header Content-Type text/event-stream*\nminimum_length 1\n}\n"
         "reverse_proxy 127.0.0.1:BACK {\nheader_down -Cache-Control\n}",
         4,
         ("one by one", "compressed with zstd", "Caddy: encode without text/event-stream"),
     ),
-    "caddy-impatient": Case(
+    "caddy-times-out": Case(
         "caddy",
         "reverse_proxy 127.0.0.1:BACK {\ntransport http {\nresponse_header_timeout 1s\n}\n}",
         6,
@@ -218,12 +218,12 @@ COMMANDS = {
     "caddy": (CADDY, ["caddy", "run", "--config", "FILE", "--adapter", "caddyfile"]),
 }
 
-Done = subprocess.CompletedProcess[str]
+Result = subprocess.CompletedProcess[str]
 
 
-def check(url: str, *words: str, **environment: str) -> Done:
+def check(url: str, *arguments: str, **environment: str) -> Result:
     return subprocess.run(
-        [sys.executable, "-m", "choreo_wsgi", "check", url, *words],
+        [sys.executable, "-m", "choreo_wsgi", "check", url, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -232,19 +232,19 @@ def check(url: str, *words: str, **environment: str) -> Done:
     )
 
 
-def examine(case: Case, back: int, folder: Path) -> Done:
+def examine(case: Case, back: int, folder: Path) -> Result:
     """Run the check through the proxy of *case* in front of the server at the port *back*."""
     template, command = COMMANDS[case.program]
     front = free_port()
-    if os.geteuid() == 0:  # their workers write into our folder
+    if os.geteuid() == 0:  # their workers must be able to write to our folder
         template = {"nginx": "user root;\n", "apache2": "User nobody\n"}.get(
             case.program, ""
         ) + template
     text = template.replace("WRONG", case.wrong).replace("FOLDER", str(folder))
     file = folder / "config"
     file.write_text(text.replace("FRONT", str(front)).replace("BACK", str(back)))
-    words = [word.replace("FOLDER", str(folder)).replace("FILE", str(file)) for word in command]
-    proxy = Launched(words, front, {**os.environ, "HOME": str(folder)}, folder / "log")
+    arguments = [word.replace("FOLDER", str(folder)).replace("FILE", str(file)) for word in command]
+    proxy = Launched(arguments, front, {**os.environ, "HOME": str(folder)}, folder / "log")
     try:
         return check(proxy.url, "--key", KEY, "--seconds", case.seconds)
     finally:
@@ -252,8 +252,8 @@ def examine(case: Case, back: int, folder: Path) -> Done:
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Done]]:
-    """``checked(name)``: the check of a case.  All run in parallel, as they mostly wait."""
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Result]]:
+    """``checked(name)``: the result of a case.  All run in parallel, as they mostly wait."""
     back = {}
     with ThreadPoolExecutor(6) as pool:
         servers = []
@@ -262,7 +262,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
             server = running(tmp_path_factory.mktemp("serve"), ini)
             back[heartbeat] = server.__enter__().port
             servers.append(server)
-        found: dict[str, Future[Done]] = {
+        found: dict[str, Future[Result]] = {
             name: pool.submit(examine, case, back[case.heartbeat], tmp_path_factory.mktemp(name))
             for name, case in CASES.items()
         }
@@ -272,27 +272,27 @@ def checked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_proxy_is_found_out(
-    name: str, checked: Callable[[str], Done], require_tool: Callable[[str, str], str]
+def test_check_diagnoses_the_proxy(
+    name: str, checked: Callable[[str], Result], require_tool: Callable[[str, str], str]
 ) -> None:
     case = CASES[name]
     require_tool(case.program, case.program)
-    done = checked(name)
-    assert done.stderr == ""
-    assert done.returncode == case.status, done.stdout
+    result = checked(name)
+    assert result.stderr == ""
+    assert result.returncode == case.status, result.stdout
     for word in case.words:
-        assert word in done.stdout
-    assert ("FOUND" in done.stdout) == bool(case.status)
+        assert word in result.stdout
+    assert ("FOUND" in result.stdout) == bool(case.status)
 
 
-def test_without_a_proxy(keyed_server: Launched) -> None:
-    done = check(keyed_server.url, "--key", KEY, "--seconds", "1")
-    assert done.returncode == 0, done.stdout
+def test_check_passes_without_a_proxy(keyed_server: Launched) -> None:
+    result = check(keyed_server.url, "--key", KEY, "--seconds", "1")
+    assert result.returncode == 0, result.stdout
     for word in ("answers directly", "one by one", "a client that leaves is noticed", "heartbeats"):
-        assert word in done.stdout
+        assert word in result.stdout
 
 
-def test_a_machine_that_was_busy_once_holds_nothing_back() -> None:
+def test_one_late_frame_is_not_reported_as_buffering() -> None:
     app = harness.make_app({"default_model": "echo", "heartbeat_seconds": "0.5"})
     streams = []
 
@@ -313,23 +313,23 @@ def test_a_machine_that_was_busy_once_holds_nothing_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "said"),
+    ("arguments", "status", "message"),
     [
         (["--key", "wrong"], 1, "HTTP 401"),
-        (["--key", KEY, "--model", "nobody"], 1, "HTTP 404"),
+        (["--key", KEY, "--model", "unknown"], 1, "HTTP 404"),
         ([], 1, "HTTP 401"),
     ],
 )
-def test_no_answer_to_examine(
-    keyed_server: Launched, words: list[str], status: int, said: str
+def test_check_reports_http_errors(
+    keyed_server: Launched, arguments: list[str], status: int, message: str
 ) -> None:
-    done = check(keyed_server.url, *words)
-    assert (done.returncode, done.stdout) == (status, "")
-    assert said in done.stderr
+    result = check(keyed_server.url, *arguments)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert message in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("url", "status", "said"),
+    ("url", "status", "message"),
     [
         ("http://127.0.0.1:FREE", 1, "refused"),
         ("127.0.0.1:8000", 2, "http://HOST"),
@@ -338,28 +338,30 @@ def test_no_answer_to_examine(
         ("http://no-such-host.invalid", 1, "[Errno -"),
     ],
 )
-def test_no_server(url: str, status: int, said: str) -> None:
-    done = check(url.replace("FREE", str(free_port())))
-    assert done.returncode == status
-    assert said in done.stderr and "Traceback" not in done.stderr
+def test_check_reports_unusable_addresses(url: str, status: int, message: str) -> None:
+    result = check(url.replace("FREE", str(free_port())))
+    assert result.returncode == status
+    assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_the_address_may_end_in_v1(keyed_server: Launched) -> None:
-    done = check(f"{keyed_server.url}/v1", "--key", KEY, "--seconds", "0.5")
-    assert done.returncode == 0, done.stdout
+def test_address_may_end_in_v1(keyed_server: Launched) -> None:
+    result = check(f"{keyed_server.url}/v1", "--key", KEY, "--seconds", "0.5")
+    assert result.returncode == 0, result.stdout
 
 
-def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
-    """Like a proxy that serves only https."""
+def test_check_names_the_target_of_a_redirect(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
+    """For example that of a proxy that serves only https."""
     require_tool("caddy", "caddy")
     case = Case("caddy", "redir https://llm.example.com{uri} 308", 1)
-    done = examine(case, 1, tmp_path)
-    assert done.returncode == 1
-    assert "redirected, use https://llm.example.com/v1/chat/completions" in done.stderr
+    result = examine(case, 1, tmp_path)
+    assert result.returncode == 1
+    assert "redirected, use https://llm.example.com/v1/chat/completions" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ("respond hello", "not choreo-wsgi's echo"),
         (
@@ -368,7 +370,7 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
         ),
         (
             'header Choreo-Saw "HTTP/1.1; direct; heartbeat=1"\nrespond "data: {}\n\n"',
-            "the answer was cut",  # with the last frame held back
+            "the answer was cut",  # without its last frame
         ),
         ('header Content-Type text/event-stream\nrespond "data: [DONE]\n\n"', "not choreo-wsgi's"),
         ('respond "{\\"message\\": \\"no\\"}" 401', "HTTP 401 from Caddy, not from the server"),
@@ -385,44 +387,43 @@ def test_a_redirection_is_named(tmp_path: Path, require_tool: Callable[[str, str
         ("reverse_proxy 127.0.0.1:BACK {\nheader_down -Choreo-Saw\n}", "removes Choreo-Check"),
     ],
 )
-def test_another_answer_is_reported(
+def test_check_reports_foreign_answers(
     wrong: str,
-    said: str,
+    message: str,
     keyed_server: Launched,
     tmp_path: Path,
     require_tool: Callable[[str, str], str],
 ) -> None:
     require_tool("caddy", "caddy")
-    done = examine(Case("caddy", wrong, 1), keyed_server.port, tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert said in done.stderr
+    result = examine(Case("caddy", wrong, 1), keyed_server.port, tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert message in result.stderr
 
 
-@pytest.mark.parametrize("words", [["--seconds", "nan"], ["--seconds", "-1"], ["--key", "\u2026"]])
-def test_options_that_cannot_be(words: list[str]) -> None:
-    done = check("http://127.0.0.1:1", *words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert words[0] in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    "arguments", [["--seconds", "nan"], ["--seconds", "-1"], ["--key", "\u2026"]]
+)
+def test_check_rejects_invalid_options(arguments: list[str]) -> None:
+    result = check("http://127.0.0.1:1", *arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert arguments[0] in result.stderr and "Traceback" not in result.stderr
 
 
-def test_control_c_ends_it_without_a_traceback() -> None:
+def test_control_c_ends_the_check_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
-        words = [sys.executable, "-m", "choreo_wsgi", "check", url]
-        process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        arguments = [sys.executable, "-m", "choreo_wsgi", "check", url]
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
         connection, _ = silent.accept()
         process.send_signal(signal.SIGINT)
         assert (process.wait(harness.DEADLINE), process.communicate()[1]) == (130, "")
         connection.close()
 
 
-def test_tls_with_a_certificate_of_its_own(
+def test_check_trusts_a_self_signed_certificate_by_its_file(
     keyed_server: Launched, tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
-    """Refused with the reason, and examined once the file is trusted, as by any program.
-
-    Over IPv6 too, where the machine has it.
-    """
+    """Without the file the check names the reason; over IPv6 too, if the machine has it."""
     hosts, host = "127.0.0.1", "127.0.0.1"
     with contextlib.suppress(OSError):
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -433,30 +434,30 @@ def test_tls_with_a_certificate_of_its_own(
     site = f"https://localhost:{port} {{\nbind {hosts}\ntls {trusted} {tmp_path}/key.pem\n"
     text = CADDY.partition("http://")[0] + f"{site}reverse_proxy {keyed_server.url}\n}}\n"
     (tmp_path / "config").write_text(text)
-    words = [word.replace("FILE", str(tmp_path / "config")) for word in COMMANDS["caddy"][1]]
+    arguments = [word.replace("FILE", str(tmp_path / "config")) for word in COMMANDS["caddy"][1]]
     env = {**os.environ, "HOME": str(tmp_path)}
-    proxy = Launched(words, port, env, tmp_path / "log")
+    proxy = Launched(arguments, port, env, tmp_path / "log")
     try:
-        asked = ["--key", KEY, "--seconds", "0.5"]
-        refused = check(f"https://localhost:{port}", *asked)
+        options = ["--key", KEY, "--seconds", "0.5"]
+        refused = check(f"https://localhost:{port}", *options)
         assert (refused.returncode, refused.stdout) == (1, "")
         assert "self-signed certificate" in refused.stderr and "SSL_CERT_FILE" in refused.stderr
-        done = check(f"https://localhost:{port}", *asked, SSL_CERT_FILE=trusted)
-        assert done.returncode == 0, done.stdout + done.stderr
-        plain = check(f"http://{host}:{port}", *asked)
+        result = check(f"https://localhost:{port}", *options, SSL_CERT_FILE=trusted)
+        assert result.returncode == 0, result.stdout + result.stderr
+        plain = check(f"http://{host}:{port}", *options)
         assert (plain.returncode, plain.stdout) == (1, "")
         assert "HTTP 400" in plain.stderr
     finally:
         proxy.abandon()
 
 
-def test_a_key_with_few_requests_a_minute(tmp_path: Path) -> None:
+def test_check_ends_with_a_rate_limited_key(tmp_path: Path) -> None:
     """The check still ends, and reports what it could not test."""
     digest = hashlib.sha256(b"few").hexdigest()
     ini = f"[key few]\ndigest = {digest}\nrequests_per_minute = 2\n"
     with running(tmp_path, ini) as server:
-        done = check(server.url, "--key", "few", "--seconds", "0.5")
-    assert "one by one" in done.stdout
-    assert "not tested whether a client that leaves is noticed: HTTP 429" in done.stdout
-    assert done.returncode == 1
-    assert "a silent stream was refused: HTTP 429" in done.stderr
+        result = check(server.url, "--key", "few", "--seconds", "0.5")
+    assert "one by one" in result.stdout
+    assert "not tested whether a client that leaves is noticed: HTTP 429" in result.stdout
+    assert result.returncode == 1
+    assert "a silent stream was refused: HTTP 429" in result.stderr

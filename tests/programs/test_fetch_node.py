@@ -1,4 +1,4 @@
-"""The fetch loop on Node, which takes whatever a read returns for whole frames."""
+"""A fetch loop on Node that takes each read for whole frames."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ def start(url: str, model: str, prompt: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def test_streams_by_arrival(server: Launched, answer: Callable[[], Answer]) -> None:
-    """Each word is on the screen before the next is said."""
+def test_prints_each_word_before_the_next_is_sent(
+    server: Launched, answer: Callable[[], Answer]
+) -> None:
     with start(server.url, "told", "Hello") as process:
-        said = answer().begin()
+        reply = answer().begin()
         for word in ("once ", "upon ", "ä 🎈"):
-            said.say(word)
+            reply.say(word)
             read_printed(process, word)
-        said.finish()
+        reply.finish()
         assert read_rest(process) == ""
 
 
-def test_nothing_is_lost(server: Launched) -> None:
-    """As long as the client keeps up: its socket's reads are 64 KiB, of which this fills one."""
+def test_prints_all_of_a_fast_answer(server: Launched) -> None:
+    """The client reads 64 KiB at a time, and the answer fills one read."""
     text = " ".join(f"wörd{number}🎈" for number in range(250))
     with start(server.url, "paced", text) as process:
         assert read_rest(process) == text
 
 
 @pytest.mark.parametrize("headers", [{}, {"Choreo-Resumable": "1"}], ids=["plain", "resumable"])
-def test_each_write_is_whole_frames(server: Launched, headers: dict[str, str]) -> None:
-    """However fast they come: the server's chunks never begin or end within a frame."""
+def test_each_chunk_holds_whole_frames(server: Launched, headers: dict[str, str]) -> None:
+    """However fast the frames are, no chunk begins or ends within one."""
     text = " ".join(f"wörd{number}🎈" for number in range(2000))
     start = b"id: " if headers else b"data: "
     with server.connect() as client:
@@ -53,6 +54,6 @@ def test_each_write_is_whole_frames(server: Launched, headers: dict[str, str]) -
         assert not chunk or (chunk.startswith(start) and chunk.endswith(b"\n\n"))
 
 
-def test_the_local_model(local_server: Launched) -> None:
+def test_prints_the_local_models_answer(local_server: Launched) -> None:
     with start(local_server.url, "gpt-4", "Say hello.") as process:
         assert read_rest(process).strip()

@@ -13,8 +13,8 @@ from launched import ROOT
 MEGABYTE = 1_000_000
 
 
-def test_it_is_small(tmp_path: Path) -> None:
-    """At most 8 packages and 10 MB beside pip, and the command runs with no more."""
+def test_installation_is_small(tmp_path: Path) -> None:
+    """At most 8 packages and 10 MB without pip, and the command runs with only these."""
     source = tmp_path / "source"
     source.mkdir()
     for name in ("setup.cfg", "setup.py", "README.rst", "LICENSE"):

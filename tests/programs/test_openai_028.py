@@ -1,4 +1,4 @@
-"""``openai==0.28.1``, which old programs still use, in a process of its own."""
+"""``openai==0.28.1``, which old programs still use, in a separate process."""
 
 from __future__ import annotations
 
@@ -39,37 +39,36 @@ def program(made: Callable[[Path], Path], tmp_path: Path) -> Callable[..., subpr
     return start  # type: ignore[return-value]
 
 
-def test_it_is_the_old_one(made: Callable[[Path], Path]) -> None:
+def test_installed_version_is_0_28_1(made: Callable[[Path], Path]) -> None:
     made(PACKAGES / ".installed")
     assert (PACKAGES / "openai-0.28.1.dist-info").is_dir()
 
 
-def test_streams_by_arrival(
+def test_prints_each_word_before_the_next_is_sent(
     server: Launched, answer: Callable[[], Answer], program: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
-    """Each word is on its standard output before the next is said."""
     with program(server.url, "gpt-4", "Hello") as process:
-        said = answer().begin()
+        reply = answer().begin()
         for word in ("once ", "ä ", "time"):
-            said.say(word)
+            reply.say(word)
             read_printed(process, word)
-        said.finish()
+        reply.finish()
         assert read_rest(process) == ""
 
 
-def test_errors_raise(
+def test_errors_raise_the_packages_exceptions(
     server: Launched, answer: Callable[[], Answer], program: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     with program(server.url, "gpt-4", "Hello") as process:
         answer().begin().say("half ").call.cut()
         printed = read_rest(process)
     assert printed.startswith("half [APIError: ")
-    with program(server.url, "nobody", "Hello") as process:
+    with program(server.url, "unknown", "Hello") as process:
         _, err = process.communicate(timeout=DEADLINE)
     assert b"InvalidRequestError" in err
 
 
-def test_the_local_model(
+def test_prints_the_local_models_answer(
     local_server: Launched, program: Callable[..., subprocess.Popen[bytes]]
 ) -> None:
     with program(local_server.url, "gpt-4", "Say hello.") as process:

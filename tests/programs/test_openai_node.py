@@ -1,4 +1,4 @@
-"""OpenAI's package for Node reads what mistaken upstreams become, with create and its helper."""
+"""OpenAI's package for Node reads repaired streams, with ``create`` and with its helper."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 
 
 def read(answers: dict[str, bytes]) -> dict[str, Any]:
-    """Return what the package makes of each of *answers*, by its name."""
+    """Return the package's result for each of *answers*, by its name."""
     node = harness.require_tool("node", "nodejs")
     harness.require_made(MODULES / "openai")
 
-    def answer(asked: Request) -> bytes:
-        return answers[json.loads(asked.body)["model"]]
+    def answer(request: Request) -> bytes:
+        return answers[json.loads(request.body)["model"]]
 
     with RawServer.playing(answer) as upstream:
         section = {"type": "openai", "base_url": f"{upstream.url}/v1", "models": "*"}
@@ -44,17 +44,17 @@ def read(answers: dict[str, bytes]) -> dict[str, Any]:
     return dict(zip(answers, map(json.loads, done.stdout.splitlines()), strict=True))
 
 
-def told(found: Any) -> tuple[str, list[tuple[str, Any]]]:
+def content_and_calls(found: Any) -> tuple[str, list[tuple[str, Any]]]:
     calls = [(call["name"], json.loads(call["arguments"])) for call in found["calls"]]
     return found["content"], calls
 
 
-def test_recorded_answers() -> None:
+def test_reads_recorded_answers() -> None:
     chosen = {case.folder.name: case for case in cases("openai")}
     answers = {name: (case.folder / "upstream.http").read_bytes() for name, case in chosen.items()}
     for name, found in read(answers).items():
         completion = chosen[name].json("completion.json")
-        if completion is None:  # the answer failed, and that is an error of the package's own
+        if completion is None:  # the answer failed, which must raise an exception of the package
             assert {one["error"] for one in found.values()} <= {
                 *("APIError", "BadRequestError", "InternalServerError", "RateLimitError"),
             }, (name, found)
@@ -63,20 +63,23 @@ def test_recorded_answers() -> None:
         assert found["created"]["finish"] == choice["finish_reason"], (name, found)
         assert found["created"]["content"] == (choice["message"]["content"] or ""), name
         if choice["finish_reason"] != "length":  # for which the helper raises
-            assert told(found["helped"]) == told(found["created"]), name
+            assert content_and_calls(found["helped"]) == content_and_calls(found["created"]), name
 
 
-def test_random_mistakes() -> None:
-    meant: dict[str, Choice] = {}
+def test_reads_streams_with_random_mistakes() -> None:
+    choices: dict[str, Choice] = {}
     answers: dict[str, bytes] = {}
     for seed in range(examples(40, 400)):
         random = Random(seed)
-        choice = meant[f"seed-{seed}"] = random_choice(random)
+        choice = choices[f"seed-{seed}"] = random_choice(random)
         answers[f"seed-{seed}"] = HEAD + b"".join(write_stream(random, [choice])[1])
     for name, found in read(answers).items():
-        choice = meant[name]
-        calls = [(called, json.loads(given)) for called, given in choice.calls]
-        assert told(found["created"]) == ("".join(choice.text), calls), name
+        choice = choices[name]
+        calls = [(called, json.loads(arguments)) for called, arguments in choice.calls]
+        assert content_and_calls(found["created"]) == ("".join(choice.text), calls), name
         assert found["created"]["finish"] == choice.finish, name
         if choice.finish not in ("length", "content_filter"):
-            assert told(found["helped"]) == told(found["created"]), (name, found)
+            assert content_and_calls(found["helped"]) == content_and_calls(found["created"]), (
+                name,
+                found,
+            )

@@ -63,7 +63,7 @@ def test_promtool_accepts_the_files(words: list[str]) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Prometheus that looks at a server which has answered some requests."""
+    """The address of a Prometheus that scrapes a server with some requests."""
     program = harness.require_tool("prometheus", "prometheus")
     folder = tmp_path_factory.mktemp("prometheus")
     with running(folder, INI) as server:
@@ -78,16 +78,16 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         one = Launched(words, port, environment(folder), folder / "prometheus.log", folder)
         url = f"http://127.0.0.1:{port}"
 
-        def counted() -> bool:
-            for model in ("echo", "nobody", "failing"):
+        def has_scraped() -> bool:
+            for model in ("echo", "unknown", "failing"):
                 requests.post(
                     f"{server.url}/v1/chat/completions", json={**body, "model": model}, timeout=10
                 ).close()
-            looked = "rate(choreo_frame_gap_seconds_count[1m]) > 0 and on() choreo_breaker_open"
-            return bool(query(url, looked))
+            ready = "rate(choreo_frame_gap_seconds_count[1m]) > 0 and on() choreo_breaker_open"
+            return bool(query(url, ready))
 
         try:
-            harness.wait_until(counted, "Prometheus has looked several times", 60)
+            harness.wait_until(has_scraped, "Prometheus has scraped several times", 60)
             yield url
         finally:
             one.process.terminate()
@@ -96,19 +96,19 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def query(url: str, text: str) -> list[Any]:
     answer = requests.get(f"{url}/api/v1/query", params={"query": text}, timeout=10)
-    if answer.status_code == 503:  # it still starts
+    if answer.status_code == 503:  # it is still starting
         return []
     assert answer.status_code == 200, (text, answer.text)
     return list(answer.json()["data"]["result"])
 
 
 @pytest.mark.parametrize("name", expressions())
-def test_each_panel_shows_something(prometheus: str, name: str) -> None:
+def test_each_panel_has_data(prometheus: str, name: str) -> None:
     found = query(prometheus, expressions()[name])
     assert found
 
 
-def test_the_alerts_name_what_is_there(prometheus: str) -> None:
+def test_alerts_name_existing_metrics(prometheus: str) -> None:
     rules = (DEPLOY / "prometheus" / "alerts.yml").read_text()
     answer = requests.get(f"{prometheus}/api/v1/label/__name__/values", timeout=10)
     known = set(answer.json()["data"])
@@ -117,7 +117,7 @@ def test_the_alerts_name_what_is_there(prometheus: str) -> None:
     assert len(loaded[0]["rules"]) == rules.count("alert: ")
 
 
-def test_the_dashboard_is_one_that_grafana_takes() -> None:
+def test_dashboard_is_valid_for_grafana() -> None:
     board = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
     ids = [panel["id"] for panel in board["panels"]]
     assert len(set(ids)) == len(ids) and board["uid"] and board["schemaVersion"] >= 36

@@ -1,4 +1,4 @@
-"""What README.rst shows is run as it stands, with a free port in place of 8000."""
+"""The blocks of README.rst are run unchanged, except for a free port instead of 8000."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from real_server import KEY, Answer, ask, read_printed, read_rest, read_text, to
 
 CHAT = "/v1/chat/completions"
 
-#: By which words a block is known, and the test that runs it.
+#: Words that only occur in one block, and the test that runs it.
 BLOCKS = {
-    "make run ": "test_two_commands",
-    '"content": "Say hello"': "test_the_first_answer",
-    "pip install .": "test_install",
-    "export OPENAI_API_KEY": "test_keys_in_the_environment",
-    "[provider fast]": "test_the_ini_file",
-    "from choreoai import": "test_the_own_client",
-    "from openai import": "test_the_openai_client",
-    "await fetch": "test_fetch",
-    "CHOREO_API_KEYS=": "test_api_keys",
-    "def site(": "test_in_another_application",
-    "waitress-serve": "test_the_other_servers_are_tested",
-    "proxy_pass": "test_behind_nginx",
-    "choreo-wsgi check": "test_the_check",
-    "Choreo-Resumable": "test_resumable_streams",
+    "make run ": "test_make_has_both_targets",
+    '"content": "Say hello"': "test_first_answer_has_the_printed_shape",
+    "pip install .": "test_package_and_extras_have_these_names",
+    "export OPENAI_API_KEY": "test_keys_in_the_environment_route_the_names",
+    "[provider fast]": "test_ini_file_falls_back_to_backup",
+    "from choreoai import": "test_choreoai_prints_each_word_at_once",
+    "from openai import": "test_openai_client_prints_the_answer",
+    "await fetch": "test_fetch_reads_each_word_at_once",
+    "CHOREO_API_KEYS=": "test_only_the_listed_api_keys_are_accepted",
+    "def site(": "test_runs_within_another_application",
+    "waitress-serve": "test_other_servers_are_those_tested",
+    "proxy_pass": "test_nginx_streams_and_accepts_long_bodies",
+    "choreo-wsgi check": "test_check_reports_single_frames",
+    "Choreo-Resumable": "test_second_curl_line_resumes_the_stream",
 }
 
 
 def block(words: str) -> Block:
-    """Return the one block that has *words* in it."""
+    """Return the one block that contains *words*."""
     found = [one for one in read_blocks() if words in one.text]
     assert len(found) == 1, (words, found)
     return found[0]
 
 
 def shell(text: str, env: dict[str, str], cwd: Path) -> str:
-    """Run *text* in a shell; return what it prints."""
+    """Run *text* in a shell; return its output."""
     process = subprocess.Popen(
         ["sh", "-c", text], env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -83,7 +83,7 @@ def launched(line: str, folder: Path, **variables: str) -> Iterator[Launched]:
 
 
 def shape(value: Any) -> Any:
-    """Return the keys of *value* and of what is in it, in their order."""
+    """Return the keys of *value* and of its members, in their order."""
     if isinstance(value, dict):
         return [(key, shape(member)) for key, member in value.items()]
     return [shape(member) for member in value] if isinstance(value, list) else None
@@ -99,8 +99,7 @@ def test_every_block_is_run() -> None:
     assert len(re.findall(r"::$|^\.\. code-block::", readme, re.MULTILINE)) == len(shown)
 
 
-def test_two_commands(tmp_path: Path) -> None:
-    """Both are targets of the Makefile; what they do is what runs these tests."""
+def test_make_has_both_targets(tmp_path: Path) -> None:
     harness.require_tool("make", "make")
     for line in commands(block("make run ")):
         recipe = shell(
@@ -109,8 +108,8 @@ def test_two_commands(tmp_path: Path) -> None:
         assert ("choreo-wsgi serve" if "make run" in line else "pytest") in recipe
 
 
-def test_the_first_answer(local_server: Launched, tmp_path: Path) -> None:
-    """The curl line, and frames as those printed below it, from the local model."""
+def test_first_answer_has_the_printed_shape(local_server: Launched, tmp_path: Path) -> None:
+    """The curl line returns frames like those below it, from the local model."""
     harness.require_tool("curl", "curl")
     shown = block('"content": "Say hello"')
     (line,) = commands(shown)
@@ -121,18 +120,18 @@ def test_the_first_answer(local_server: Launched, tmp_path: Path) -> None:
     expected = [one[6:] for one in shown.text.splitlines() if one.startswith("data: {")]
     frames = [one for one in printed.split("\n\n") if one]
     assert frames[-1] == "data: [DONE]"
-    got = [frame[6:] for frame in frames[:-1]]
-    assert len(got) > len(expected)
+    received = [frame[6:] for frame in frames[:-1]]
+    assert len(received) > len(expected)
     first, second, *_, last = expected
-    for theirs, ours in ((first, got[0]), (second, got[1]), (last, got[-1])):
+    for theirs, ours in ((first, received[0]), (second, received[1]), (last, received[-1])):
         assert shape(json.loads(theirs)) == shape(json.loads(ours))
         assert ours == json.dumps(json.loads(ours), separators=(",", ":"), ensure_ascii=False)
         assert json.loads(ours)["model"] == "gpt-4"
-    assert json.loads(got[0])["choices"] == json.loads(first)["choices"]
+    assert json.loads(received[0])["choices"] == json.loads(first)["choices"]
 
 
-def test_install(tmp_path: Path) -> None:
-    """The package and its extras have these names; ``test_install_size`` installs it."""
+def test_package_and_extras_have_these_names(tmp_path: Path) -> None:
+    """``test_install_size`` installs the package."""
     lines = commands(block("pip install ."))
     extras = re.search(r"^Extras: (.*?)\n\n", (ROOT / "README.rst").read_text(), re.M | re.S)
     assert extras is not None
@@ -144,8 +143,8 @@ def test_install(tmp_path: Path) -> None:
     assert lines[-1].split("#")[0].strip() == "choreo-wsgi serve"
 
 
-def test_keys_in_the_environment(tmp_path: Path) -> None:
-    """The names in the paragraph below go where it says."""
+def test_keys_in_the_environment_route_the_names(tmp_path: Path) -> None:
+    """Each name in the paragraph below goes to the provider there."""
     export, serve = commands(block("export OPENAI_API_KEY"))
     below = (ROOT / "README.rst").read_text().split("$ choreo-wsgi serve\n")[1]
     sentence = " ".join(below.split(";")[0].split())
@@ -164,19 +163,19 @@ def test_keys_in_the_environment(tmp_path: Path) -> None:
                 assert found["owned_by"] == f"{owners[who]}/{model}"
 
 
-def test_the_ini_file(upstream: RawServer, tmp_path: Path) -> None:
+def test_ini_file_falls_back_to_backup(upstream: RawServer, tmp_path: Path) -> None:
     """``fast`` cannot be reached here, so ``backup`` answers."""
     text = block("[provider fast]").text
-    nobody = free_port()
-    (tmp_path / "choreo.ini").write_text(text.replace("10.0.0.5:8000", f"127.0.0.1:{nobody}"))
+    closed_port = free_port()
+    (tmp_path / "choreo.ini").write_text(text.replace("10.0.0.5:8000", f"127.0.0.1:{closed_port}"))
     env = {"OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": f"{upstream.url}/v1"}
     with launched("choreo-wsgi serve --config choreo.ini", tmp_path, **env) as server:
         with server.connect() as client:
             client.request("POST", CHAT, ask(model="gpt-4"))
-            said = Answer(upstream.call())
-            assert said.asked["model"] == "gpt-4o-mini"
-            assert said.call.request.headers["authorization"] == "Bearer secret"
-            said.begin().say("from the backup").finish()
+            reply = Answer(upstream.call())
+            assert reply.asked["model"] == "gpt-4o-mini"
+            assert reply.call.request.headers["authorization"] == "Bearer secret"
+            reply.begin().say("from the backup").finish()
             head = client.read_head()
             assert head.headers["choreo-provider"] == "backup/gpt-4o-mini"
             assert [read_text(client), read_text(client)] == ["", "from the backup"]
@@ -185,20 +184,21 @@ def test_the_ini_file(upstream: RawServer, tmp_path: Path) -> None:
             assert found["owned_by"] == "fast/Qwen/Qwen3-8B"
 
 
-def test_the_own_client(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
-    """Each word is printed before the next is said."""
+def test_choreoai_prints_each_word_at_once(
+    server: Launched, answer: Callable[[], Answer], tmp_path: Path
+) -> None:
     env = environment(tmp_path, CHOREOAI_BASE_URL=server.url)
     with process([sys.executable, "-c", block("from choreoai import").text], env) as program:
-        said = answer().begin()
-        assert said.asked["model"] == "told"
+        reply = answer().begin()
+        assert reply.asked["model"] == "told"
         for word in ("five ", "seven ", "five"):
-            said.say(word)
+            reply.say(word)
             read_printed(program, word)
-        said.finish()
+        reply.finish()
         assert read_rest(program) == ""
 
 
-def test_the_openai_client(server: Launched, tmp_path: Path) -> None:
+def test_openai_client_prints_the_answer(server: Launched, tmp_path: Path) -> None:
     text = block("from openai import").text.replace("localhost:8000", f"localhost:{server.port}")
     text += (
         "answer = client.chat.completions.create(model='echo', messages=[{'role': 'user', "
@@ -208,8 +208,10 @@ def test_the_openai_client(server: Launched, tmp_path: Path) -> None:
         assert read_rest(program) == "Hi\n"
 
 
-def test_fetch(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
-    """The reader gives text: here it is printed as it comes."""
+def test_fetch_reads_each_word_at_once(
+    server: Launched, answer: Callable[[], Answer], tmp_path: Path
+) -> None:
+    """The reader returns text, which is printed here at once."""
     node = harness.require_tool("node", "nodejs")
     text = block("await fetch").text.replace("localhost:8000", f"localhost:{server.port}")
     script = tmp_path / "fetch.mjs"
@@ -218,46 +220,46 @@ def test_fetch(server: Launched, answer: Callable[[], Answer], tmp_path: Path) -
         "  if (done) break;\n  process.stdout.write(value);\n}\n"
     )
     with process([node, str(script)], environment(tmp_path)) as program:
-        said = answer().begin()
-        said.say("ä 🎈")
+        reply = answer().begin()
+        reply.say("ä 🎈")
         printed = ""
         assert program.stdout is not None
-        while printed != "ä 🎈":  # which JSON may write in two ways
+        while printed != "ä 🎈":  # the emoji may be escaped
             line = program.stdout.readline()
             assert line, printed
             if line.startswith(b"data: "):
                 delta = json.loads(line.removeprefix(b"data: "))["choices"][0]["delta"]
                 printed += delta.get("content", "")
-        said.finish()
+        reply.finish()
         assert read_rest(program).endswith("\ndata: [DONE]\n\n")
 
 
-def test_api_keys(tmp_path: Path) -> None:
-    """Both keys are taken and nothing else is; as digests in a file too."""
+def test_only_the_listed_api_keys_are_accepted(tmp_path: Path) -> None:
+    """Also as digests in a file."""
     (line,) = commands(block("CHOREO_API_KEYS="))
     with launched(line, tmp_path) as server:
-        assert [asked(server, key) for key in ("first-key", "second-key")] == [200, 200]
-        assert [asked(server, key) for key in ("third-key", None)] == [401, 401]
+        assert [request_status(server, key) for key in ("first-key", "second-key")] == [200, 200]
+        assert [request_status(server, key) for key in ("third-key", None)] == [401, 401]
     found = re.search(r"``(printf .*? \| sha256sum)``", (ROOT / "README.rst").read_text())
     assert found is not None
     digest = shell(found[1].replace("KEY", "a-key"), environment(tmp_path), tmp_path)
     (tmp_path / "digests").write_text(digest)
     line = "choreo-wsgi serve --api-keys-file digests"
     with launched(line, tmp_path) as server:
-        assert [asked(server, key) for key in ("a-key", "KEY", None)] == [200, 401, 401]
+        assert [request_status(server, key) for key in ("a-key", "KEY", None)] == [200, 401, 401]
 
 
-def asked(server: Launched, key: str | None) -> int:
-    """Return the status of an answer for *key*."""
+def request_status(server: Launched, key: str | None) -> int:
+    """Return the status of an answer to a request with *key*."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     with server.connect() as client:
         return client.exchange("POST", CHAT, ask(model="echo"), headers).status
 
 
-def test_in_another_application(
+def test_runs_within_another_application(
     upstream: RawServer, answer: Callable[[], Answer], tmp_path: Path
 ) -> None:
-    """Under ``/llm`` of another site: streams, resumes, and lets go, beside the rest of it."""
+    """It streams, resumes and cancels under ``/llm`` of another site, whose other paths work."""
     (tmp_path / "mysite.py").write_text(block("def site(").text)
     (tmp_path / "choreo.ini").write_text(told_ini(upstream))
     port = free_port()
@@ -276,31 +278,31 @@ def test_in_another_application(
             assert client.exchange("GET", "/llm/nothing").error["code"] == "endpoint_not_found"
         with one.connect() as client:
             client.request("POST", f"/llm{CHAT}", ask(), {"Choreo-Resumable": "1"})
-            said = answer().begin()
+            reply = answer().begin()
             location = client.read_head().headers["content-location"]
             assert read_text(client) == ""
-            said.say("one ")
+            reply.say("one ")
             assert read_text(client) == "one "
-        said.say("two ")
+        reply.say("two ")
         with one.connect() as client:
             client.request("GET", f"{location}?after=2")
             assert client.read_head().status == 200
             assert read_text(client) == "two "
-            said.finish()
+            reply.finish()
         with one.connect() as client:
             client.request("POST", f"/llm{CHAT}", ask())
-            said = answer().begin()
+            reply = answer().begin()
             assert client.read_head().status == 200
-        assert said.call.is_left()
+        assert reply.call.is_left()
         with one.connect() as client:
             client.request("POST", f"/llm{CHAT}", ask(stream=False))
-            said = answer()
-        assert said.call.is_left()
+            reply = answer()
+        assert reply.call.is_left()
     finally:
         one.abandon()
 
 
-def test_the_other_servers_are_tested() -> None:
+def test_other_servers_are_those_tested() -> None:
     """By ``test_wsgi_servers``."""
     lines = commands(block("waitress-serve"))
     assert [line.split()[0] for line in lines] == ["waitress-serve", "gunicorn", "uwsgi"]
@@ -315,7 +317,7 @@ def nginx_with(location: str, nginx: str, server: int, folder: Path) -> Launched
         f"{kind}_temp_path {folder};" for kind in ("proxy", "fastcgi", "uwsgi", "scgi")
     )
     (folder / "nginx.conf").write_text(
-        f"{'user root; ' if os.geteuid() == 0 else ''}"  # who else may not enter the folder
+        f"{'user root; ' if os.geteuid() == 0 else ''}"  # other users may not enter the folder
         f"pid {folder}/pid; daemon off; error_log {folder}/errors; events {{}}\n"
         f"http {{ access_log off; client_body_temp_path {folder}/bodies; {folders}\n"
         f"server {{ listen 127.0.0.1:{port};\n{location}\n}} }}\n"
@@ -324,22 +326,24 @@ def nginx_with(location: str, nginx: str, server: int, folder: Path) -> Launched
     return Launched(words, port, environment(folder), folder / "log")
 
 
-def test_behind_nginx(keyed_server: Launched, answer: Callable[[], Answer], tmp_path: Path) -> None:
-    """By arrival, with pings, and with bodies up to the server's own limit."""
+def test_nginx_streams_and_accepts_long_bodies(
+    keyed_server: Launched, answer: Callable[[], Answer], tmp_path: Path
+) -> None:
+    """Frames and pings pass at once, bodies up to the server's limit."""
     nginx = harness.require_tool("nginx", "nginx-light")
     one = nginx_with(block("proxy_pass").text, nginx, keyed_server.port, tmp_path)
     key = {"Authorization": f"Bearer {KEY}"}
     try:
         with one.connect() as client:
             client.request("POST", CHAT, ask(), key)
-            said = answer().begin()
+            reply = answer().begin()
             assert client.read_head().headers["content-type"].startswith("text/event-stream")
             assert read_text(client) == ""
             for word in ("once ", "upon "):
-                said.say(word)
+                reply.say(word)
                 assert read_text(client) == word
             assert client.read_frame() == b": ping\n"
-        assert said.call.is_left()
+        assert reply.call.is_left()
         with one.connect() as client:
             body = ask("x" * 33_000_000, model="echo", stream=False, max_tokens=1)
             assert client.exchange("POST", CHAT, body, key).status == 200
@@ -351,8 +355,8 @@ def test_behind_nginx(keyed_server: Launched, answer: Callable[[], Answer], tmp_
         one.abandon()
 
 
-def test_nginx_does_not_hide_that_strangers_call(server: Launched, tmp_path: Path) -> None:
-    """A server without keys, and a caller who says that he is at home."""
+def test_nginx_does_not_bypass_the_host_check(server: Launched, tmp_path: Path) -> None:
+    """The server has no keys, and the Host header names this machine."""
     nginx = harness.require_tool("nginx", "nginx-light")
     one = nginx_with(block("proxy_pass").text, nginx, server.port, tmp_path)
     try:
@@ -364,16 +368,16 @@ def test_nginx_does_not_hide_that_strangers_call(server: Launched, tmp_path: Pat
         one.abandon()
 
 
-def test_the_check(keyed_server: Launched, tmp_path: Path) -> None:
-    """``test_doctor`` says what it finds."""
+def test_check_reports_single_frames(keyed_server: Launched, tmp_path: Path) -> None:
+    """``test_doctor`` tests the findings."""
     (line,) = commands(block("choreo-wsgi check"))
     line = line.replace("https://llm.example.com", keyed_server.url).replace("first-key", KEY)
     printed = shell(f"{line} --seconds 1", environment(tmp_path), tmp_path)
     assert "frames arrive one by one" in printed
 
 
-def test_resumable_streams(server: Launched, tmp_path: Path) -> None:
-    """The second command prints what the first did after the frame that it names."""
+def test_second_curl_line_resumes_the_stream(server: Launched, tmp_path: Path) -> None:
+    """It prints the frames of the first after the one that it names."""
     harness.require_tool("curl", "curl")
     shown = block("Choreo-Resumable")
     first, second = commands(shown)
@@ -394,8 +398,8 @@ def test_resumable_streams(server: Launched, tmp_path: Path) -> None:
     assert shell(f"{after} -sS", env, tmp_path) == frames[frames.index("id: 2\n") :]
 
 
-def test_the_command_of_the_banner(tmp_path: Path) -> None:
-    """``choreo-wsgi serve`` shows a curl line that works when pasted."""
+def test_curl_line_of_the_banner_works(tmp_path: Path) -> None:
+    """``choreo-wsgi serve`` prints a curl line to paste."""
     harness.require_tool("curl", "curl")
     with running(tmp_path, "[choreo]\ndefault_model = echo\n") as one:
         harness.wait_until(lambda: "  curl" in one.log.read_text(), "the banner is there")

@@ -1,4 +1,4 @@
-"""Other WSGI servers, each started as the README and ``deploy/`` say."""
+"""Other WSGI servers, started with the commands of the README and the files of ``deploy/``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from real_server import Answer, ask, read_event, read_text, told_ini
 
 PATH = "/v1/chat/completions"
 
-#: What ``max_streams`` is when nothing is said.
+#: The default of ``max_streams``.
 MAX_STREAMS = 256
 
 SILENT = "[provider silent]\ntype = echo\ndelay_ms = 3600000\nmodels = silent\n"
 
-#: Where the README and the files in ``deploy/`` listen.
+#: The address in the README and in the files of ``deploy/``.
 SHIPPED = "127.0.0.1:8000"
 
 
@@ -52,7 +52,7 @@ def _wsgiref(folder: Path, port: int) -> list[str]:
 
 
 def _copied(folder: Path, port: int, name: str) -> str:
-    """Copy a file of ``deploy/``, with a free port in it."""
+    """Copy a file of ``deploy/``, with *port* in it; return the copy's path."""
     text = (ROOT / "deploy" / name).read_text()
     assert SHIPPED in text
     (folder / name).write_text(text.replace(SHIPPED, f"127.0.0.1:{port}"))
@@ -60,7 +60,7 @@ def _copied(folder: Path, port: int, name: str) -> str:
 
 
 def _with_python(words: list[str]) -> list[str]:
-    """Return *words* for the uWSGI that is installed: Debian's has Python in a plugin."""
+    """Return *words* for the installed uWSGI: Debian's has Python in a plugin."""
     uwsgi = harness.require_tool("uwsgi", "uwsgi-core")
     version = subprocess.run([uwsgi, "--version"], capture_output=True, text=True, check=True)
     plugin = ["--plugin", "python3"] if version.stdout.strip().endswith("-debian") else []
@@ -71,12 +71,12 @@ SERVERS = [_waitress, _gunicorn, _gunicorn_deploy, _uwsgi, _uwsgi_deploy, _wsgir
 
 
 def _launch(make: Callable[[Path, int], list[str]], folder: Path, upstream: RawServer) -> Launched:
-    """Start a server, configured by ``CHOREO_CONFIG`` beside what is shipped."""
+    """Start a server with the shipped files, configured by ``CHOREO_CONFIG``."""
     config = folder / "choreo.ini"
     config.write_text(told_ini(upstream) + SILENT)
     port = free_port()
     words = [word.replace(SHIPPED, f"127.0.0.1:{port}") for word in make(folder, port)]
-    # Debian's uWSGI runs Debian's Python, not this one; what is installed here is pure Python.
+    # Debian's uWSGI runs Debian's Python, which can use our packages, as they are pure Python.
     packages = f"{ROOT}:{sysconfig.get_path('purelib')}"
     env = environment(folder, CHOREO_CONFIG=str(config), PYTHONPATH=packages)
     return Launched(words, port, env, folder / "log", cwd=folder)
@@ -92,50 +92,52 @@ def server(
     one.abandon()
 
 
-def test_streams_by_arrival(server: Launched, answer: Callable[[], Answer]) -> None:
+def test_sends_each_frame_before_the_next_arrives(
+    server: Launched, answer: Callable[[], Answer]
+) -> None:
     with server.connect() as client:
         client.request("POST", PATH, ask())
-        said = answer().begin()
+        reply = answer().begin()
         head = client.read_head()
         assert head.status == 200
         assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
         assert read_text(client) == ""
         for word in ("once ", "upon ", "ä 🎈"):
-            said.say(word)
+            reply.say(word)
             assert read_text(client) == word
-        said.finish()
+        reply.finish()
         event = read_event(client)
         assert isinstance(event, dict) and event["choices"][0]["finish_reason"] == "stop"
         assert read_event(client) == "[DONE]"
 
 
-def test_a_client_that_leaves_stops_the_generation(
-    server: Launched, answer: Callable[[], Answer]
-) -> None:
+def test_disconnect_cancels_the_generation(server: Launched, answer: Callable[[], Answer]) -> None:
     """Between words and before the first."""
     for words in (("one ",), ()):
         with server.connect() as client:
             client.request("POST", PATH, ask())
-            said = answer()
+            reply = answer()
             if words:
-                said.begin()
-                assert read_text_of_head(client) == ""
+                reply.begin()
+                assert read_head_and_text(client) == ""
                 for word in words:
-                    said.say(word)
+                    reply.say(word)
                     assert read_text(client) == word
             else:
                 # The head leaves with the first ping.
                 assert client.read_head().status == 200
                 assert client.read_frame() == b": ping\n"
-        assert said.call.is_left()
+        assert reply.call.is_left()
 
 
-def read_text_of_head(client: harness.Client) -> str:
+def read_head_and_text(client: harness.Client) -> str:
     assert client.read_head().status == 200
     return read_text(client)
 
 
-def test_a_cut_upstream_is_an_error_frame(server: Launched, answer: Callable[[], Answer]) -> None:
+def test_cut_upstream_becomes_an_error_frame(
+    server: Launched, answer: Callable[[], Answer]
+) -> None:
     with server.connect() as client:
         client.request("POST", PATH, ask())
         answer().begin().say("half ").call.cut()
@@ -150,21 +152,21 @@ def test_plain_completions_and_errors(server: Launched) -> None:
         done = client.exchange("POST", PATH, ask("Hi there", model="echo", stream=False))
         assert done.json()["choices"][0]["message"]["content"] == "Hi there"
     with server.connect() as client:
-        bad = client.exchange("POST", PATH, ask(model="nobody"))
+        bad = client.exchange("POST", PATH, ask(model="unknown"))
         assert (bad.status, bad.error["code"]) == (404, "model_not_found")
     with server.connect() as client:
-        # Servers that mind hop-by-hop headers or bodies of HEAD would show it here.
+        # A server that rejects hop-by-hop headers or a body for HEAD would fail here.
         assert client.exchange("HEAD", "/v1/models").body == b""
 
 
-def test_each_request_has_its_line_in_the_log(server: Launched) -> None:
-    """As under ``choreo-wsgi serve``; refused ones too, and none twice."""
+def test_logs_one_line_per_request(server: Launched) -> None:
+    """Like ``choreo-wsgi serve``; rejected requests too, and none twice."""
     with server.connect() as client:
         client.request("POST", PATH, ask("a b", model="echo"), {"x-request-id": "line-1"})
         client.read_head()
         client.read_body()
     with server.connect() as client:
-        refused = client.exchange("POST", PATH, ask(model="nobody"), {"x-request-id": "line-2"})
+        refused = client.exchange("POST", PATH, ask(model="unknown"), {"x-request-id": "line-2"})
         assert refused.status == 404
 
     def lines() -> list[str]:
@@ -179,9 +181,9 @@ def test_each_request_has_its_line_in_the_log(server: Launched) -> None:
     assert " status=404 outcome=model_not_found " in failed
 
 
-def test_without_keys_only_this_machine_is_served(server: Launched) -> None:
-    """The headers by which a proxy is known reach the application."""
-    strange = {
+def test_without_keys_rejects_proxied_requests(server: Launched) -> None:
+    """The headers that reveal a proxy reach the application."""
+    foreign = {
         "X-Forwarded-For": "192.0.2.1",
         "Forwarded": "for=192.0.2.1",
         "X-Real-IP": "192.0.2.1",
@@ -189,81 +191,82 @@ def test_without_keys_only_this_machine_is_served(server: Launched) -> None:
         "Host": "llm.example",
         "Origin": "https://page.example",
     }
-    for header in strange.items():
+    for header in foreign.items():
         with server.connect() as client:
             refused = client.exchange("POST", PATH, ask(model="echo"), [header])
         assert refused.status == 403, header
         assert refused.error["code"] in ("host_not_allowed", "origin_not_allowed"), header
 
 
-def test_a_resumable_stream(server: Launched, answer: Callable[[], Answer]) -> None:
-    """What was said while nobody listened is there for whoever comes back."""
+def test_resumes_a_stream(server: Launched, answer: Callable[[], Answer]) -> None:
+    """A client that reconnects receives the text that arrived in between."""
     with server.connect() as client:
         client.request("POST", PATH, ask(), {"Choreo-Resumable": "1"})
-        said = answer().begin()
+        reply = answer().begin()
         location = client.read_head().headers["content-location"]
         assert read_text(client) == ""
-        said.say("one ")
+        reply.say("one ")
         assert read_text(client) == "one "
-    said.say("two ")
+    reply.say("two ")
     with server.connect() as client:
         client.request("GET", location, headers={"Last-Event-ID": "2"})
-        assert read_text_of_head(client) == "two "
-        said.say("three")
+        assert read_head_and_text(client) == "two "
+        reply.say("three")
         assert read_text(client) == "three"
-        said.finish()
+        reply.finish()
         assert list(iter(client.read_frame, b""))[-1].endswith(b"data: [DONE]\n\n")
 
 
-def test_gunicorn_lets_streams_end(
+def test_gunicorn_finishes_streams_on_sigterm(
     upstream: RawServer, answer: Callable[[], Answer], tmp_path: Path
 ) -> None:
-    """As its configuration in ``deploy/`` says of SIGTERM."""
     one = _launch(_gunicorn_deploy, tmp_path, upstream)
     try:
         with one.connect() as client:
             client.request("POST", PATH, ask())
-            said = answer().begin()
-            assert read_text_of_head(client) == ""
+            reply = answer().begin()
+            assert read_head_and_text(client) == ""
             one.process.terminate()
-            harness.wait_until(lambda: "signal: term" in one.log.read_text(), "it is told")
-            said.say("the end")
+            harness.wait_until(
+                lambda: "signal: term" in one.log.read_text(), "gunicorn has the signal"
+            )
+            reply.say("the end")
             assert read_text(client) == "the end"
-            said.finish()
+            reply.finish()
             assert list(iter(client.read_frame, b""))[-1] == b"data: [DONE]\n\n"
         assert one.process.wait(harness.DEADLINE) == 0
     finally:
         one.abandon()
 
 
-def test_a_stream_too_many_is_refused(server: Launched) -> None:
-    """At once: the server has threads for all streams and for more. What ends is free again."""
+def test_rejects_streams_beyond_max_streams(server: Launched) -> None:
+    """At once, as there are more threads than streams; slots of ended streams are reused."""
     with ExitStack() as stack:
         clients = _open(server, stack, MAX_STREAMS)
         assert len(clients) == MAX_STREAMS
-        with server.connect() as late:
-            refusal = late.exchange("POST", PATH, ask(model="silent"))
-        assert (refusal.status, refusal.error["code"]) == (503, "service_overloaded")
-        assert int(refusal.headers["retry-after"]) > 0
+        with server.connect() as extra:
+            rejected = extra.exchange("POST", PATH, ask(model="silent"))
+        assert (rejected.status, rejected.error["code"]) == (503, "service_overloaded")
+        assert int(rejected.headers["retry-after"]) > 0
         with server.connect() as other:
             assert other.exchange("GET", "/healthz").status == 200
-        for client in clients:  # all are alive
+        for client in clients:
             assert client.read_frame() == b": ping\n"
     with ExitStack() as stack:
         again: list[harness.Client] = []
 
-        def all_are_free() -> bool:
+        def all_have_begun() -> bool:
             again.extend(_open(server, stack, MAX_STREAMS - len(again)))
             return len(again) == MAX_STREAMS
 
-        harness.wait_until(all_are_free, "there is a place for each")
+        harness.wait_until(all_have_begun, "all slots are free again")
 
-    def next_is_served() -> bool:
+    def is_served() -> bool:
         with server.connect() as client:
             return client.exchange("POST", PATH, ask(model="echo")).status == 200
 
-    # The places become free little by little; what is tested next wants one.
-    harness.wait_until(next_is_served, "a place is free")
+    # The slots become free one by one, and the next test needs one.
+    harness.wait_until(is_served, "a slot is free")
 
 
 def _open(server: Launched, stack: ExitStack, count: int) -> list[harness.Client]:

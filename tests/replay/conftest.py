@@ -17,7 +17,7 @@ _databases = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """The one server of all tests that do not stop it."""
+    """The server of all tests that do not stop it."""
     harness.require_tool("redis-server", "redis-server")
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
@@ -27,7 +27,7 @@ def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
-    """A server that a test may stop."""
+    """A server for one test, which may stop it."""
     harness.require_tool("redis-server", "redis-server")
     server = RedisServer(tmp_path)
     server.start()
@@ -41,7 +41,7 @@ def url_of(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> str:
     if kind == "sqlite":
         return f"sqlite:{tmp_path / 'replay.db'}"
     server = request.getfixturevalue("shared_redis")
-    # A database of its own for each test; redis-server has 16.
+    # Each test has its own database; redis-server has 16.
     url = server.url.removesuffix("0") + str(next(_databases) % 16)
     with redis.Redis.from_url(url) as client:
         client.flushdb()
@@ -61,7 +61,7 @@ def opener(url: str, opened: list[Store]) -> Opener:
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
 def open_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]:
-    """Each of the three backends in turn."""
+    """Opens a store of each backend in turn."""
     opened: list[Store] = []
     yield opener(url_of(request.param, tmp_path, request), opened)
     for store in opened:
@@ -70,7 +70,7 @@ def open_any(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Opener]
 
 @pytest.fixture(params=["sqlite", "redis"])
 def shared_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where the backends that processes share keep their data, each in turn."""
+    """The URL of each shared backend in turn."""
     return url_of(request.param, tmp_path, request)
 
 
@@ -85,13 +85,13 @@ def open_shared(shared_url: str) -> Iterator[Opener]:
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have appends wait for the database however slow this machine is, not for 50 ms."""
+    """Let appends wait until the frames are written, not for 50 ms, as this machine may be slow."""
     monkeypatch.setattr("choreo_wsgi.replay.writer._APPEND_TIMEOUT", DEADLINE)
 
 
 @pytest.fixture
 def store(open_any: Opener) -> Store:
-    """A store whose readers look when they are woken, and not every two seconds anyway."""
+    """A store whose readers query only when they are woken, not every two seconds too."""
     store = open_any()
     if store.blocking:
         store._keeper.recheck = 1000.0  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""The databases of the shared stores: each call alone, and what is left of it there."""
+"""Single operations of the shared backends, and the rows and keys that they leave."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from choreo_wsgi.replay.redis import RedisBackend, connect
 from choreo_wsgi.replay.sqlite import SQLiteBackend
 from choreo_wsgi.settings import Settings
 
-#: Larger than all that is written here.
+#: Larger than everything written here.
 ROOM = 64 * READ_BYTES
 SETTINGS = Settings(replay_ttl_seconds=60, replay_stream_bytes=ROOM, replay_total_bytes=ROOM)
 
@@ -37,8 +37,8 @@ def status_of(backend: Backend, id: str) -> Status:
     return found[0]
 
 
-def test_the_same_write_may_come_twice(backend: Backend) -> None:
-    """Its answer was lost on the way, so the keeper writes it again."""
+def test_repeated_write_appends_once(backend: Backend) -> None:
+    """The keeper repeats a write whose reply was lost."""
     backend.insert("s", "alice", None, "", "p")
     first = Write("s", "alice", [Block(1, 3, frames(1, 3))], 3, False)
     both = Write("s", "alice", [*first.blocks, Block(4, 4, frame(4))], 4, False)
@@ -47,11 +47,11 @@ def test_the_same_write_may_come_twice(backend: Backend) -> None:
     found = backend.fetch("s", 0)
     assert found is not None
     assert b"".join(block.data for block in found[1]) == frames(1, 4)
-    backend.insert("s", "alice", None, "", "p")  # the answer to that can be lost too
+    backend.insert("s", "alice", None, "", "p")  # its reply can be lost too
     assert status_of(backend, "s").last == 4
 
 
-def test_only_what_did_not_change_since_is_ended_as_lost(backend: Backend) -> None:
+def test_end_requires_an_unchanged_status(backend: Backend) -> None:
     def end(seen: Status, text: str) -> bytes:
         backend.end("s", seen, Block(2, 2, frame(2, text)))
         found = backend.fetch("s", 0)
@@ -61,11 +61,11 @@ def test_only_what_did_not_change_since_is_ended_as_lost(backend: Backend) -> No
     backend.beat("p", ["s"])
     backend.insert("s", "alice", None, "", "p")
     seen = status_of(backend, "s")
-    backend.beat("p", ["s"])  # its producer is there after all
+    backend.beat("p", ["s"])  # its producer is alive after all
     assert end(seen, "too early") == b""
     seen = status_of(backend, "s")
     backend.write("p", [Write("s", "alice", [Block(1, 1, frame(1))], 1, False)])
-    assert end(seen, "of less") == frame(1)
+    assert end(seen, "seen before a write") == frame(1)
     seen = status_of(backend, "s")
     assert end(seen, "lost") == end(seen, "again") == frame(1) + frame(2, "lost")
     ended = status_of(backend, "s")
@@ -75,7 +75,7 @@ def test_only_what_did_not_change_since_is_ended_as_lost(backend: Backend) -> No
     assert end(ended, "once more") == frame(1) + frame(2, "lost")
 
 
-def test_a_freed_key_names_another_stream(backend: Backend) -> None:
+def test_freed_key_can_name_another_stream(backend: Backend) -> None:
     backend.insert("s", "alice", "key", "digest", "p")
     other = ("t", "alice", "key", "digest", "p")
     assert backend.insert(*other) == ("s", "digest")
@@ -87,7 +87,7 @@ def test_a_freed_key_names_another_stream(backend: Backend) -> None:
     assert backend.insert("u", "alice", "key", "digest", "p") == ("t", "digest")
 
 
-def test_a_log_is_fetched_in_pieces(backend: Backend) -> None:
+def test_fetch_returns_at_most_read_bytes(backend: Backend) -> None:
     backend.insert("s", "alice", None, "", "p")
     sizes = [READ_BYTES // 2] * 8
     for number, size in enumerate(sizes, 1):
@@ -100,15 +100,15 @@ def test_a_log_is_fetched_in_pieces(backend: Backend) -> None:
         after = found[1][-1].last
 
 
-def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
-    """A server that died leaves nothing there for ever."""
+def test_every_redis_key_expires(shared_redis: RedisServer) -> None:
+    """Even if the server dies."""
     backend = RedisBackend(shared_redis.url, SETTINGS)
     backend.insert("silent", "alice", "key", "digest", "p")
     backend.beat("p", ["silent"])
     backend.write("p", [Write("silent", "alice", [Block(1, 1, frame(1))], 1, False)])
     backend.mark("silent", "cancelled")
     backend.mark("silent", "read")
-    # And one that was cancelled, and ended as lost.
+    # A second stream is cancelled, and ended as lost.
     backend.insert("lost", "alice", None, "", "q")
     backend.mark("lost", "cancelled")
     backend.end("lost", status_of(backend, "lost"), Block(1, 1, frame(1)))
@@ -124,8 +124,8 @@ def test_what_redis_keeps_expires_by_itself(shared_redis: RedisServer) -> None:
     backend.close()
 
 
-def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
-    """And nobody takes it for another server that has ended the stream."""
+def test_redis_out_of_memory_raises_unreachable(own_redis: RedisServer) -> None:
+    """The reply must not look as if another server had ended the stream."""
     backend = RedisBackend(own_redis.url, SETTINGS)
     backend.insert("s", "alice", None, "", "p")
     with redis.Redis.from_url(own_redis.url) as client:
@@ -138,7 +138,7 @@ def test_a_redis_without_room_is_an_outage(own_redis: RedisServer) -> None:
     backend.close()
 
 
-def test_a_key_whose_stream_redis_let_go_of_is_free(shared_redis: RedisServer) -> None:
+def test_key_is_free_once_redis_evicted_its_stream(shared_redis: RedisServer) -> None:
     backend = RedisBackend(shared_redis.url, SETTINGS)
     assert backend.insert("a", "bob", "key", "d", "p") is None
     assert backend.insert("b", "bob", "key", "d", "p") == ("a", "d")
@@ -150,7 +150,7 @@ def test_a_key_whose_stream_redis_let_go_of_is_free(shared_redis: RedisServer) -
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
-def test_the_addresses_of_a_server(scheme: str, shared_redis: RedisServer) -> None:
+def test_opens_redis_and_valkey_urls(scheme: str, shared_redis: RedisServer) -> None:
     url = scheme + shared_redis.url.removeprefix("redis")
     store = open_store(url, Settings())
     writer = create(store)
@@ -169,7 +169,7 @@ def first_stream(path: Path) -> Writer:
     return writer
 
 
-def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
+def test_rejects_a_file_of_a_newer_version(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     writer = first_stream(path)
     with sqlite3.connect(path) as db:
@@ -182,7 +182,7 @@ def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:
     db.close()
 
 
-def test_a_file_of_an_older_version_begins_anew(tmp_path: Path) -> None:
+def test_replaces_the_tables_of_an_older_version(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     with sqlite3.connect(path) as db:
         db.executescript("CREATE TABLE stream (id TEXT); PRAGMA user_version = 1;")
@@ -190,7 +190,7 @@ def test_a_file_of_an_older_version_begins_anew(tmp_path: Path) -> None:
     first_stream(path)
 
 
-def test_reading_and_writing_do_not_wait_for_each_other(tmp_path: Path) -> None:
+def test_database_is_in_wal_mode(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     first_stream(path)
     db = sqlite3.connect(path)
@@ -198,10 +198,10 @@ def test_reading_and_writing_do_not_wait_for_each_other(tmp_path: Path) -> None:
     db.close()
 
 
-def test_two_processes_make_the_file_at_once(
+def test_connect_waits_while_another_process_creates_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The other holds the new file until we have found it locked."""
+    """The other process keeps the new file locked until our first attempt has failed."""
     path = tmp_path / "replay.db"
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -221,6 +221,6 @@ def test_two_processes_make_the_file_at_once(
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-def test_an_address_with_tls(scheme: str) -> None:
+def test_rediss_and_valkeys_use_tls(scheme: str) -> None:
     pool = connect(f"{scheme}://127.0.0.1:1/0").connection_pool
     assert issubclass(pool.connection_class, redis.SSLConnection)

@@ -1,4 +1,4 @@
-"""What is buffered, watched and told while a shared store is away, and what that must not cost."""
+"""Buffers, marks and the watcher of a shared store, mostly in an outage."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from choreo_wsgi.replay import Store
 from choreo_wsgi.replay.backend import Unreachable
 
 
-def keep_away(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Have every question of *store* fail; return the names of those that were asked."""
-    asked: list[str] = []
+def make_unreachable(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make every operation of *store*'s backend fail; return the names of those called."""
+    called: list[str] = []
 
-    def away(name: str) -> Callable[..., Any]:
+    def failing(name: str) -> Callable[..., Any]:
         def fail(*_: Any) -> Any:
-            asked.append(name)
+            called.append(name)
             raise Unreachable("it is away")
 
         return fail
 
     for name in ("beat", "insert", "write", "fetch", "delete", "mark"):
-        monkeypatch.setattr(store._backend, name, away(name))
-    return asked
+        monkeypatch.setattr(store._backend, name, failing(name))
+    return called
 
 
-def test_the_largest_buffers_are_cut_first(
+def test_drops_frames_from_the_largest_buffers(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A small one may hold the end of its stream."""
+    """A small buffer may hold the end of its stream."""
     store: Any = open_shared(replay_total_bytes=100_000, replay_stream_bytes=90_000)
-    keep_away(store, monkeypatch)
+    make_unreachable(store, monkeypatch)
     small, large = create(store), create(store)
     small.append(frame(1), 1, end=True, wait=False)
     for number in range(1, 200):
@@ -57,11 +57,11 @@ def test_the_largest_buffers_are_cut_first(
     assert store._keeper.buffered == small.size + large.size + other.size <= 100_000
 
 
-def test_a_block_that_cannot_be_buffered_costs_only_itself(
+def test_oversized_block_is_dropped_alone(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store: Any = open_shared(replay_stream_bytes=5_000)
-    keep_away(store, monkeypatch)
+    make_unreachable(store, monkeypatch)
     writer = create(store)
     writer.append(frames(1, 1, "x" * 9_000), 1, wait=False)
     assert writer.size == 0
@@ -69,15 +69,14 @@ def test_a_block_that_cannot_be_buffered_costs_only_itself(
     assert writer.size == len(frame(2)) and writer.last == 2
 
 
-def test_a_stream_that_is_forgotten_leaves_no_buffer_and_no_log(
+def test_discard_in_an_outage_deletes_the_stream_after_it(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the store is back, too, though it was away just then."""
     store: Any = open_shared()
     writer = create(store)
     write(writer, 1)
     with monkeypatch.context() as patch:
-        keep_away(store, patch)
+        make_unreachable(store, patch)
         writer.append(frame(2), 1, wait=False)
         eventually(lambda: not store.reachable)
         writer.discard()
@@ -87,18 +86,18 @@ def test_a_stream_that_is_forgotten_leaves_no_buffer_and_no_log(
         look(store, writer.id)
 
 
-def test_an_outage_is_told_of_once(
+def test_logs_an_outage_once(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING, "choreo_wsgi.replay")
     store = open_shared()
     create(store)
-    asked = keep_away(store, monkeypatch)
-    eventually(lambda: asked.count("beat") > 3)
+    called = make_unreachable(store, monkeypatch)
+    eventually(lambda: called.count("beat") > 3)
     assert caplog.text.count("the replay store cannot be reached") == 1
 
 
-def test_what_was_read_is_handed_over_though_that_cannot_be_told(
+def test_reader_returns_frames_though_marking_fails(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, patient: None
 ) -> None:
     ours: Any = open_shared()
@@ -106,36 +105,36 @@ def test_what_was_read_is_handed_over_though_that_cannot_be_told(
     writer = create(ours)
     sent = write(writer, 1)
 
-    def away(id: str, mark: str) -> None:
-        raise Unreachable("it went away just now")
+    def fail(id: str, mark: str) -> None:
+        raise Unreachable("the outage has just begun")
 
-    monkeypatch.setattr(theirs._backend, "mark", away)
+    monkeypatch.setattr(theirs._backend, "mark", fail)
     reader = theirs.read(writer.id, "alice")
     assert reader.receive(0) == sent
     reader.close()
 
 
-def test_a_reader_tells_now_and_then_that_it_reads(
+def test_reader_marks_its_stream_at_intervals(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Not at each look, of which each would be a write."""
+    """A mark is a write, so it is not made at every poll."""
     ours: Any = open_shared()
     theirs: Any = open_shared()
     writer = create(ours)
     write(writer, 1)
-    told: list[str] = []
+    marks: list[str] = []
     monkeypatch.setattr("choreo_wsgi.replay.reader._MARK_EVERY", 1000.0)
-    monkeypatch.setattr(theirs._backend, "mark", lambda *what: told.append(what[1]))
+    monkeypatch.setattr(theirs._backend, "mark", lambda _, mark: marks.append(mark))
     reader = theirs.read(writer.id, "alice")
     for _ in range(5):
         reader.wake()
         reader.receive(0)
-    assert told == ["read"]
+    assert marks == ["read"]
     reader.close()
 
 
-def test_a_reader_that_comes_when_nobody_reads_is_woken_too(open_shared: Opener) -> None:
-    """Whoever watches for all has nothing to do between readers, and none is kept."""
+def test_wakes_a_reader_opened_while_there_were_none(open_shared: Opener) -> None:
+    """The watcher sleeps while there are no readers, and closed readers are not kept."""
     ours: Any = open_shared()
     theirs: Any = open_shared()
     theirs._keeper.recheck = 1000.0
@@ -150,7 +149,7 @@ def test_a_reader_that_comes_when_nobody_reads_is_woken_too(open_shared: Opener)
     reader.close()
 
 
-def test_who_is_far_beyond_a_lost_stream_is_taken_for_nearer(open_shared: Opener) -> None:
+def test_limits_how_far_a_reader_may_be_ahead(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 2)
@@ -160,7 +159,7 @@ def test_who_is_far_beyond_a_lost_stream_is_taken_for_nearer(open_shared: Opener
     reader.close()
 
 
-def test_a_running_stream_of_another_process_is_not_deleted(
+def test_delete_rejects_a_running_stream_of_another_process(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("choreo_wsgi.replay.store._CANCEL_TIMEOUT", 0.0)
@@ -172,7 +171,7 @@ def test_a_running_stream_of_another_process_is_not_deleted(
     assert look(ours, writer.id).last == 1
 
 
-def test_the_longest_logs_in_memory_are_cut_first() -> None:
+def test_memory_drops_frames_from_the_longest_logs() -> None:
     store: Store = in_memory(ttl=60, stream_bytes=90_000, total_bytes=100_000)
     small, large = create(store), create(store)
     write(small, 1)

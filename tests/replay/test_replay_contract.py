@@ -1,4 +1,4 @@
-"""What every backend does alike."""
+"""The behaviour that all backends share."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_finished_stream_replays_identically(store: Store) -> None:
     assert read_all(store.read(writer.id, "alice")) == sent + done
 
 
-def test_every_cut_point_of_a_block_reads_on(store: Store) -> None:
+def test_resumes_after_every_frame_of_a_block(store: Store) -> None:
     writer = create(store)
     writer.append(frames(1, 12), 12)
     writer.append(frames(13, 14), 2, end=True)
@@ -49,7 +49,7 @@ def test_every_cut_point_of_a_block_reads_on(store: Store) -> None:
         assert read_all(store.read(writer.id, "alice", after)) == frames(after + 1, 14)
 
 
-def test_a_frame_arrives_before_the_next_is_appended(store: Store) -> None:
+def test_reader_receives_a_frame_before_the_next_is_appended(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     for number in range(1, 6):
@@ -60,27 +60,27 @@ def test_a_frame_arrives_before_the_next_is_appended(store: Store) -> None:
     assert read_all(reader) == b""
 
 
-def test_a_waiting_reader_is_woken(store: Store) -> None:
+def test_append_and_finish_wake_a_waiting_reader(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(reader.receive, 2 * DEADLINE)
         writer.append(frame(1), 1)
         assert waiting.result(DEADLINE) == frame(1)
-        # The end wakes as well, though there is nothing to hand over.
+        # The end wakes it too, though there are no frames.
         waiting = pool.submit(read_all, reader)
         writer.finish()
         assert waiting.result(DEADLINE) == b""
 
 
-def test_more_than_is_read_at_once_is_read_without_being_woken(store: Store) -> None:
+def test_reads_more_than_read_bytes_without_being_woken(store: Store) -> None:
     writer = create(store)
     text = "x" * (READ_BYTES // 4)
     sent = write(writer, 10, end=True, text=text)
     assert read_all(store.read(writer.id, "alice")) == sent
 
 
-def test_receive_returns_when_nothing_comes(store: Store) -> None:
+def test_receive_returns_empty_after_its_timeout(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     assert reader.receive(0) == b""
@@ -101,7 +101,7 @@ def test_closing_a_reader_ends_its_wait(store: Store) -> None:
     writer.finish()
 
 
-def test_several_readers_and_writers_at_once(store: Store) -> None:
+def test_concurrent_readers_receive_all_their_frames(store: Store) -> None:
     writers = [create(store) for _ in range(8)]
     with ThreadPoolExecutor(40) as pool:
         readings = [
@@ -115,7 +115,7 @@ def test_several_readers_and_writers_at_once(store: Store) -> None:
     assert results == [frames(1, 30), frames(4, 30), frames(18, 30)] * 8
 
 
-def test_what_is_read_live_is_what_is_replayed(store: Store) -> None:
+def test_live_and_replayed_bytes_are_equal(store: Store) -> None:
     writer = create(store)
     with ThreadPoolExecutor() as pool:
         live = pool.submit(read_all, store.read(writer.id, "alice"))
@@ -129,7 +129,7 @@ def test_what_is_read_live_is_what_is_replayed(store: Store) -> None:
     assert read_all(store.read(writer.id, "alice")) == sent
 
 
-def test_the_ids_tell_nothing(store: Store) -> None:
+def test_stream_ids_are_random(store: Store) -> None:
     ids = [create(store).id for _ in range(50)]
     assert len({id[:12] for id in ids}) == 50
     assert {len(id) for id in ids} == {37}  # "strm_" and 192 bits in base 64
@@ -148,7 +148,7 @@ def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
     assert id.encode() not in errors.pop()
 
 
-def test_another_owner_finds_nothing(store: Store) -> None:
+def test_streams_of_another_owner_are_not_found(store: Store) -> None:
     writer = create(store)
     write(writer, 2)
     with pytest.raises(NotFound) as unknown:
@@ -161,16 +161,16 @@ def test_another_owner_finds_nothing(store: Store) -> None:
     assert look(store, writer.id).last == 2
 
 
-def test_the_record(store: Store) -> None:
+def test_status_reports_numbers_and_end(store: Store) -> None:
     writer = create(store)
-    record = look(store, writer.id)
-    assert (record.first, record.last, record.ended, record.cancelled) == (1, 0, False, False)
+    status = look(store, writer.id)
+    assert (status.first, status.last, status.ended, status.cancelled) == (1, 0, False, False)
     write(writer, 3, end=True)
-    record = look(store, writer.id)
-    assert (record.first, record.last, record.ended) == (1, 3, True)
+    status = look(store, writer.id)
+    assert (status.first, status.last, status.ended) == (1, 3, True)
 
 
-def test_a_key_joins_the_stream_that_it_made(store: Store) -> None:
+def test_repeated_key_joins_its_stream(store: Store) -> None:
     made = store.create("alice", key="k 1", digest="d")
     assert made.writer is not None
     for _ in range(2):
@@ -186,7 +186,7 @@ def test_a_key_joins_the_stream_that_it_made(store: Store) -> None:
     assert store.create("alice", key="k 1", digest="d").id == made.id
 
 
-def test_of_concurrent_claims_of_a_key_one_makes_the_stream(store: Store) -> None:
+def test_concurrent_creates_with_one_key_make_one_stream(store: Store) -> None:
     barrier = threading.Barrier(12)
 
     def claim(_: int) -> tuple[str, bool]:
@@ -200,7 +200,7 @@ def test_of_concurrent_claims_of_a_key_one_makes_the_stream(store: Store) -> Non
     assert sum(made for _, made in claims) == 1
 
 
-def test_a_discarded_stream_never_was(store: Store) -> None:
+def test_discard_deletes_the_stream_and_frees_its_key(store: Store) -> None:
     made = store.create("alice", key="k", digest="d")
     assert made.writer is not None
     reader = store.read(made.id, "alice")
@@ -215,7 +215,7 @@ def test_a_discarded_stream_never_was(store: Store) -> None:
     assert again.writer is not None and again.id != made.id
 
 
-def test_cancelling_reaches_the_writer(store: Store) -> None:
+def test_cancel_reaches_the_writer(store: Store) -> None:
     writer = create(store)
     write(writer, 2)
     store.cancel(writer.id, "alice")
@@ -228,7 +228,7 @@ def test_cancelling_reaches_the_writer(store: Store) -> None:
     assert read_all(store.read(writer.id, "alice")) == frames(1, 2) + error
 
 
-def test_an_ended_log_cannot_be_cancelled(store: Store) -> None:
+def test_cancel_ignores_an_ended_log(store: Store) -> None:
     writer = create(store)
     write(writer, 1, end=True)
     store.cancel(writer.id, "alice")
@@ -236,7 +236,7 @@ def test_an_ended_log_cannot_be_cancelled(store: Store) -> None:
     assert not writer.cancelled
 
 
-def test_who_is_beyond_the_end_gets_the_last_frame(store: Store) -> None:
+def test_reader_beyond_the_end_receives_the_last_frame(store: Store) -> None:
     writer = create(store)
     write(writer, 3)
     reader = store.read(writer.id, "alice", 9)
@@ -247,7 +247,7 @@ def test_who_is_beyond_the_end_gets_the_last_frame(store: Store) -> None:
     assert read_all(store.read(writer.id, "alice", 5)) == b""
 
 
-def test_an_empty_log_ends(store: Store) -> None:
+def test_empty_log_can_end(store: Store) -> None:
     writer = create(store)
     writer.finish()
     writer.finish()
@@ -257,7 +257,9 @@ def test_an_empty_log_ends(store: Store) -> None:
 
 @pytest.mark.parametrize("open_any", ["memory"], indirect=True)  # the writer checks it for all
 @pytest.mark.parametrize(("block", "count"), [(frame(2), 1), (frame(1)[:-1], 1), (frame(1), 0)])
-def test_what_is_no_next_block_is_refused(store: Store, block: bytes, count: int) -> None:
+def test_append_rejects_bytes_that_are_not_the_next_frames(
+    store: Store, block: bytes, count: int
+) -> None:
     writer = create(store)
     with pytest.raises(ValueError, match="frames"):
         writer.append(block, count)
@@ -273,12 +275,12 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     writer = create(store)
     behind = store.read(writer.id, "alice")
     write(writer, 400)
-    record = look(store, writer.id)
-    assert record.last == 400
-    retained = frames(record.first, 400)
+    status = look(store, writer.id)
+    assert status.last == 400
+    retained = frames(status.first, 400)
     assert 4096 < len(retained) <= 8192
-    assert receive(store.read(writer.id, "alice", record.first - 1), len(retained)) == retained
-    for after in (0, record.first - 2):
+    assert receive(store.read(writer.id, "alice", status.first - 1), len(retained)) == retained
+    for after in (0, status.first - 2):
         with pytest.raises(StreamGone):
             store.read(writer.id, "alice", after)
     with pytest.raises(StreamGone):
@@ -287,7 +289,7 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     assert read_all(store.read(writer.id, "alice", 399)) == frames(400, 401)
 
 
-def test_a_block_larger_than_all_that_is_retained(open_any: Opener) -> None:
+def test_drops_a_block_larger_than_the_limit(open_any: Opener) -> None:
     store = open_any(replay_stream_bytes=4096)
     writer = create(store)
     write(writer, 2)
@@ -299,7 +301,7 @@ def test_a_block_larger_than_all_that_is_retained(open_any: Opener) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_all_streams_together_stay_within_their_limit(
+def test_all_streams_stay_within_the_total_limit(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Redis is bounded by its own ``maxmemory``."""
@@ -327,11 +329,11 @@ def test_all_streams_together_stay_within_their_limit(
     def fits() -> bool:
         try:
             return retained() <= 200_000
-        except StreamGone:  # cut between the look and the reading
+        except StreamGone:  # dropped between the query and the read
             return False
 
     eventually(fits)
-    # The ended ones had to go, those that are still written to only in part.
+    # Ended streams are deleted, running ones lose only their oldest frames.
     with pytest.raises(NotFound):
         look(store, writers[0].id)
     for writer in writers[6:]:
@@ -347,7 +349,7 @@ def receive_now(store: Store, writer: Writer) -> bytes:
     return got
 
 
-def test_who_joined_a_stream_that_failed_reads_its_error(store: Store) -> None:
+def test_fail_sends_joined_readers_the_error_and_frees_the_key(store: Store) -> None:
     made = store.create("alice", key="k", digest="d")
     assert made.writer is not None
     joined = store.create("alice", key="k", digest="d")
@@ -355,14 +357,14 @@ def test_who_joined_a_stream_that_failed_reads_its_error(store: Store) -> None:
     error = sse.frame(b'{"error":{"message":"too long"}}', 1)
     made.writer.fail(error, 1)
     assert read_all(reader) == error
-    # The request may be tried again: the key names nothing any more.
+    # The request may be tried again, as the key is free.
     again = store.create("alice", key="k", digest="other")
     assert again.writer is not None and again.id != made.id
     again.writer.finish()
     assert store.create("alice", key="k", digest="other").id == again.id
 
 
-def test_a_deleted_stream_is_gone_for_all(store: Store) -> None:
+def test_delete_fails_readers_and_fences_the_writer(store: Store) -> None:
     ended, running = create(store), create(store)
     write(ended, 3, end=True)
     write(running, 2)
@@ -400,11 +402,11 @@ def test_an_ended_stream_expires_with_its_key(open_any: Opener) -> None:
     eventually(expired)
     again = store.create("alice", key="k", digest="d")
     assert again.writer is not None and again.id != made.id
-    # One that goes on does not, however silent.
+    # A running stream does not expire, however silent.
     assert look(store, running.id).last == 0
 
 
-def test_the_writer_knows_when_it_was_read(store: Store) -> None:
+def test_writer_records_when_it_was_last_read(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     made = writer.last_read
@@ -414,7 +416,7 @@ def test_the_writer_knows_when_it_was_read(store: Store) -> None:
     reader.close()
 
 
-def test_a_closed_store_answers_nobody(open_any: Opener) -> None:
+def test_closing_the_store_fails_waiting_readers(open_any: Opener) -> None:
     store = open_any()
     writer = create(store)
     reader = store.read(writer.id, "alice")

@@ -1,4 +1,4 @@
-"""What a shared store does when something of its own, or of its database, goes wrong."""
+"""Failures inside a shared store, and of its database."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def lock(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     other.close()
 
 
-def test_a_bug_does_not_end_the_keeper(
+def test_keeper_survives_a_bug(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = open_shared()
@@ -57,7 +57,7 @@ def test_a_bug_does_not_end_the_keeper(
     monkeypatch.setattr(backend, "write", faulty)
     writer = create(store)
     sent = frames(1, 5)
-    # Nothing follows that would have the keeper look again.
+    # No further append wakes the keeper.
     writer.append(sent, 5, end=True, wait=False)
 
     def replayed() -> bool:
@@ -71,17 +71,17 @@ def test_a_bug_does_not_end_the_keeper(
     assert "KeyError" in caplog.text
 
 
-def test_a_stream_that_may_have_been_made_is_deleted(
+def test_deletes_a_stream_whose_insertion_got_no_reply(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its key would join others to a stream that nobody writes."""
+    """Otherwise its key would join later requests to a stream that nobody writes."""
     store = open_shared()
     backend = store._backend  # type: ignore[attr-defined]
     real = backend.insert
 
-    def lost(*all_: Any) -> Any:
-        real(*all_)
-        raise Unreachable("the answer was lost")
+    def lost(*arguments: Any) -> Any:
+        real(*arguments)
+        raise Unreachable("the reply was lost")
 
     with monkeypatch.context() as patch:
         patch.setattr(backend, "insert", lost)
@@ -97,7 +97,7 @@ def test_a_stream_that_may_have_been_made_is_deleted(
     eventually(made)
 
 
-def test_what_one_stream_buffers_is_bounded(tmp_path: Path, lock: sqlite3.Connection) -> None:
+def test_buffer_of_one_stream_is_bounded(tmp_path: Path, lock: sqlite3.Connection) -> None:
     store = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings(replay_stream_bytes=20_000))
     writer = create(store)
     write(writer, 1)
@@ -110,8 +110,8 @@ def test_what_one_stream_buffers_is_bounded(tmp_path: Path, lock: sqlite3.Connec
 
 
 @pytest.mark.parametrize("later", [0, 2])
-def test_frames_that_redis_let_go_of_are_gone(later: int, shared_redis: RedisServer) -> None:
-    """``maxmemory`` may take a stream's blocks and leave what is known of it."""
+def test_frames_evicted_by_redis_raise_stream_gone(later: int, shared_redis: RedisServer) -> None:
+    """``maxmemory`` may evict a stream's blocks but not its status."""
     import redis
 
     store, other = (open_store(shared_redis.url, Settings()) for _ in range(2))
@@ -129,8 +129,8 @@ def test_frames_that_redis_let_go_of_are_gone(later: int, shared_redis: RedisSer
 
 
 @pytest.mark.parametrize("emptied", [False, True])
-def test_a_file_that_is_deleted_or_emptied_is_made_anew(tmp_path: Path, emptied: bool) -> None:
-    """What is written to the old one nobody who comes later would find."""
+def test_deleted_or_emptied_file_is_created_again(tmp_path: Path, emptied: bool) -> None:
+    """Frames written to the old file would not be found by other processes."""
     path = tmp_path / "replay.db"
     ours, theirs = (open_store(f"sqlite:{path}", Settings()) for _ in range(2))
     writer = create(ours)
@@ -141,7 +141,7 @@ def test_a_file_that_is_deleted_or_emptied_is_made_anew(tmp_path: Path, emptied:
     writer.append(frame(4), 1, wait=False)
 
     def is_filled() -> bool:
-        with contextlib.suppress(FileNotFoundError):  # it is just being made anew
+        with contextlib.suppress(FileNotFoundError):  # it is being created again
             return path.stat().st_size > 0
         return False
 
@@ -161,7 +161,7 @@ def test_a_file_that_is_deleted_or_emptied_is_made_anew(tmp_path: Path, emptied:
         store.close()
 
 
-def test_a_bug_does_not_end_the_watcher(
+def test_watcher_survives_a_bug(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours, theirs = open_shared(), open_shared()
@@ -169,13 +169,13 @@ def test_a_bug_does_not_end_the_watcher(
     real = backend.wait_for_changes
     failures = [KeyError("a bug")]
 
-    def faulty(*what: Any) -> Any:
+    def faulty(*arguments: Any) -> Any:
         if failures:
             raise failures.pop()
-        return real(*what)
+        return real(*arguments)
 
     monkeypatch.setattr(backend, "wait_for_changes", faulty)
-    # Nobody looks without being woken.
+    # No reader polls without being woken.
     monkeypatch.setattr(theirs._keeper, "recheck", 2 * DEADLINE)  # type: ignore[attr-defined]
     writer = create(ours)
     reader = theirs.read(writer.id, "alice")
@@ -185,7 +185,7 @@ def test_a_bug_does_not_end_the_watcher(
     assert receive(reader, 1) == sent
 
 
-def test_a_reader_is_told_of_a_long_outage(
+def test_reader_fails_in_a_long_outage(
     tmp_path: Path, lock: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("choreo_wsgi.replay.reader._MAX_OUTAGE", 0.0)
@@ -203,7 +203,7 @@ def test_a_reader_is_told_of_a_long_outage(
     ours.close()
 
 
-def test_a_stream_of_ours_is_cancelled_in_an_outage_too(open_any: Opener) -> None:
+def test_cancel_reaches_an_own_writer_in_an_outage(open_any: Opener) -> None:
     store = open_any()
     writer = create(store)
     store._keeper.reachable = False
@@ -211,8 +211,8 @@ def test_a_stream_of_ours_is_cancelled_in_an_outage_too(open_any: Opener) -> Non
     assert writer.cancelled
 
 
-def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first look of each is no news to a reader, who is told of a long one only."""
+def test_short_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reader fails only in a long outage, so not at its first query in any of them."""
     monkeypatch.setattr("choreo_wsgi.replay.reader._MAX_OUTAGE", 0.0)
     store = open_any()
     writer = create(store)
@@ -228,7 +228,7 @@ def test_outages_do_not_add_up(open_any: Opener, monkeypatch: pytest.MonkeyPatch
     reader.close()
 
 
-def test_an_outage_is_nobodys_silence(
+def test_leases_do_not_run_out_in_an_outage(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """While the database is away no producer can renew its lease."""
@@ -243,10 +243,10 @@ def test_an_outage_is_nobodys_silence(
 
     monkeypatch.setattr(ours._backend, "beat", away)  # type: ignore[attr-defined]
     eventually(lambda: not ours.reachable)  # type: ignore[attr-defined]
-    with pytest.raises(ReplayUnavailable):  # at once: nobody waits for it again and again
-        ours._keeper.query(lambda: pytest.fail("asked"))  # type: ignore[attr-defined]
+    with pytest.raises(ReplayUnavailable):  # at once, without another query
+        ours._keeper.query(lambda: pytest.fail("queried"))  # type: ignore[attr-defined]
     reader.wake()  # type: ignore[attr-defined]
-    assert reader.receive(0) == b""  # and the beat of its producer is known
+    assert reader.receive(0) == b""  # now the beat of its producer is known
     keeper = theirs._keeper  # type: ignore[attr-defined]
     monkeypatch.setattr(keeper._observer, "_clock", lambda: time.monotonic() + 100)
     keeper._mark_unreachable(Unreachable("it is away"))
@@ -257,7 +257,7 @@ def test_an_outage_is_nobodys_silence(
     assert "the replay store cannot be reached: it is away" in caplog.text
 
 
-def test_a_stream_that_lost_its_producer_can_be_deleted(open_shared: Opener) -> None:
+def test_deletes_a_stream_whose_producer_is_lost(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 2)
@@ -267,9 +267,9 @@ def test_a_stream_that_lost_its_producer_can_be_deleted(open_shared: Opener) -> 
         theirs.read(writer.id, "alice")
 
 
-@pytest.mark.parametrize("answered", [True, False])
-def test_a_stream_that_is_deleted_while_it_is_written_stays_deleted(
-    answered: bool, open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("has_reply", [True, False])
+def test_delete_wins_over_a_concurrent_write(
+    has_reply: bool, open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_shared()
     backend = store._backend  # type: ignore[attr-defined]
@@ -277,12 +277,12 @@ def test_a_stream_that_is_deleted_while_it_is_written_stays_deleted(
     writer = create(store)
     written = threading.Event()
 
-    def late(*what: Any) -> Any:
+    def late(*arguments: Any) -> Any:
         store.delete(writer.id, "alice")
-        done = real(*what)
+        done = real(*arguments)
         written.set()
-        if not answered:
-            raise Unreachable("the answer was lost")
+        if not has_reply:
+            raise Unreachable("the reply was lost")
         return done
 
     monkeypatch.setattr(backend, "write", late)
@@ -302,7 +302,7 @@ def test_a_stream_that_is_deleted_while_it_is_written_stays_deleted(
         writer.append(frame(2), 1)
 
 
-def test_a_writer_that_waits_for_nothing_is_told_that_it_is_fenced(open_shared: Opener) -> None:
+def test_append_without_waiting_raises_fenced(open_shared: Opener) -> None:
     store = open_shared()
     writer = create(store)
     write(writer, 1)
@@ -311,8 +311,7 @@ def test_a_writer_that_waits_for_nothing_is_told_that_it_is_fenced(open_shared: 
         writer.append(frame(2), 1, wait=False)
 
 
-def test_what_fails_within_a_transaction_leaves_nothing(tmp_path: Path) -> None:
-    """No row, and no lock for whoever comes next."""
+def test_failed_transaction_leaves_no_row_and_no_lock(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     open_store(f"sqlite:{path}", Settings()).close()
     first, second = Database(path), Database(path)

@@ -1,4 +1,4 @@
-"""The memory that logs in memory take."""
+"""How much memory the memory backend takes, and what it drops."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from choreo_wsgi.settings import Settings
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("count", [40, 1000])
-def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
-    """Of 10 KB or 280 KB each; the budget is 128 MiB."""
+def test_two_thousand_unread_streams_stay_within_the_budget(count: int) -> None:
+    """Streams of 10 KB or 280 KB each; the budget is 128 MiB."""
     budget = 128 * 1024 * 1024
     script = Path(__file__).parents[1] / "helpers" / "replay_crowd.py"
     run = subprocess.run(
@@ -32,13 +32,13 @@ def test_two_thousand_streams_that_nobody_reads(count: int) -> None:
     assert left == 0
     assert after < 150
     assert most <= budget
-    # What the store counts is what the process takes, about.
+    # The store counts about as many bytes as the process takes.
     assert peak < 1.3 * most / 1024 / 1024 + 20
 
 
 @pytest.mark.parametrize(("key", "frames"), [("", 0), ("k" * 240, 1)])
-def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
-    """Many logs of hardly anything are bounded as well as few long ones."""
+def test_counted_bytes_match_allocated_bytes(key: str, frames: int) -> None:
+    """So many tiny logs are bounded as well as few long ones."""
     count = 500
     store = in_memory(ttl=60, stream_bytes=1_000_000, total_bytes=1_000_000_000)
     with traced() as memory:
@@ -52,7 +52,7 @@ def test_what_is_counted_is_what_a_log_takes(key: str, frames: int) -> None:
     store.close()
 
 
-def test_the_account_is_even_in_the_end() -> None:
+def test_counted_bytes_return_to_zero() -> None:
     store = in_memory(ttl=60, stream_bytes=4096, total_bytes=400_000)
     writers = [store.create("alice", key=str(n), digest="d").writer for n in range(100)]
     for writer in writers:
@@ -70,7 +70,7 @@ def test_the_account_is_even_in_the_end() -> None:
     assert size_of(store) == 0
 
 
-def test_a_reader_keeps_up_while_the_window_moves() -> None:
+def test_reader_keeps_up_while_old_frames_are_dropped() -> None:
     store = in_memory(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store)
     reader = store.read(writer.id, "alice")
@@ -84,7 +84,7 @@ def test_a_reader_keeps_up_while_the_window_moves() -> None:
     store.close()
 
 
-def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_expired_stream_is_not_found_before_it_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP_INTERVAL", 1e9)
     store = in_memory(ttl=0.05, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store, key="k")
@@ -103,7 +103,7 @@ def test_what_has_expired_is_gone_before_it_is_swept(monkeypatch: pytest.MonkeyP
     store.close()
 
 
-def test_a_replay_comes_in_pieces() -> None:
+def test_replay_is_read_in_parts() -> None:
     store = in_memory(ttl=60, stream_bytes=16 * READ_BYTES, total_bytes=64 * READ_BYTES)
     writer = create(store)
     while writer.last * 1000 < 4 * READ_BYTES:
@@ -112,9 +112,9 @@ def test_a_replay_comes_in_pieces() -> None:
     reader = store.read(writer.id, "alice")
     got = b""
     while not reader.ended:
-        piece = reader.receive(0)
-        assert len(piece) < 2 * READ_BYTES
-        got += piece
+        part = reader.receive(0)
+        assert len(part) < 2 * READ_BYTES
+        got += part
     assert got == frames(1, writer.last, "x" * 1000)
     store.close()
 
@@ -130,12 +130,12 @@ def test_a_replay_comes_in_pieces() -> None:
         "redis://host:port",
     ],
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_rejects_invalid_urls(url: str) -> None:
     with pytest.raises(ConfigurationError, match="replay: "):
         open_store(url, Settings())
 
 
-def test_a_password_is_not_told() -> None:
+def test_error_hides_the_password() -> None:
     for url in ("redis://:secret@host:port", "reddis://:secret@host"):
         with pytest.raises(ConfigurationError) as caught:
             open_store(url, Settings())

@@ -1,4 +1,4 @@
-"""A database that goes away and comes back."""
+"""A database that becomes unreachable, loses data, and recovers."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ from choreo_wsgi.settings import Settings
 
 
 class Database(Protocol):
-    """A database that can be taken away."""
+    """A database that a test can make unreachable."""
 
     url: str
 
-    def away(self) -> contextlib.AbstractContextManager[None]: ...
+    def outage(self) -> contextlib.AbstractContextManager[None]: ...
 
 
 class StoppedRedis:
-    """Redis is ended, its data saved, and started again."""
+    """Redis is stopped, saves its data, and is started again."""
 
     def __init__(self, server: RedisServer) -> None:
         self.url = server.url
         self._server = server
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
+    def outage(self) -> Iterator[None]:
         self._server.stop()
         try:
             yield
@@ -56,10 +56,10 @@ class StoppedRedis:
 
 
 class HangingRedis(StoppedRedis):
-    """Redis takes connections and does not answer."""
+    """Redis accepts connections and does not reply."""
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
+    def outage(self) -> Iterator[None]:
         assert self._server.process is not None
         self._server.process.send_signal(signal.SIGSTOP)
         try:
@@ -69,14 +69,14 @@ class HangingRedis(StoppedRedis):
 
 
 class LockedSQLite:
-    """Another process holds the file."""
+    """Another process holds a lock on the file."""
 
     def __init__(self, path: Path) -> None:
         self.url = f"sqlite:{path}"
         self._path = path
 
     @contextlib.contextmanager
-    def away(self) -> Iterator[None]:
+    def outage(self) -> Iterator[None]:
         other = sqlite3.connect(self._path, timeout=10, isolation_level=None)
         other.execute("BEGIN EXCLUSIVE")
         try:
@@ -95,7 +95,7 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-def open_it(database: Database) -> Iterator[Callable[..., Store]]:
+def open_one(database: Database) -> Iterator[Callable[..., Store]]:
     stores: list[Store] = []
 
     def open_(**settings: int) -> Store:
@@ -108,15 +108,15 @@ def open_it(database: Database) -> Iterator[Callable[..., Store]]:
 
 
 def is_ended(store: Store, writer: Writer) -> bool:
-    """Whether the store is back and has all of a stream."""
+    """Return whether the store is reachable and has the end of the stream."""
     try:
         return look(store, writer.id).ended
-    except (NotFound, ReplayUnavailable):  # not back, or not told of the stream yet
+    except (NotFound, ReplayUnavailable):  # not reachable, or not stored yet
         return False
 
 
 def write_until_noticed(store: Store, writer: Writer) -> None:
-    """Append until the store knows that its database is away: each append returns."""
+    """Append until the store has noticed the outage; each append returns."""
     deadline = time.monotonic() + 10
     while store.reachable:  # type: ignore[attr-defined]
         assert time.monotonic() < deadline
@@ -124,42 +124,42 @@ def write_until_noticed(store: Store, writer: Writer) -> None:
         time.sleep(0.01)
 
 
-def test_streams_go_on_and_are_complete_afterwards(
-    database: Database, open_it: Callable[..., Store]
+def test_streams_continue_in_an_outage_and_are_complete_after_it(
+    database: Database, open_one: Callable[..., Store]
 ) -> None:
-    store, other = open_it(), open_it()
+    store, other = open_one(), open_one()
     writer = create(store)
     write(writer, 10)
     live = other.read(writer.id, "alice")
     assert receive(live, 1) == frames(1, 10)
-    with database.away():
+    with database.outage():
         write_until_noticed(store, writer)
-        # Now nothing waits for a database that does not answer.
+        # Now no append waits for the database.
         before = time.monotonic()
         write(writer, 300)
         assert time.monotonic() - before < 5
-        # A stream can even begin, but not with a key: it might be paid for twice.
-        begun = create(store)
-        write(begun, 5)
+        # A stream can begin without a key; with one it might be generated twice.
+        buffered = create(store)
+        write(buffered, 5)
         with pytest.raises(ReplayUnavailable):
             store.create("alice", key="k", digest="d")
         for call in (partial(look, store), store.read, store.lost):
             with pytest.raises(ReplayUnavailable) as caught:
                 call(writer.id, "alice")
             assert caught.value.retry_after
-        # Who is reading hears nothing for a while, and is not cut off.
+        # A reader receives nothing for a while, and does not fail.
         assert live.receive(0.1) == b""
     write(writer, 5, end=True)
-    write(begun, 5, end=True)
+    write(buffered, 5, end=True)
     assert frames(1, 10) + read_all(live) == frames(1, writer.last)
-    eventually(lambda: is_ended(store, begun) and is_ended(store, writer))
+    eventually(lambda: is_ended(store, buffered) and is_ended(store, writer))
     eventually(lambda: is_ended(other, writer))
-    assert read_all(other.read(begun.id, "alice")) == frames(1, 10)
+    assert read_all(other.read(buffered.id, "alice")) == frames(1, 10)
     assert read_all(other.read(writer.id, "alice")) == frames(1, writer.last)
 
 
-def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> None:
-    """Longer than the lease: nobody could renew one."""
+def test_outage_is_not_mistaken_for_a_lost_producer(own_redis: RedisServer) -> None:
+    """Though it lasts longer than the lease, which no producer could renew."""
     settings = Settings()
     ours, theirs = (open_store(own_redis.url, settings, lease=1.0, beat=0.1) for _ in range(2))
     writer = create(ours)
@@ -168,7 +168,7 @@ def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> N
     assert receive(reader, 1) == frames(1, 3)
     with ThreadPoolExecutor() as pool:
         rest = pool.submit(read_all, reader)
-        with StoppedRedis(own_redis).away():
+        with StoppedRedis(own_redis).outage():
             eventually(lambda: not theirs.reachable and not ours.reachable)
             deadline = time.monotonic() + 1.5
             while time.monotonic() < deadline:
@@ -182,12 +182,14 @@ def test_an_outage_is_not_taken_for_a_lost_producer(own_redis: RedisServer) -> N
     theirs.close()
 
 
-def test_what_is_buffered_is_bounded(database: Database, open_it: Callable[..., Store]) -> None:
-    store = open_it(replay_stream_bytes=20_000, replay_total_bytes=50_000)
+def test_buffers_of_all_streams_are_bounded(
+    database: Database, open_one: Callable[..., Store]
+) -> None:
+    store = open_one(replay_stream_bytes=20_000, replay_total_bytes=50_000)
     writers = [create(store) for _ in range(6)]
     for writer in writers:
         write(writer, 2)
-    with database.away():
+    with database.outage():
         write_until_noticed(store, writers[0])
         for writer in writers:
             for _ in range(100):
@@ -198,16 +200,16 @@ def test_what_is_buffered_is_bounded(database: Database, open_it: Callable[..., 
     eventually(lambda: store._keeper.buffered == 0)  # type: ignore[attr-defined]
     last = writers[-1]
     eventually(lambda: is_ended(store, last))
-    record = look(store, last.id)
-    assert record.last == 103 and record.first > 3
-    # What was dropped is gone, and said to be; what follows is whole.
+    status = look(store, last.id)
+    assert status.last == 103 and status.first > 3
+    # Reading dropped frames raises StreamGone; those after them are complete.
     with pytest.raises(StreamGone):
         store.read(last.id, "alice", 1)
-    kept = read_all(store.read(last.id, "alice", record.first - 1))
-    assert kept.startswith(b"id: %d\n" % record.first) and kept.endswith(frame(103))
+    kept = read_all(store.read(last.id, "alice", status.first - 1))
+    assert kept.startswith(b"id: %d\n" % status.first) and kept.endswith(frame(103))
 
 
-def test_a_database_that_forgot_everything(own_redis: RedisServer) -> None:
+def test_streams_continue_after_redis_lost_all_data(own_redis: RedisServer) -> None:
     import redis
 
     store = open_store(own_redis.url, Settings())
@@ -217,7 +219,7 @@ def test_a_database_that_forgot_everything(own_redis: RedisServer) -> None:
     with redis.Redis.from_url(own_redis.url) as client:
         client.flushall()
         client.script_flush()
-    # The stream goes on with what comes now.
+    # The stream continues with the next frames.
     sent = write(writer, 5, end=True)
     eventually(lambda: is_ended(store, writer))
     assert read_all(store.read(writer.id, "alice", 10)) == sent
@@ -230,8 +232,8 @@ def test_a_database_that_forgot_everything(own_redis: RedisServer) -> None:
     store.close()
 
 
-def test_an_older_snapshot_of_the_database(own_redis: RedisServer) -> None:
-    """Frames that were saved and then lost are a gap, and never one that goes unnoticed."""
+def test_frames_missing_from_a_snapshot_are_a_gap(own_redis: RedisServer) -> None:
+    """Frames written after the snapshot are lost, and a read of them raises StreamGone."""
     import redis
 
     store = open_store(own_redis.url, Settings())
@@ -246,13 +248,13 @@ def test_an_older_snapshot_of_the_database(own_redis: RedisServer) -> None:
     own_redis.start()
     write(writer, 10, end=True)
     eventually(lambda: is_ended(store, writer))
-    record = look(store, writer.id)
-    assert (record.first, record.last) == (21, 30)
+    status = look(store, writer.id)
+    assert (status.first, status.last) == (21, 30)
     assert read_all(store.read(writer.id, "alice", 20)) == frames(21, 30)
     store.close()
 
 
-def test_a_server_that_was_never_there(tmp_path: Path) -> None:
+def test_stream_begun_before_redis_starts_is_stored_later(tmp_path: Path) -> None:
     server = RedisServer(tmp_path)
     store = open_store(server.url, Settings())
     writer = create(store)
@@ -266,7 +268,7 @@ def test_a_server_that_was_never_there(tmp_path: Path) -> None:
     server.stop()
 
 
-def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+def test_rejects_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     path.write_bytes(b"this is not a database, " * 100)
     with pytest.raises(ConfigurationError, match="file is not a database"):
@@ -274,7 +276,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     assert path.read_bytes().startswith(b"this is not a database")
 
 
-def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
+def test_database_files_are_private(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     store = open_store(f"sqlite:{path}", Settings())
     write(create(store), 1)
@@ -283,20 +285,20 @@ def test_the_file_is_nobody_elses(tmp_path: Path) -> None:
     store.close()
 
 
-def test_a_live_reader_outlives_a_redis_that_comes_back_empty(
+def test_live_reader_survives_a_redis_restarted_empty(
     own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is another replica's: it knows of the stream only what the database says."""
+    """The reader is in another replica, which knows the stream only from the database."""
     ours, theirs = (open_store(own_redis.url, Settings()) for _ in range(2))
     writer = create(ours)
     write(writer, 3)
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, 1) == frames(1, 3)
-    # What a database has lost is told by one's own beat, once there was one.
+    # A store detects lost data by its own lease, once it has one.
     eventually(lambda: theirs._keeper._has_lease)  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         keeper = ours._keeper  # type: ignore[attr-defined]
-        patch.setattr(keeper, "_renew", lambda: None)  # it is the last to notice
+        patch.setattr(keeper, "_renew", lambda: None)  # it notices last
         assert own_redis.process is not None
         own_redis.process.kill()  # nothing is saved
         own_redis.process.wait()
@@ -307,24 +309,22 @@ def test_a_live_reader_outlives_a_redis_that_comes_back_empty(
         assert reader.receive(0) == b""
     with ThreadPoolExecutor() as pool:
         rest = pool.submit(read_all, reader)
-        # The producer makes the stream anew though it has nothing to say.
-        eventually(lambda: found(theirs, writer.id))
+        # The producer inserts the stream again though it has no new frames.
+        eventually(lambda: is_stored(theirs, writer.id))
         sent = write(writer, 2, end=True)
         assert rest.result(DEADLINE) == sent
     ours.close()
     theirs.close()
 
 
-def found(store: Store, id: str) -> bool:
+def is_stored(store: Store, id: str) -> bool:
     try:
         return bool(look(store, id).owner)
     except (NotFound, ReplayUnavailable):
         return False
 
 
-def test_expiry_is_not_by_the_clock_on_the_wall(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_expiry_ignores_the_wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.time()
     store = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings())
     for hours in (2, -2):
@@ -336,8 +336,8 @@ def test_expiry_is_not_by_the_clock_on_the_wall(
     store.close()
 
 
-def test_what_a_machine_kept_from_before_it_was_restarted_expires(tmp_path: Path) -> None:
-    """The steady clock begins anew, so that the times in the file may be far ahead of it."""
+def test_streams_from_before_a_reboot_expire(tmp_path: Path) -> None:
+    """The monotonic clock restarts, so the times in the file may be far ahead of it."""
     path = tmp_path / "replay.db"
     store = open_store(f"sqlite:{path}", Settings())
     writer = create(store)

@@ -1,4 +1,4 @@
-"""Random appends, readings and cuts give back the exact bytes, in every backend."""
+"""Random appends and reads return the exact bytes, in every backend."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from choreo_wsgi.errors import StreamGone
 from choreo_wsgi.replay import Reader, Store, Writer
 from choreo_wsgi.replay.reader import frames_after, last_frame
 
-# Each example makes a stream of its own in the same store.
+# Each example creates its own stream in the same store.
 SAME_STORE = settings(
     max_examples=examples(30),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 
-#: Frames in a block, the length of their text, whether append waits.
+#: The number of frames in a block, the length of their text, whether append waits.
 APPEND = st.tuples(st.just("append"), st.integers(1, 9), st.integers(0, 700), st.booleans())
-#: A reader from a number, in thousandths of what there is.
+#: Opens a reader at a number, in thousandths of the last one.
 OPEN = st.tuples(st.just("open"), st.integers(0, 1000))
-#: One reader's turn.
+#: Lets one reader receive.
 READ = st.tuples(st.just("read"), st.integers(0, 7))
 STEPS = st.lists(st.one_of(APPEND, OPEN, READ), max_size=40)
 
 
 class Model:
-    """What a stream must look like, beside the one in the store."""
+    """The expected state of a stream, compared with the one in the store."""
 
     def __init__(self, store: Store, limit: int) -> None:
         self.store = store
@@ -55,32 +55,32 @@ class Model:
 
     def read(self, index: int) -> None:
         if index < len(self.readers):
-            reader, after, got = self.readers[index]
+            reader, after, received = self.readers[index]
             try:
-                got += reader.receive(0)
+                received += reader.receive(0)
             except StreamGone:
                 self.check_gone(reader.last)
                 self.readers.pop(index)
-            assert bytes(got) == b"".join(self.frames[after : reader.last])
+            assert bytes(received) == b"".join(self.frames[after : reader.last])
 
     def check_gone(self, after: int) -> None:
-        """Only what does not fit may be gone."""
+        """Check that the frames after *after* exceed the limit, so they may be dropped."""
         assert len(b"".join(self.frames[after:])) > self.limit // 4
 
     def finish(self) -> None:
         self.writer.finish()
-        for reader, after, got in self.readers:
+        for reader, after, received in self.readers:
             try:
-                got += read_all(reader)
+                received += read_all(reader)
             except StreamGone:
                 self.check_gone(reader.last)
             else:
-                assert bytes(got) == b"".join(self.frames[after:])
-        record = look(self.store, self.writer.id)
-        assert record.last == len(self.frames)
-        kept = len(b"".join(self.frames[record.first - 1 :]))
+                assert bytes(received) == b"".join(self.frames[after:])
+        status = look(self.store, self.writer.id)
+        assert status.last == len(self.frames)
+        kept = len(b"".join(self.frames[status.first - 1 :]))
         assert kept <= self.limit
-        for after in range(record.first - 1, len(self.frames) + 1):
+        for after in range(status.first - 1, len(self.frames) + 1):
             replay = read_all(self.store.read(self.writer.id, "alice", after))
             assert replay == b"".join(self.frames[after:])
 
@@ -93,7 +93,7 @@ def play(store: Store, limit: int, steps: list[tuple[object, ...]]) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_all_is_retained(open_any: Opener) -> None:
+def test_random_reads_return_all_frames(open_any: Opener) -> None:
     store = open_any()
 
     @SAME_STORE
@@ -105,7 +105,7 @@ def test_all_is_retained(open_any: Opener) -> None:
 
 
 @pytest.mark.usefixtures("patient")
-def test_only_a_window_is_retained(open_any: Opener) -> None:
+def test_random_reads_return_the_retained_frames(open_any: Opener) -> None:
     store = open_any(replay_stream_bytes=30_000)
 
     @SAME_STORE
@@ -117,9 +117,9 @@ def test_only_a_window_is_retained(open_any: Opener) -> None:
 
 
 @given(st.integers(1, 10**6), st.integers(1, 30), st.data())
-def test_a_block_is_cut_at_any_frame(first: int, count: int, data: st.DataObject) -> None:
+def test_block_can_be_cut_at_any_frame(first: int, count: int, data: st.DataObject) -> None:
     block = frames(first, first + count - 1)
     after = data.draw(st.integers(first - 1, first + count - 1))
-    for some in (block, bytearray(block)):
-        assert frames_after(some, after) == frames(after + 1, first + count - 1)
+    for buffer in (block, bytearray(block)):
+        assert frames_after(buffer, after) == frames(after + 1, first + count - 1)
     assert last_frame(block) == frame(first + count - 1)

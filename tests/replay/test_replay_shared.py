@@ -1,4 +1,4 @@
-"""What the stores that several processes share do besides."""
+"""Stores that several processes share."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
 
-#: Short enough for a test, and several beats.
+#: Seconds: short enough for a test, and several beats.
 LEASE = 0.6
 
 
 @contextlib.contextmanager
 def producer(url: str) -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that writes a stream."""
+    """A separate process that writes a stream."""
     script = Path(__file__).parents[1] / "helpers" / "replay_producer.py"
     with subprocess.Popen(
         [sys.executable, str(script), url], stdout=subprocess.PIPE, text=True
@@ -49,7 +49,7 @@ def producer(url: str) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def line(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 
@@ -57,17 +57,17 @@ def line(process: subprocess.Popen[str]) -> str:
 def find_lost(store: Store, id: str, after: int = 0) -> Lost:
     found: list[Lost] = []
 
-    def try_it() -> bool:
+    def is_lost() -> bool:
         lost = store.lost(id, "alice", after)
         if lost is not None:
             found.append(lost)
         return bool(found)
 
-    eventually(try_it)
+    eventually(is_lost)
     return found[0]
 
 
-def test_a_reader_of_another_process_sees_each_frame_as_it_comes(open_shared: Opener) -> None:
+def test_reader_of_another_store_receives_each_frame_at_once(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     reader = theirs.read(writer.id, "alice")
@@ -79,7 +79,7 @@ def test_a_reader_of_another_process_sees_each_frame_as_it_comes(open_shared: Op
     assert read_all(theirs.read(writer.id, "alice", 2)) == frames(3, 7)
 
 
-def test_what_append_returned_for_is_in_the_log(open_shared: Opener) -> None:
+def test_append_returns_once_its_frame_is_in_the_log(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     for number in range(1, 51):
@@ -88,7 +88,7 @@ def test_what_append_returned_for_is_in_the_log(open_shared: Opener) -> None:
     writer.finish()
 
 
-def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) -> None:
+def test_ended_stream_outlives_its_process(open_shared: Opener) -> None:
     first = open_shared()
     writer = create(first)
     sent = write(writer, 40, end=True)
@@ -98,9 +98,7 @@ def test_a_stream_outlives_its_process_once_it_has_ended(open_shared: Opener) ->
     assert read_all(second.read(writer.id, "alice", 39)) == frame(40)
 
 
-def test_closing_writes_what_is_buffered(
-    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_writes_buffered_frames(open_shared: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_shared()
     writer = create(first)
     keeper, real = first._keeper, first._backend.write  # type: ignore[attr-defined]
@@ -121,7 +119,7 @@ def test_closing_writes_what_is_buffered(
     assert read_all(open_shared().read(writer.id, "alice")) == frames(1, 500)
 
 
-def test_cancelling_from_another_process(open_shared: Opener) -> None:
+def test_cancel_reaches_a_writer_of_another_process(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer, other = create(ours), create(ours)
     theirs.cancel(writer.id, "alice")
@@ -131,7 +129,7 @@ def test_cancelling_from_another_process(open_shared: Opener) -> None:
     assert read_all(theirs.read(writer.id, "alice")) == frame(1)
 
 
-def test_a_reader_in_another_process_is_known_to_the_writer(open_shared: Opener) -> None:
+def test_writer_notices_a_reader_of_another_process(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     made = writer.last_read
@@ -141,7 +139,7 @@ def test_a_reader_in_another_process_is_known_to_the_writer(open_shared: Opener)
     reader.close()
 
 
-def test_a_key_is_one_stream_for_all_processes(open_shared: Opener) -> None:
+def test_key_makes_one_stream_for_all_processes(open_shared: Opener) -> None:
     stores = [open_shared() for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         claims = list(pool.map(lambda s: s.create("alice", key="k", digest="d"), stores))
@@ -149,24 +147,24 @@ def test_a_key_is_one_stream_for_all_processes(open_shared: Opener) -> None:
     assert sum(claim.writer is not None for claim in claims) == 1
 
 
-def test_the_stream_of_a_killed_producer_is_lost_and_can_be_ended(
+def test_stream_of_a_killed_producer_is_lost_and_can_be_ended(
     open_shared: Opener, shared_url: str
 ) -> None:
     reading = open_shared(lease=LEASE)
     with producer(shared_url) as process:
-        id = line(process)
+        id = read_line(process)
         reader = reading.read(id, "alice")
-        got = receive(reader, 2000)
+        received = receive(reader, 2000)
         process.kill()
         assert process.stdout is not None
         printed = int(process.stdout.read().split()[-1])
     with pytest.raises(ProducerLost):
         while True:
-            got += receive(reader, 1)
-    # All that the process knew to be written is there.
-    assert got == frames(1, reader.last)
+            received += receive(reader, 1)
+    # All frames that the process has reported are in the log.
+    assert received == frames(1, reader.last)
     assert reader.last >= printed
-    # And again for whoever comes later, also with a number beyond the end.
+    # Later readers get the same, also from a number beyond the end.
     for after in (3, reader.last, reader.last + 7):
         late = reading.read(id, "alice", after)
         if after == 3:
@@ -179,11 +177,11 @@ def test_the_stream_of_a_killed_producer_is_lost_and_can_be_ended(
     lost.end(error, 1)
     assert reading.lost(id, "alice") is None
     assert read_all(reader) == error
-    assert read_all(open_shared().read(id, "alice")) == got + error
+    assert read_all(open_shared().read(id, "alice")) == received + error
 
 
 def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
-    ours, theirs = open_shared(), open_shared()  # with the lease as it comes: 5 s
+    ours, theirs = open_shared(), open_shared()  # with the default lease of 5 s
     writer = create(ours)
     write(writer, 3)
     reader = theirs.read(writer.id, "alice")
@@ -195,13 +193,13 @@ def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
     assert read_all(reader) == frame(4)
 
 
-def test_of_several_only_one_ends_a_lost_stream_and_its_writer_is_fenced(
+def test_one_of_several_ends_a_lost_stream_and_fences_its_writer(
     open_shared: Opener, shared_url: str
 ) -> None:
     others = [open_shared(lease=LEASE) for _ in range(3)]
     with producer(shared_url) as process:
-        id = line(process)
-        assert line(process) == "1"
+        id = read_line(process)
+        assert read_line(process) == "1"
         process.send_signal(signal.SIGSTOP)
 
         all_know = threading.Barrier(3)
@@ -221,7 +219,7 @@ def test_of_several_only_one_ends_a_lost_stream_and_its_writer_is_fenced(
             list(pool.map(attempt, "abc", others))
         log = read_all(others[0].read(id, "alice"))
         process.send_signal(signal.SIGCONT)
-        while line(process) != "fenced":
+        while read_line(process) != "fenced":
             pass
     count = log.count(b"\n\n")
     assert log in [frames(1, count - 1) + frame(count, name) for name in "abc"]
@@ -229,7 +227,7 @@ def test_of_several_only_one_ends_a_lost_stream_and_its_writer_is_fenced(
         assert read_all(store.read(id, "alice")) == log
 
 
-def test_a_cancelled_stream_that_is_lost_stays_cancelled(open_shared: Opener) -> None:
+def test_cancelled_stream_stays_cancelled_when_it_is_lost(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 1)
@@ -238,7 +236,7 @@ def test_a_cancelled_stream_that_is_lost_stays_cancelled(open_shared: Opener) ->
     assert find_lost(theirs, writer.id).cancelled
 
 
-def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> None:
+def test_frames_that_a_lost_log_never_received_leave_a_gap(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 3)
@@ -247,7 +245,7 @@ def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> N
     with pytest.raises(ProducerLost):
         receive(ahead, 1)
     lost = find_lost(theirs, writer.id, 10**15)
-    assert lost.last <= 3 + 10**6  # what a client says it has must not use the numbers up
+    assert lost.last <= 3 + 10**6  # a client must not use up the numbers
     lost = find_lost(theirs, writer.id, 5)
     assert lost.last == 5
     lost.end(frame(6, "lost"), 1)
@@ -257,40 +255,40 @@ def test_frames_that_never_reached_the_log_leave_a_gap(open_shared: Opener) -> N
         assert read_all(theirs.read(writer.id, "alice", after)) == expected
 
 
-def test_who_is_ahead_of_a_lost_stream_is_told_its_end(open_shared: Opener) -> None:
+def test_reader_ahead_of_a_lost_stream_receives_its_end(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 3)
     ahead = theirs.read(writer.id, "alice", 5)
     assert ahead.receive(0) == b""
     ours.close()
-    # Somebody who has no more than the log comes first, and ends it there.
+    # Another reader, who has only the frames of the log, ends it first.
     find_lost(theirs, writer.id, 3).end(frame(4, "lost"), 1)
     assert read_all(ahead) == frame(4, "lost")
 
 
-def test_a_silent_stream_does_not_expire_while_its_producer_is_there(open_shared: Opener) -> None:
+def test_silent_stream_lives_as_long_as_its_producer(open_shared: Opener) -> None:
     ours, theirs = open_shared(replay_ttl_seconds=0.2), open_shared(replay_ttl_seconds=0.2)
     writer, ended = create(ours), create(theirs)
     write(writer, 1)
     write(ended, 1, end=True)
-    eventually(lambda: not is_there(theirs, ended.id))
-    assert is_there(theirs, writer.id)
+    eventually(lambda: not exists(theirs, ended.id))
+    assert exists(theirs, writer.id)
     assert write(writer, 1) == frame(2)
 
 
 def test_a_lost_stream_expires(tmp_path: Path) -> None:
-    """SQLite only: in Redis it takes a minute more."""
+    """Tested with SQLite only, as Redis takes a minute more."""
     settings = Settings(replay_ttl_seconds=0.3)
     ours = open_store(f"sqlite:{tmp_path / 'r'}", settings)
     theirs = open_store(f"sqlite:{tmp_path / 'r'}", settings)
     writer = create(ours)
     ours.close()
-    eventually(lambda: not is_there(theirs, writer.id))
+    eventually(lambda: not exists(theirs, writer.id))
     theirs.close()
 
 
-def is_there(store: Store, id: str) -> bool:
+def exists(store: Store, id: str) -> bool:
     try:
         look(store, id)
     except NotFound:
@@ -298,7 +296,7 @@ def is_there(store: Store, id: str) -> bool:
     return True
 
 
-def test_a_stream_of_another_process_is_deleted_when_it_has_ended(open_shared: Opener) -> None:
+def test_delete_waits_for_the_end_in_another_process(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 2)
@@ -313,13 +311,11 @@ def test_a_stream_of_another_process_is_deleted_when_it_has_ended(open_shared: O
 
 
 @pytest.mark.parametrize("how", ["append", "finish", "delete"])
-def test_a_reader_is_woken_by_another_process(
-    open_shared: Opener, shared_url: str, how: str
-) -> None:
-    """At once, and not when it looks anyway, every two seconds."""
+def test_reader_is_woken_by_another_process(open_shared: Opener, shared_url: str, how: str) -> None:
+    """At once, not at its next poll, which is every two seconds."""
     ours, theirs = open_shared(), open_shared()
-    told = how != "delete" or shared_url.startswith("sqlite")  # Redis tells of frames only
-    ours._keeper.recheck = 1000.0 if told else 0.05  # type: ignore[attr-defined]
+    notified = how != "delete" or shared_url.startswith("sqlite")  # Redis publishes only writes
+    ours._keeper.recheck = 1000.0 if notified else 0.05  # type: ignore[attr-defined]
     writer = theirs.create("alice").writer
     assert writer is not None
     writer.append(frame(1), 1)

@@ -1,3 +1,3 @@
-"""The upstream that answers as a test says, and clients for it: ``upstream_fixtures.py``."""
+"""Servers that send the bytes of a test, and clients for them: see ``upstream_fixtures.py``."""
 
 from upstream_fixtures import client, upstream  # noqa: F401

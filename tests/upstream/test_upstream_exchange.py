@@ -44,17 +44,17 @@ def post(url: str, body: bytes = b"{}") -> HTTPRequest:
 
 def read(exchange: Exchange, timeout: float = 0.25) -> bytes:
     body = b""
-    deadline = time.monotonic() + 60  # asking without waiting takes long on a busy machine
+    deadline = time.monotonic() + 60  # polling without waiting takes long on a busy machine
     while not exchange.ended:
         assert time.monotonic() < deadline
-        # A name is looked up only for who may wait.
+        # A name is only looked up by a receive that may wait.
         must_wait = exchange.fileno() is None and exchange.due is None
         body += exchange.receive(0.25 if must_wait else timeout)
     return body
 
 
 def failure(exchange: Exchange, timeout: float = 0.25) -> tuple[bytes, ChoreoError]:
-    """Read until it fails; return what came before, and the failure."""
+    """Read until it fails; return the bytes before the failure, and the failure."""
     body = b""
     try:
         while not exchange.ended:
@@ -68,7 +68,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_the_body_comes_as_it_is_sent(upstream: Start, client: Make) -> None:
+def test_body_is_received_as_it_is_sent(upstream: Start, client: Make) -> None:
     more = threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -93,7 +93,7 @@ def test_the_body_comes_as_it_is_sent(upstream: Start, client: Make) -> None:
     assert request.headers["Host"] == f"127.0.0.1:{server.port}"
 
 
-def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
+def test_receive_with_timeout_zero_never_blocks(upstream: Start, client: Make) -> None:
     go = threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -114,13 +114,15 @@ def test_receive_of_zero_never_blocks(upstream: Start, client: Make) -> None:
 
 
 @pytest.mark.parametrize(("size", "timeout"), [(1, 0.25), (100, 0)])
-def test_any_pieces(upstream: Start, client: Make, size: int, timeout: float) -> None:
+def test_reads_an_answer_sent_in_small_pieces(
+    upstream: Start, client: Make, size: int, timeout: float
+) -> None:
     raw = chunked([b"data: {}\n\n"] * 40)
     exchange = client().send(post(upstream(lambda peer: peer.send(raw, piece=size)).url))
     assert read(exchange, timeout) == b"data: {}\n\n" * 40
 
 
-def test_connections_are_used_again(upstream: Start, client: Make) -> None:
+def test_connections_are_reused(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([b"x"])))
     pool = client()
     for _ in range(5):
@@ -130,7 +132,7 @@ def test_connections_are_used_again(upstream: Start, client: Make) -> None:
     assert server.wait(lambda: server.open == 0)
 
 
-def test_a_hundred_exchanges_leave_no_socket(upstream: Start, client: Make) -> None:
+def test_hundred_exchanges_leak_no_descriptor(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([b"x"] * 5)))
     pool = client()
     read(pool.send(post(server.url)))
@@ -154,7 +156,9 @@ def test_a_hundred_exchanges_leave_no_socket(upstream: Start, client: Make) -> N
         head("200 OK", "text/plain", "Content-Length: 1", "Connection: close") + b"x",
     ],
 )
-def test_only_clean_ends_are_kept(upstream: Start, client: Make, answer: bytes) -> None:
+def test_keeps_a_connection_only_after_clean_ends(
+    upstream: Start, client: Make, answer: bytes
+) -> None:
     def once(peer: Peer) -> None:
         peer.send(answer)
         peer.close()
@@ -165,7 +169,7 @@ def test_only_clean_ends_are_kept(upstream: Start, client: Make, answer: bytes) 
     assert idle_in(pool) == 0
 
 
-def test_a_connection_that_died_idle_is_replaced_unseen(upstream: Start, client: Make) -> None:
+def test_replaces_a_connection_that_died_idle(upstream: Start, client: Make) -> None:
     served = threading.Semaphore(0)
 
     def answer(peer: Peer) -> None:
@@ -182,10 +186,10 @@ def test_a_connection_that_died_idle_is_replaced_unseen(upstream: Start, client:
     assert len(server.requests) == 3
 
 
-def test_one_that_dies_with_the_request_is_retried_once(upstream: Start, client: Make) -> None:
+def test_retries_once_when_a_kept_connection_dies(upstream: Start, client: Make) -> None:
     def answer(peer: Peer) -> None:
         if len(server.requests) == 2:
-            peer.close()  # takes the request on the old connection, and dies without a byte
+            peer.close()  # after the request on the kept connection, without a byte
         else:
             peer.send(sized(b"hello"))
 
@@ -198,19 +202,19 @@ def test_one_that_dies_with_the_request_is_retried_once(upstream: Start, client:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "round_trip", "again"), [(1.0, 0.0, False), (3.0, 0.0, False), (1.0, 0.8, True)]
+    ("seconds", "round_trip", "retried"), [(1.0, 0.0, False), (3.0, 0.0, False), (1.0, 0.8, True)]
 )
-def test_what_may_have_been_begun_is_not_asked_for_twice(
+def test_does_not_retry_a_request_that_may_have_begun(
     upstream: Start,
     client: Make,
     monkeypatch: pytest.MonkeyPatch,
     seconds: float,
     round_trip: float,
-    again: bool,
+    retried: bool,
 ) -> None:
-    """The clock tells that the provider had the request for a while when the connection broke.
+    """The provider has had the request for a while, by the clock, when the connection breaks.
 
-    From far away the news of a closed connection may take as long.
+    Over a long round trip the end of a connection may take as long to arrive.
     """
     late = 0.0
     real = time.monotonic
@@ -234,14 +238,14 @@ def test_what_may_have_been_begun_is_not_asked_for_twice(
     assert server.wait(lambda: len(server.requests) == 2)
     late = seconds
     go.set()
-    if again:
+    if retried:
         assert read(exchange) == b"hello" and len(server.requests) == 3
         return
     _, error = failure(exchange)
     assert isinstance(error, UpstreamTruncated) and len(server.requests) == 2
 
 
-def test_what_changes_nothing_may_be_asked_for_again(
+def test_retries_a_get_at_any_time(
     upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("choreo_wsgi.upstream.exchange._CLOSE_NOTICE", -10.0)
@@ -259,10 +263,10 @@ def test_what_changes_nothing_may_be_asked_for_again(
     assert len(server.requests) == 3
 
 
-def test_a_body_of_which_a_part_was_sent_may_be_sent_again(
+def test_retries_a_body_that_was_sent_in_part(
     upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody begins on half of a request."""
+    """No provider begins to generate before the request is complete."""
     monkeypatch.setattr("choreo_wsgi.upstream.exchange._CLOSE_NOTICE", -10.0)
     server = upstream(lambda peer: peer.send(sized(b"hello")))
     pool = client(first_byte=30)
@@ -277,8 +281,8 @@ def test_a_body_of_which_a_part_was_sent_may_be_sent_again(
     assert len(server.requests[-1].body) == 8_000_000
 
 
-def test_closing_wakes_who_is_waiting(upstream: Start, client: Make) -> None:
-    """From another thread, however long that would wait."""
+def test_close_wakes_a_waiting_receive(upstream: Start, client: Make) -> None:
+    """It is called from another thread, and the receive has a long time-out."""
     begun, done = threading.Event(), threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -305,10 +309,10 @@ def test_closing_wakes_who_is_waiting(upstream: Start, client: Make) -> None:
 
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
-def test_the_environment_names_whom_to_trust(
+def test_environment_names_the_trusted_certificates(
     name: str, tls: tuple[ssl.SSLContext, str], tmp_path: Path
 ) -> None:
-    """A file of certificates, or for the first two a folder of them as OpenSSL has it."""
+    """A file of certificates, or a folder of them in OpenSSL's form."""
     _, file = tls
     timeouts = Timeouts(connect=1, first_byte=1, idle=1)
     context = Client(timeouts, environ={name: file}).ssl_context
@@ -316,7 +320,7 @@ def test_the_environment_names_whom_to_trust(
     assert Client(timeouts, environ={name: str(tmp_path)}).ssl_context.get_ca_certs() == []
 
 
-def test_an_idle_connection_holds_nothing(upstream: Start, client: Make) -> None:
+def test_idle_connection_holds_no_request(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(sized(b"hello")))
     pool = client()
     read(pool.send(post(server.url)))
@@ -334,25 +338,25 @@ def test_an_idle_connection_holds_nothing(upstream: Start, client: Make) -> None
     assert held < 1_000_000
 
 
-def test_our_own_lack_of_descriptors_is_not_the_providers_fault(client: Make) -> None:
+def test_lack_of_descriptors_raises_exhausted(client: Make) -> None:
     pool = client()
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        closed_url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Path(os.devnull).open() as last:
         resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), limits[1]))
         try:
-            _, error = failure(pool.send(post(nobody)))
+            _, error = failure(pool.send(post(closed_url)))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert isinstance(error, Exhausted)
     assert (error.status, error.code) == (503, "service_overloaded")
-    _, error = failure(pool.send(post(nobody)))
+    _, error = failure(pool.send(post(closed_url)))
     assert isinstance(error, ProviderUnavailable)
 
 
-def test_an_exchange_that_is_over_names_no_descriptor(upstream: Start, client: Make) -> None:
-    """Its connection may be another's, which is then waited for under the same number."""
+def test_ended_exchange_has_no_descriptor(upstream: Start, client: Make) -> None:
+    """Its connection may belong to another exchange, which polls the same descriptor."""
     server = upstream(lambda peer: peer.send(chunked([b"all"])))
     pool = client()
     first = pool.send(post(server.url))
@@ -365,8 +369,8 @@ def test_an_exchange_that_is_over_names_no_descriptor(upstream: Start, client: M
     assert (second.fileno(), second.due) == (None, 0.0)
 
 
-def test_a_failure_that_waits_is_due_at_once(upstream: Start, client: Make) -> None:
-    """No more bytes come: the descriptor would not tell of it."""
+def test_pending_failure_is_due_at_once(upstream: Start, client: Make) -> None:
+    """No more bytes arrive, so the descriptor would not become readable."""
     bad = chunked([b"all"])[:-5] + b"no size\r\n"
     exchange = client().send(post(upstream(lambda peer: peer.send(bad)).url))
     while not (body := exchange.receive(0.25)):
@@ -376,10 +380,10 @@ def test_a_failure_that_waits_is_due_at_once(upstream: Start, client: Make) -> N
         exchange.receive(0)
 
 
-def test_an_end_of_tls_that_came_with_the_body_is_due_at_once(
+def test_end_of_tls_received_with_the_body_is_due_at_once(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
-    """The provider leaves the connection under it open."""
+    """The provider leaves the TCP connection open."""
     go, sent = threading.Event(), threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -387,7 +391,7 @@ def test_an_end_of_tls_that_came_with_the_body_is_due_at_once(
         go.wait(DEADLINE)
         peer.send(b"all")
         peer.sock.settimeout(0.1)
-        with contextlib.suppress(OSError):  # the client never answers
+        with contextlib.suppress(OSError):  # the client does not reply
             peer.sock.unwrap()  # type: ignore[attr-defined]
         sent.set()
         peer.is_left()
@@ -402,13 +406,13 @@ def test_an_end_of_tls_that_came_with_the_body_is_due_at_once(
     assert exchange.receive(0) == b"" and exchange.ended
 
 
-def test_nothing_is_retried_on_a_new_connection(upstream: Start, client: Make) -> None:
+def test_does_not_retry_on_a_new_connection(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.close())
     _, error = failure(client().send(post(server.url)))
     assert isinstance(error, UpstreamTruncated) and len(server.requests) == 1
 
 
-def test_nothing_is_retried_after_a_byte(upstream: Start, client: Make) -> None:
+def test_does_not_retry_once_a_byte_was_received(upstream: Start, client: Make) -> None:
     def answer(peer: Peer) -> None:
         peer.send(sized(b"hello"), cut=None if len(server.requests) == 1 else 5)
 
@@ -419,9 +423,7 @@ def test_nothing_is_retried_after_a_byte(upstream: Start, client: Make) -> None:
     assert isinstance(error, UpstreamTruncated) and len(server.requests) == 2
 
 
-def test_an_end_mark_that_comes_late_does_not_cost_the_connection(
-    upstream: Start, client: Make
-) -> None:
+def test_keeps_a_connection_whose_last_chunk_is_late(upstream: Start, client: Make) -> None:
     go = threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -433,13 +435,13 @@ def test_an_end_mark_that_comes_late_does_not_cost_the_connection(
     server = upstream(answer)
     pool = client()
     exchange = pool.send(post(server.url))
-    exchange.finish()  # nothing has begun
+    exchange.finish()  # before the exchange has begun
     while not exchange.receive(0.25):
         pass
     for _ in range(2):
         exchange.finish()
         assert exchange.ended and idle_in(pool) == 1
-    assert exchange.chunks() is None  # the connection may be another's
+    assert exchange.chunks() is None  # the connection may belong to another exchange
     go.set()
     while go.is_set():
         time.sleep(0.001)
@@ -448,7 +450,7 @@ def test_an_end_mark_that_comes_late_does_not_cost_the_connection(
     assert server.accepted == 1
 
 
-def test_a_connection_left_inside_a_body_is_not_used(upstream: Start, client: Make) -> None:
+def test_does_not_reuse_a_connection_left_inside_a_body(upstream: Start, client: Make) -> None:
     def answer(peer: Peer) -> None:
         peer.send(chunked([b"all"])[:-5])
         if len(server.requests) == 1:
@@ -467,30 +469,30 @@ def test_a_connection_left_inside_a_body_is_not_used(upstream: Start, client: Ma
 
 
 @pytest.mark.parametrize("framing", [chunked, until_close, lambda pieces: sized(b"".join(pieces))])
-def test_resets_lose_nothing_that_came(upstream: Start, client: Make, framing: Any) -> None:
-    read_it = threading.Event()
+def test_reset_loses_no_received_bytes(upstream: Start, client: Make, framing: Any) -> None:
+    is_read = threading.Event()
 
     def answer(peer: Peer) -> None:
         peer.send(framing([b"hello", b"world"])[:-9])
-        read_it.wait(DEADLINE)
+        is_read.wait(DEADLINE)
         peer.reset()
 
     exchange = client().send(post(upstream(answer).url))
     body = b""
     while not body:
         body = exchange.receive(0.25)
-    read_it.set()
+    is_read.set()
     rest, error = failure(exchange)
     assert b"helloworld".startswith(body + rest) and isinstance(error, UpstreamTruncated)
 
 
-def test_good_chunks_before_a_bad_one_come_first(upstream: Start, client: Make) -> None:
+def test_returns_good_chunks_before_a_bad_one(upstream: Start, client: Make) -> None:
     raw = head("200 OK", "x/y", "Transfer-Encoding: chunked") + chunk(b"good") + b"bad\nsize\r\n"
     body, error = failure(client().send(post(upstream(lambda peer: peer.send(raw)).url)))
     assert body == b"good" and isinstance(error, UpstreamInvalid)
 
 
-def test_informational_heads_are_passed_over(upstream: Start, client: Make) -> None:
+def test_skips_informational_heads(upstream: Start, client: Make) -> None:
     raw = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + sized(b"x")
     for piece in (None, 1):
         server = upstream(lambda peer, piece=piece: peer.send(raw, piece=piece))
@@ -498,7 +500,7 @@ def test_informational_heads_are_passed_over(upstream: Start, client: Make) -> N
         assert read(exchange) == b"x" and exchange.status == 200
 
 
-def test_informational_heads_without_end_are_refused(upstream: Start, client: Make) -> None:
+def test_rejects_endless_informational_heads(upstream: Start, client: Make) -> None:
     raw = b"HTTP/1.1 102 Processing\r\n\r\n" * 4000 + sized(b"x")
     server = upstream(lambda peer: peer.send(raw))
     body, error = failure(client().send(post(server.url)))
@@ -506,16 +508,16 @@ def test_informational_heads_without_end_are_refused(upstream: Start, client: Ma
 
 
 @pytest.mark.parametrize("ends", ["\r\n", "\n"])
-def test_a_head_byte_by_byte_is_searched_once(
+def test_searches_each_byte_of_a_head_once(
     upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     searched = []
 
-    def noted(data: bytes, seen: int = 0) -> int:
+    def counted_search(data: bytes, seen: int = 0) -> int:
         searched.append(len(data) - seen)
         return head_end(data, seen)
 
-    monkeypatch.setattr("choreo_wsgi.upstream.exchange.head_end", noted)
+    monkeypatch.setattr("choreo_wsgi.upstream.exchange.head_end", counted_search)
     raw = (f"HTTP/1.1 200 OK{ends}A: {'b' * 900}{ends}Content-Length: 1{ends}{ends}x").encode()
     server = upstream(lambda peer: peer.send(raw, piece=1))
     assert read(client().send(post(server.url))) == b"x"
@@ -529,7 +531,7 @@ def test_redirects_are_not_followed(upstream: Start, client: Make) -> None:
     assert read(exchange) == b"" and exchange.status == 307 and len(server.requests) == 1
 
 
-# -- time ------------------------------------------------------------------------------
+# -- deadlines -------------------------------------------------------------------------
 
 
 def test_connecting_has_a_deadline(client: Make) -> None:
@@ -555,11 +557,11 @@ def test_the_head_has_a_deadline(upstream: Start, client: Make) -> None:
     assert server.wait(lambda: server.open == 0)
 
 
-def test_the_prefill_may_last_longer_than_a_silence(upstream: Start, client: Make) -> None:
+def test_prefill_may_last_longer_than_idle(upstream: Start, client: Make) -> None:
     quiet = threading.Event()
 
     def answer(peer: Peer) -> None:
-        peer.send(chunked([b"x"])[:-11])  # the head at once, as vLLM does
+        peer.send(chunked([b"x"])[:-11])  # the head at once, like vLLM
         quiet.wait(DEADLINE)
         peer.send(chunked([b"x"])[-11:])
 
@@ -572,13 +574,13 @@ def test_the_prefill_may_last_longer_than_a_silence(upstream: Start, client: Mak
     assert read(exchange).endswith(b"x")
 
 
-def test_a_silence_has_a_deadline(upstream: Start, client: Make) -> None:
+def test_silence_in_a_body_has_a_deadline(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
     body, error = failure(client(idle=0.2).send(post(server.url)))
     assert body == b"x" and isinstance(error, ProviderTimeout)
 
 
-def test_the_first_byte_ends_the_patience_for_it(upstream: Start, client: Make) -> None:
+def test_first_byte_ends_its_own_deadline(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
     exchange = client(first_byte=1000.0, idle=50.0).send(post(server.url))
     while exchange.receive(0.25) != b"x":
@@ -587,8 +589,8 @@ def test_the_first_byte_ends_the_patience_for_it(upstream: Start, client: Make) 
     exchange.close()
 
 
-def test_of_many_that_died_idle_one_is_tried(upstream: Start, client: Make) -> None:
-    """Not each in turn: a provider might begin to work for each."""
+def test_tries_only_one_of_many_connections_that_died_idle(upstream: Start, client: Make) -> None:
+    """Not each in turn, as a provider might begin to generate for each."""
     hold, dying = threading.Event(), threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -613,43 +615,43 @@ def test_of_many_that_died_idle_one_is_tried(upstream: Start, client: Make) -> N
     assert [one.body for one in server.requests].count(b"more") == 2
 
 
-def test_a_failure_stays(upstream: Start, client: Make) -> None:
+def test_receive_raises_again_after_a_failure(upstream: Start, client: Make) -> None:
     exchange = client().send(post(upstream(lambda peer: peer.close()).url))
     failure(exchange)
     with pytest.raises(ChoreoError):
         exchange.receive(0.25)
 
 
-# -- letting go ------------------------------------------------------------------------
+# -- closing ---------------------------------------------------------------------------
 
 
-def never(peer: Peer) -> None:
-    gone.append(peer.is_left())
+def no_answer(peer: Peer) -> None:
+    disconnected.append(peer.is_left())
 
 
 def in_prefill(peer: Peer) -> None:
     peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
-    gone.append(peer.is_left())
+    disconnected.append(peer.is_left())
 
 
 def in_body(peer: Peer) -> None:
     peer.send(chunked([b"x" * 10, b"y"])[:-9])
-    gone.append(peer.is_left())
+    disconnected.append(peer.is_left())
 
 
-gone: list[float | None] = []
+disconnected: list[float | None] = []
 
 
 @pytest.mark.parametrize(
     ("answer", "secure", "by_other_thread"),
     [
-        (never, False, False),
-        (never, True, True),
+        (no_answer, False, False),
+        (no_answer, True, True),
         (in_prefill, False, True),
         (in_body, True, False),
     ],
 )
-def test_closing_shows_at_once(
+def test_close_reaches_the_server_at_once(
     upstream: Start,
     client: Make,
     tls: tuple[ssl.SSLContext, str],
@@ -657,28 +659,28 @@ def test_closing_shows_at_once(
     secure: bool,
     by_other_thread: bool,
 ) -> None:
-    gone.clear()
+    disconnected.clear()
     server = upstream(answer, context=tls[0] if secure else None)
     exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(server.url))
-    while not server.requests or (answer is not never and exchange.status is None):
+    while not server.requests or (answer is not no_answer and exchange.status is None):
         exchange.receive(0.05)
     if by_other_thread:
         closer = threading.Timer(0.05, exchange.close)
         closer.start()
         with pytest.raises(ProviderUnavailable):
             while True:
-                exchange.receive(5)  # long, and yet it wakes up
+                exchange.receive(5)  # close wakes it up
         closer.join()
     else:
         exchange.close()
     exchange.close()
-    assert server.wait(lambda: bool(gone)) and gone[0]
+    assert server.wait(lambda: bool(disconnected)) and disconnected[0]
     assert server.wait(lambda: server.open == 0)
 
 
-def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> None:
+def test_close_while_a_long_body_is_sent(upstream: Start, client: Make) -> None:
     stop = threading.Event()
-    # Nobody reads the body: after the first bytes the request is stuck in the kernel.
+    # The server does not read the body, so its bytes fill the kernel's buffers.
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -699,7 +701,7 @@ def test_closing_while_a_long_body_is_sent(upstream: Start, client: Make) -> Non
         peer.close()
 
 
-def test_a_descriptor_tells_when_more_can_be_sent(client: Make) -> None:
+def test_descriptor_is_readable_when_more_can_be_sent(client: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -722,7 +724,7 @@ def _is_stuck(exchange: Any) -> bool:
     return descriptor is not None and not select.select([descriptor], [], [], 0.05)[0]
 
 
-def test_closing_while_connecting(client: Make) -> None:
+def test_close_while_connecting(client: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -741,7 +743,7 @@ def test_closing_while_connecting(client: Make) -> None:
             sock.close()
 
 
-def test_closing_in_the_handshake(client: Make) -> None:
+def test_close_during_the_handshake(client: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -756,8 +758,8 @@ def test_closing_in_the_handshake(client: Make) -> None:
         peer.close()
 
 
-def test_closing_before_anything_was_asked(upstream: Start, client: Make) -> None:
-    server = upstream(never)
+def test_close_before_the_first_receive_sends_nothing(upstream: Start, client: Make) -> None:
+    server = upstream(no_answer)
     exchange = client().send(post(server.url))
     exchange.close()
     with pytest.raises(ProviderUnavailable):
@@ -765,7 +767,7 @@ def test_closing_before_anything_was_asked(upstream: Start, client: Make) -> Non
     assert server.accepted == 0
 
 
-def test_closing_after_the_end_leaves_the_pool_alone(upstream: Start, client: Make) -> None:
+def test_close_after_the_end_keeps_the_reused_connection(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")))
     pool = client()
     first = pool.send(post(server.url))
@@ -776,10 +778,12 @@ def test_closing_after_the_end_leaves_the_pool_alone(upstream: Start, client: Ma
     assert body + read(second) == b"x" and server.accepted == 1
 
 
-# -- other ways ------------------------------------------------------------------------
+# -- unix sockets, TLS, names, proxies ---------------------------------------------------
 
 
-def test_a_unix_socket(upstream: Start, client: Make, tmp_path: Path) -> None:
+def test_reuses_a_connection_to_a_unix_socket(
+    upstream: Start, client: Make, tmp_path: Path
+) -> None:
     path = str(tmp_path / "s")
     server = upstream(lambda peer: peer.send(sized(b"x")), path=path)
     pool = client(unix_socket=path, environ={"http_proxy": "http://127.0.0.1:1"})
@@ -789,7 +793,7 @@ def test_a_unix_socket(upstream: Start, client: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, 0.25])
-def test_tls(
+def test_streams_and_reuses_connections_over_tls(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str], timeout: float
 ) -> None:
     raw = chunked([b"%d " % number * 50 for number in range(2000)])
@@ -819,17 +823,17 @@ def test_a_long_body_is_not_copied(
     tracemalloc.start()
     try:
         exchange = pool.send(post(server.url, body))
-        said = b""
+        answer_body = b""
         while not exchange._sent:
-            said += exchange.receive(0.25)
+            answer_body += exchange.receive(0.25)
             found = tracemalloc.take_snapshot().filter_traces(ours).statistics("lineno")
             assert sum(one.size for one in found) < len(body) / 10, found[:3]
-        assert said + read(exchange) == b"x" and received == [False, True]
+        assert answer_body + read(exchange) == b"x" and received == [False, True]
     finally:
         tracemalloc.stop()
 
 
-def test_a_long_body_is_encrypted_piece_by_piece(
+def test_long_body_is_encrypted_in_blocks(
     upstream: Start,
     client: Make,
     tls: tuple[ssl.SSLContext, str],
@@ -849,7 +853,7 @@ def test_a_long_body_is_encrypted_piece_by_piece(
     assert sum(sizes) > 1_000_000 and max(sizes) <= connection.BLOCK
 
 
-def test_one_record_that_is_read_in_pieces_is_not_left_behind(
+def test_returns_all_of_a_tls_record_before_waiting(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
     hold = threading.Event()
@@ -868,7 +872,7 @@ def test_one_record_that_is_read_in_pieces_is_not_left_behind(
     assert read(exchange) == b""
 
 
-def test_a_strange_certificate_is_refused(
+def test_rejects_an_untrusted_certificate(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
@@ -877,7 +881,7 @@ def test_a_strange_certificate_is_refused(
     assert not server.requests
 
 
-def test_the_name_in_the_certificate_counts(
+def test_rejects_a_certificate_for_another_name(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
@@ -888,7 +892,7 @@ def test_the_name_in_the_certificate_counts(
     assert not server.requests
 
 
-def test_no_listener_is_unavailable(client: Make) -> None:
+def test_refused_connection_raises_provider_unavailable(client: Make) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
@@ -896,12 +900,12 @@ def test_no_listener_is_unavailable(client: Make) -> None:
     assert isinstance(error, ProviderUnavailable)
 
 
-def test_a_name_without_an_address_is_unavailable(client: Make) -> None:
+def test_unknown_host_raises_provider_unavailable(client: Make) -> None:
     _, error = failure(client().send(post("http://name.invalid/")))
     assert isinstance(error, ProviderUnavailable)
 
 
-def test_the_second_address_is_tried(upstream: Start, client: Make, monkeypatch: Any) -> None:
+def test_tries_the_second_address(upstream: Start, client: Make, monkeypatch: Any) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -941,7 +945,7 @@ def tunnel(port: int) -> Callable[[Peer], None]:
     return answer
 
 
-def test_https_goes_through_a_tunnel(
+def test_https_uses_a_tunnel_through_the_proxy(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
 ) -> None:
     server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
@@ -955,22 +959,22 @@ def test_https_goes_through_a_tunnel(
     assert server.requests[0].headers["Proxy-Authorization"] is None
 
 
-def test_a_proxy_that_refuses(upstream: Start, client: Make) -> None:
+def test_refusal_by_the_proxy_raises_provider_unavailable(upstream: Start, client: Make) -> None:
     proxy = upstream(tunnel(1))
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     _, error = failure(client(environ=environ).send(post("https://example.com/")))
     assert isinstance(error, ProviderUnavailable) and "407" in error.message
 
 
-def test_a_proxy_that_says_more_than_its_head(upstream: Start, client: Make) -> None:
-    """Nobody can have said it but the proxy: the client of TLS speaks first."""
+def test_rejects_bytes_after_the_head_of_a_proxy(upstream: Start, client: Make) -> None:
+    """They come from the proxy, as the client of TLS sends the first bytes."""
     proxy = upstream(lambda peer: peer.send(b"HTTP/1.1 200 OK\r\n\r\nmore") or peer.is_left())
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     _, error = failure(client(environ=environ).send(post("https://example.com/")))
     assert isinstance(error, ProviderUnavailable) and "the proxy answered 200" in error.message
 
 
-def test_http_goes_to_the_proxy_in_full(upstream: Start, client: Make) -> None:
+def test_proxy_receives_the_absolute_url_of_http(upstream: Start, client: Make) -> None:
     proxy = upstream(lambda peer: peer.send(sized(b"x")))
     environ = {"HTTP_PROXY": f"http://u:p@127.0.0.1:{proxy.port}"}
     assert read(client(environ=environ).send(post("http://example.com"))) == b"x"
@@ -980,7 +984,7 @@ def test_http_goes_to_the_proxy_in_full(upstream: Start, client: Make) -> None:
     assert request.headers["Proxy-Authorization"] == "Basic dTpw"
 
 
-def test_an_answer_before_the_whole_request_was_taken(client: Make) -> None:
+def test_reads_an_answer_sent_before_the_whole_request(client: Make) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -992,5 +996,5 @@ def test_an_answer_before_the_whole_request_was_taken(client: Make) -> None:
         peer.recv(1000)
         peer.sendall(sized(b"too large", "413 Content Too Large"))
         assert read(exchange) == b"too large" and exchange.status == 413
-        assert idle_in(pool) == 0  # the rest of the request is still due on it
+        assert idle_in(pool) == 0  # as the rest of the request was not sent
         peer.close()

@@ -1,4 +1,4 @@
-"""Where a body ends: every framing, split anywhere."""
+"""The framings of bodies, split at any byte: chunked, sized, until close."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_chunks_split_anywhere_give_the_same_body(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_chunks_one_byte_at_a_time(name: str) -> None:
+def test_decodes_chunks_one_byte_at_a_time(name: str) -> None:
     raw, framing, body = BODIES[name], Chunked(), b""
     for at in range(len(raw)):
         assert not framing.done
@@ -69,7 +69,7 @@ def test_chunks_one_byte_at_a_time(name: str) -> None:
     st.lists(st.binary(min_size=1, max_size=40) | st.just(EVENT), max_size=12),
     st.lists(st.integers(0, 400), max_size=6),
 )
-def test_any_chunks_in_any_pieces(chunks: list[bytes], cuts: list[int]) -> None:
+def test_decodes_random_chunks_split_at_random(chunks: list[bytes], cuts: list[int]) -> None:
     raw = b"".join(map(chunk, chunks)) + b"0\r\n\r\n"
     edges = [0, *sorted(min(cut, len(raw)) for cut in cuts), len(raw)]
     framing = Chunked()
@@ -92,27 +92,27 @@ def test_chunks_cut_anywhere_are_truncated(name: str) -> None:
     "bad",
     [b"", b"0x5", b" 5", b"123456789", b"5\n"],
 )
-def test_a_size_is_hex_digits_and_nothing_else(bad: bytes) -> None:
+def test_rejects_sizes_that_are_not_hex_digits(bad: bytes) -> None:
     framing = Chunked()
     body = framing.feed(chunk(b"good") + bad + b"\r\nhello\r\n0\r\n\r\n")
-    assert body == b"good"  # what came before the failure is not lost
+    assert body == b"good"  # the bytes before the failure are not lost
     assert isinstance(framing.error, FramingError)
 
 
-def test_a_chunk_longer_than_its_size_is_refused() -> None:
+def test_rejects_a_chunk_longer_than_its_size() -> None:
     framing = Chunked()
     framing.feed(b"3\r\nabcdef\r\n0\r\n\r\n")
     assert isinstance(framing.error, FramingError)
 
 
 @pytest.mark.parametrize("endless", [b"5;" + b"x" * 5000, b"0\r\n" + b"x" * 5000])
-def test_endless_lines_are_refused(endless: bytes) -> None:
+def test_rejects_endless_lines(endless: bytes) -> None:
     framing = Chunked()
     framing.feed(endless)
     assert isinstance(framing.error, FramingError)
 
 
-def test_an_endless_trailer_is_refused() -> None:
+def test_rejects_an_endless_trailer() -> None:
     framing = Chunked()
     framing.feed(b"0\r\n" + b"X: y\r\n" * 20000)
     assert isinstance(framing.error, FramingError)
@@ -124,14 +124,14 @@ def test_bytes_after_the_end_are_excess() -> None:
     assert framing.done and framing.excess
 
 
-def test_many_sizes_do_not_fill_memory() -> None:
+def test_number_of_remembered_sizes_is_bounded() -> None:
     framing = Chunked()
     for size in range(1, 6000):
         assert len(framing.feed(chunk(b"x" * size))) == size
     assert len(framing.sizes) <= 4097
 
 
-def test_a_sized_body() -> None:
+def test_sized_body_ends_after_its_length() -> None:
     framing = Sized(5)
     assert feed(framing, b"he", b"llo!") == b"hello"
     assert framing.done and framing.excess
@@ -141,7 +141,7 @@ def test_a_sized_body() -> None:
         short.end()
 
 
-def test_a_body_until_the_connection_ends() -> None:
+def test_body_without_length_ends_with_its_connection() -> None:
     framing = UntilClose()
     assert feed(framing, b"a", b"b") == b"ab"
     assert not framing.done

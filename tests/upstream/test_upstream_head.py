@@ -1,4 +1,4 @@
-"""Heads, written and read; addresses and proxies."""
+"""Heads of requests and of answers, URLs, proxies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_he
 from choreo_wsgi.version import __version__
 
 
-def test_a_request_asks_for_the_identity_coding() -> None:
+def test_request_head_has_the_required_fields() -> None:
     head = request_head("POST", "/v1/x", "h:1", {"Authorization": "Bearer k"}, 3).decode()
     lines = head.split("\r\n")
     assert lines[0] == "POST /v1/x HTTP/1.1"
@@ -26,7 +26,7 @@ def test_a_request_asks_for_the_identity_coding() -> None:
 @pytest.mark.parametrize(
     "headers", [{"A": "b\r\nC: d"}, {"A\r\n": "b"}, {"A": "\u20ac"}, {"": "b"}]
 )
-def test_headers_that_cannot_be_sent_are_refused(headers: dict[str, str]) -> None:
+def test_rejects_headers_that_cannot_be_sent(headers: dict[str, str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
         request_head("POST", "/", "h", headers, 0)
     assert "d" not in caught.value.message.replace("header", "").replace("provider", "").split()
@@ -51,7 +51,7 @@ def parse(text: str, method: str = "POST"):
         ("HTTP/1.1 200\nContent-Length: 5\nContent-Length: 5\n\n", Sized, True),
     ],
 )
-def test_where_the_body_ends(head: str, framing: type, keep: bool) -> None:
+def test_head_determines_framing_and_keep_alive(head: str, framing: type, keep: bool) -> None:
     parsed = parse(head)
     assert type(parsed.framing) is framing and parsed.keep_alive is keep
 
@@ -64,7 +64,7 @@ def test_headers_are_found_in_any_case_folded_and_repeated() -> None:
         assert (headers.get("X-B", "c"), headers.get("X-C", "c")) == ("", "c")
 
 
-def test_the_answer_to_head_has_no_body() -> None:
+def test_answer_to_a_head_request_has_no_body() -> None:
     assert parse("HTTP/1.1 200 OK\nContent-Length: 5\n\n", "HEAD").framing.done
 
 
@@ -81,12 +81,12 @@ def test_the_answer_to_head_has_no_body() -> None:
         "HTTP/1.1 200 OK\nContent-Encoding: br\nContent-Length: 5\n\n",
     ],
 )
-def test_what_cannot_be_read_is_refused(head: str) -> None:
+def test_rejects_heads_that_it_cannot_interpret(head: str) -> None:
     with pytest.raises(FramingError):
         parse(head)
 
 
-def test_a_head_is_found_wherever_it_ends_and_is_bounded() -> None:
+def test_finds_the_end_of_a_head_of_bounded_size() -> None:
     assert head_end(b"HTTP/1.1 200 OK\r\nA: b\r\n\r\nbody") == 25
     assert head_end(b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n") == 22
     assert head_end(b"HTTP/1.1 200 OK\nA: b\n\r\nbody\n\n") == 23
@@ -95,7 +95,7 @@ def test_a_head_is_found_wherever_it_ends_and_is_bounded() -> None:
         head_end(b"x" * (MAX_HEAD + 1))
 
 
-def test_only_what_is_new_is_searched_for_the_end_of_a_head() -> None:
+def test_searches_only_new_bytes_for_the_end_of_a_head() -> None:
     head = b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
     assert [head_end(head, seen) for seen in range(22, 25)] == [25, 25, 25]
     assert head_end(head + b"A: b\r\n", 25) == -1
@@ -110,7 +110,7 @@ def test_only_what_is_new_is_searched_for_the_end_of_a_head() -> None:
         ("http://[::1]:8/x", "/x", "[::1]:8"),
     ],
 )
-def test_urls(url: str, target: str, host: str) -> None:
+def test_parses_urls(url: str, target: str, host: str) -> None:
     address, found = parse_url(url, {})
     assert found == target and address.host_header == host and address.proxy is None
 
@@ -118,12 +118,12 @@ def test_urls(url: str, target: str, host: str) -> None:
 @pytest.mark.parametrize(
     "url", ["ftp://h/", "http://", "http://h:0/", "http://h:99999/", "http://h/\u00e9"]
 )
-def test_urls_that_lead_nowhere(url: str) -> None:
+def test_rejects_invalid_urls(url: str) -> None:
     with pytest.raises(ConfigurationError):
         parse_url(url, {})
 
 
-def test_proxies_come_from_the_environment() -> None:
+def test_reads_proxies_from_the_environment() -> None:
     environ = {"HTTP_PROXY": "http://u:p%40@px:3128", "https_proxy": "sx:1", "NO_PROXY": "no.com"}
     address, target = parse_url("http://h/v1", environ)
     assert address.proxy == Proxy("px", 3128, "Basic dTpwQA==")
@@ -134,13 +134,13 @@ def test_proxies_come_from_the_environment() -> None:
     assert address.proxy == Proxy("all", 80)
 
 
-def test_a_cgi_header_is_no_proxy() -> None:
+def test_ignores_an_http_proxy_set_by_a_cgi_header() -> None:
     environ = {"HTTP_PROXY": "http://evil", "REQUEST_METHOD": "GET"}
     assert parse_url("http://h/", environ)[0].proxy is None
 
 
 @pytest.mark.parametrize(
-    ("word", "host", "direct"),
+    ("pattern", "host", "direct"),
     [
         ("*", "any", True),
         ("example.com", "api.example.com", True),
@@ -153,25 +153,25 @@ def test_a_cgi_header_is_no_proxy() -> None:
         ("example.com:81", "example.com", False),
     ],
 )
-def test_no_proxy(word: str, host: str, direct: bool) -> None:
-    address, _ = parse_url(f"http://{host}/", {"http_proxy": "http://p", "no_proxy": word})
+def test_no_proxy_exempts_matching_hosts(pattern: str, host: str, direct: bool) -> None:
+    address, _ = parse_url(f"http://{host}/", {"http_proxy": "http://p", "no_proxy": pattern})
     assert (address.proxy is None) is direct
 
 
-def test_only_http_proxies() -> None:
+def test_rejects_proxies_other_than_http() -> None:
     with pytest.raises(ConfigurationError):
         parse_url("http://h/", {"http_proxy": "socks5://p"})
 
 
-def test_long_heads_are_not_remembered() -> None:
-    """Short ones are, as many answers have the same."""
+def test_long_heads_are_not_cached() -> None:
+    """Short ones are, as many answers have the same head."""
     with traced() as memory:
         for number in range(100):
             parse(f"HTTP/1.1 200 OK\nContent-Length: 5\nX: {number:030000}\n\n")
         assert memory.now < 500_000
 
 
-def test_a_hundred_headers_are_read() -> None:
+def test_accepts_at_most_a_hundred_headers() -> None:
     head = "HTTP/1.1 200 OK\n" + "".join(f"X-{n}: {n}\n" for n in range(100))
     assert parse(head + "\n").headers.get("x-99") == "99"
     with pytest.raises(FramingError, match="more than 100"):

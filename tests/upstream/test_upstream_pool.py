@@ -1,4 +1,4 @@
-"""How long idle connections are kept, how many, and what comes before one is there."""
+"""The pool of idle connections, and how connections are made."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def read(exchange: Exchange) -> bytes:
     return body
 
 
-def asked(server: RawServer, pool: Client) -> Exchange:
+def begin_exchange(server: RawServer, pool: Client) -> Exchange:
     """Return an exchange whose request has reached *server*, which does not answer yet."""
     known = len(server.requests)
     exchange = pool.send(post(server.url))
@@ -54,10 +54,10 @@ def asked(server: RawServer, pool: Client) -> Exchange:
     return exchange
 
 
-def read_at_once(server: RawServer, pool: Client, count: int, hold: threading.Event) -> None:
-    """Have *count* exchanges open at once, then read them all to their ends."""
+def read_concurrently(server: RawServer, pool: Client, count: int, hold: threading.Event) -> None:
+    """Open *count* exchanges at once, then read each to its end."""
     hold.clear()
-    exchanges = [asked(server, pool) for _ in range(count)]
+    exchanges = [begin_exchange(server, pool) for _ in range(count)]
     hold.set()
     for exchange in exchanges:
         assert read(exchange) == b"x"
@@ -70,7 +70,7 @@ def hold() -> threading.Event:
 
 @pytest.fixture
 def server(upstream: Start, hold: threading.Event) -> RawServer:
-    """Answers ``x`` when *hold* is set."""
+    """A server that answers ``x`` once *hold* is set."""
 
     def answer(peer: Peer) -> None:
         assert hold.wait(DEADLINE)
@@ -79,18 +79,18 @@ def server(upstream: Start, hold: threading.Event) -> RawServer:
     return upstream(answer)
 
 
-def test_no_more_idle_connections_are_kept_than_the_bound(
+def test_keeps_at_most_max_idle_connections(
     server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool_module, "MAX_IDLE", 3)
     pool = client()
-    read_at_once(server, pool, 8, hold)
+    read_concurrently(server, pool, 8, hold)
     assert server.accepted == 8
     assert server.wait(lambda: server.open == 3), f"{server.open} connections are open"
     assert idle_in(pool) == 3
 
 
-def test_a_connection_kept_too_long_is_closed_and_not_used(
+def test_closes_a_connection_that_was_idle_too_long(
     server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hold.set()
@@ -99,29 +99,29 @@ def test_a_connection_kept_too_long_is_closed_and_not_used(
     assert idle_in(pool) == 1
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
     assert read(pool.send(post(server.url))) == b"x"
-    assert server.accepted == 2, "the old one must not be used"
-    assert server.wait(lambda: server.open <= 1), "the old one must be closed"
+    assert server.accepted == 2, "the old connection was reused"
+    assert server.wait(lambda: server.open <= 1), "the old connection is still open"
 
 
-def test_connections_kept_too_long_go_when_another_is_given_back(
+def test_returning_a_connection_closes_those_idle_too_long(
     server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = client()
-    read_at_once(server, pool, 4, hold)
+    read_concurrently(server, pool, 4, hold)
     assert server.wait(lambda: server.open == 4)
     hold.clear()
-    exchange = asked(server, pool)
+    exchange = begin_exchange(server, pool)
     monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
     hold.set()
     assert read(exchange) == b"x"
     assert server.wait(lambda: server.open <= 1), f"{server.open} connections are open"
 
 
-def test_nothing_is_kept_after_the_client_was_closed(
+def test_closed_client_keeps_no_connection(
     server: RawServer, client: Make, hold: threading.Event
 ) -> None:
     pool = client()
-    exchange = asked(server, pool)
+    exchange = begin_exchange(server, pool)
     pool.close()
     hold.set()
     assert read(exchange) == b"x"
@@ -129,7 +129,7 @@ def test_nothing_is_kept_after_the_client_was_closed(
     assert idle_in(pool) == 0
 
 
-def test_small_writes_leave_at_once(
+def test_connections_have_nodelay_and_keepalive(
     server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without TCP_NODELAY a request that follows another waits for an acknowledgement."""
@@ -146,12 +146,12 @@ def test_small_writes_leave_at_once(
     assert read(client().send(post(server.url))) == b"x"
     (sock,) = made
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    # A provider that is gone without a word is noticed by the system.
+    # With keep-alive the kernel notices a provider that vanishes without closing.
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_an_address_that_hangs_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of two addresses the first is waited for half the time, then the second is tried."""
+def test_hanging_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of two addresses gets half the time, then the second is tried."""
     with contextlib.ExitStack() as stack:
         full = stack.enter_context(socket.socket())
         full.bind(("127.0.0.1", 0))
@@ -166,7 +166,7 @@ def test_an_address_that_hangs_leaves_time_for_the_next(monkeypatch: pytest.Monk
         connection = Connection(address)
         now = time.monotonic()
         steps = connect(connection, "", ssl.create_default_context, now + 100)
-        assert next(steps) == (0, now + 100)  # what comes next blocks: the name is looked up
+        assert next(steps) == (0, now + 100)  # the next step blocks: it looks the name up
         assert 49 < next(steps)[1] - now < 51
         first = connection.sock
         assert 99 < steps.throw(Overdue())[1] - now < 101
@@ -174,7 +174,7 @@ def test_an_address_that_hangs_leaves_time_for_the_next(monkeypatch: pytest.Monk
         steps.close()
 
 
-def test_a_proxy_that_closes_instead_of_answering(upstream: Start, client: Make) -> None:
+def test_proxy_that_closes_raises_provider_unavailable(upstream: Start, client: Make) -> None:
     proxy = upstream(lambda peer: peer.close())
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     exchange = client(environ=environ).send(post("https://example.com/"))
@@ -182,7 +182,7 @@ def test_a_proxy_that_closes_instead_of_answering(upstream: Start, client: Make)
         read(exchange)
 
 
-def test_a_chunk_that_ends_in_other_bytes_is_refused(upstream: Start, client: Make) -> None:
+def test_rejects_a_chunk_that_does_not_end_with_crlf(upstream: Start, client: Make) -> None:
     """Whole in one read: size, data, and ``XX`` where CRLF must be (RFC 9112, 7.1)."""
     good = chunk(b"good")
     bad = b"3\r\nbadXX" + b"0\r\n\r\n"
@@ -200,7 +200,7 @@ def test_a_chunk_that_ends_in_other_bytes_is_refused(upstream: Start, client: Ma
     assert body in (b"good", b"goodbad")
 
 
-def test_a_unix_socket_is_reached_past_every_proxy(tmp_path: Path) -> None:
+def test_unix_socket_ignores_every_proxy(tmp_path: Path) -> None:
     with RawServer(lambda peer: peer.send(sized(b"x")), path=str(tmp_path / "s")) as server:
         timeouts = Timeouts(DEADLINE, DEADLINE, DEADLINE)
         proxies = {"HTTP_PROXY": "http://u:p@proxy.test:1", "ALL_PROXY": "http://proxy.test:1"}
@@ -212,21 +212,21 @@ def test_a_unix_socket_is_reached_past_every_proxy(tmp_path: Path) -> None:
         assert "proxy-authorization" not in server.requests[0].headers
 
 
-def test_only_http_1_1_is_asked_for(tls: Any) -> None:
-    """A server that prefers HTTP/2 would speak it."""
+def test_offers_only_http_1_1(tls: Any) -> None:
+    """Otherwise a server that prefers HTTP/2 would choose it."""
     context, bundle = tls[0], tls[1]
     context.set_alpn_protocols(["h2", "http/1.1"])
-    spoken: list[Any] = []
+    protocols: list[Any] = []
 
     def answer(peer: Peer) -> None:
-        spoken.append(peer.sock.selected_alpn_protocol())  # type: ignore[attr-defined]
+        protocols.append(peer.sock.selected_alpn_protocol())  # type: ignore[attr-defined]
         peer.send(sized(b"x"))
 
     with RawServer(answer, context=context) as server:
         timeouts = Timeouts(DEADLINE, DEADLINE, DEADLINE)
         with contextlib.closing(Client(timeouts, environ={"SSL_CERT_FILE": str(bundle)})) as pool:
             assert read(pool.send(post(server.url))) == b"x"
-    assert spoken == ["http/1.1"]
+    assert protocols == ["http/1.1"]
 
 
 @pytest.fixture
@@ -243,7 +243,7 @@ def connected() -> Iterator[tuple[Connection, socket.socket]]:
 Connected = tuple[Connection, socket.socket]
 
 
-def test_an_answer_to_a_key_update_follows_unsent_bytes(connected: Connected) -> None:
+def test_reply_to_a_key_update_is_sent_after_unsent_bytes(connected: Connected) -> None:
     connection, peer = connected
     connection.queue_raw(bytes(10_000_000))
     assert not connection.flush()
@@ -257,7 +257,7 @@ def test_an_answer_to_a_key_update_follows_unsent_bytes(connected: Connected) ->
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
-def test_one_descriptor_to_write_is_kept_until_all_is_sent(connected: Connected) -> None:
+def test_keeps_one_epoll_descriptor_until_all_is_sent(connected: Connected) -> None:
     connection, peer = connected
     connection.queue(bytes(10_000_000))
     assert not connection.flush()
@@ -272,7 +272,7 @@ def test_one_descriptor_to_write_is_kept_until_all_is_sent(connected: Connected)
 
 
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
-def test_the_second_address_is_polled_when_the_first_has_failed(connected: Connected) -> None:
+def test_polls_the_second_address_once_the_first_has_failed(connected: Connected) -> None:
     connection, peer = connected
     connection.queue(bytes(10_000_000))
     assert not connection.flush() and connection.fileno(select.POLLOUT) is not None

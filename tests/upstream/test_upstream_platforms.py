@@ -1,4 +1,4 @@
-"""An exchange where recv() keeps no time (macOS), and where nothing polls (Windows)."""
+"""Exchanges without socket time-outs of the kernel (macOS), and without poll() (Windows)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from choreo_wsgi.upstream import Client, HTTPRequest, connection
 
 @pytest.mark.parametrize("system", ["macOS", "Windows"])
 @pytest.mark.parametrize("secure", [False, True])
-def test_it_waits_as_long_as_it_may(
+def test_receive_waits_at_most_its_timeout(
     upstream: Callable[..., RawServer],
     client: Callable[..., Client],
     tls: tuple[ssl.SSLContext, str],
@@ -24,15 +24,15 @@ def test_it_waits_as_long_as_it_may(
     system: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """For the answer to a long request, and inside the answer."""
+    """Before the answer to a long request, and within the answer."""
     monkeypatch.setattr(connection, "_KERNEL_TIMEOUTS", False)
     if system == "Windows":
         monkeypatch.delattr(select, "poll")
         monkeypatch.delattr(select, "epoll", raising=False)
-    began, more = threading.Event(), threading.Event()
+    begin, more = threading.Event(), threading.Event()
 
     def script(peer: Peer) -> None:
-        assert began.wait(DEADLINE)
+        assert begin.wait(DEADLINE)
         peer.head().body(b"one ")
         assert more.wait(DEADLINE)
         peer.body(b"two").end()
@@ -49,12 +49,12 @@ def test_it_waits_as_long_as_it_may(
     while not server.requests:
         assert exchange.receive(0.01) == b""
     assert exchange.receive(0.01) == b""
-    began.set()
-    said = b""
-    while said != b"one ":
-        said += exchange.receive(DEADLINE)
+    begin.set()
+    answer = b""
+    while answer != b"one ":
+        answer += exchange.receive(DEADLINE)
     assert exchange.receive(0.01) == b""
     more.set()
     while not exchange.ended:
-        said += exchange.receive(DEADLINE)
-    assert said == b"one two" and server.requests[0].body == body
+        answer += exchange.receive(DEADLINE)
+    assert answer == b"one two" and server.requests[0].body == body
