@@ -1,5 +1,5 @@
-// A chat in React, written as such pages usually are: it fetches from a server on another
-// origin and cuts each read into lines on its own.
+// A chat in React, written like most: it fetches from a server on another origin and splits
+// each read into lines on its own.
 
 import {useState} from 'react';
 import {createRoot} from 'react-dom/client';

@@ -1,8 +1,7 @@
 // node fetch_loop.mjs URL MODEL PROMPT
 //
-// The reading loop that many web pages have: each read is decoded and cut into lines on its
-// own, so a frame that is spread over two reads is lost.  Nothing here notices: whoever runs
-// it compares the text.
+// The loop of many web pages: it decodes each read and splits it into lines on its own, so it
+// loses a frame that is spread over two reads.  The caller compares the printed text.
 
 const [url, model, prompt] = process.argv.slice(2);
 

@@ -1,7 +1,7 @@
-// node openai_reader.cjs URL: reads, with OpenAI's package, one model name a line on stdin.
+// node openai_reader.cjs URL: reads one model name per line from stdin, each with its own answer.
 //
-// Each model is one recorded answer.  Prints for each a line of JSON: what `create` and what the
-// stream helper made of it, or the name of the error that they raised.
+// Prints for each a line of JSON: the results of `create` and of the stream helper of OpenAI's
+// package, or the names of the exceptions that they raised.
 
 const {createInterface} = require('node:readline');
 const OpenAI = require('openai');
@@ -10,26 +10,26 @@ const client = new OpenAI({baseURL: `${process.argv[2]}/v1`, apiKey: 'any', maxR
 const messages = [{role: 'user', content: 'hi'}];
 
 async function created(model) {
-  const seen = {content: '', finish: null, calls: []};
+  const result = {content: '', finish: null, calls: []};
   for await (const chunk of await client.chat.completions.create({model, messages, stream: true})) {
     for (const {delta, finish_reason} of chunk.choices) {
-      seen.content += delta.content ?? '';
-      seen.finish = finish_reason ?? seen.finish;
+      result.content += delta.content ?? '';
+      result.finish = finish_reason ?? result.finish;
       for (const call of delta.tool_calls ?? []) {
-        const known = (seen.calls[call.index] ??= {name: '', arguments: ''});
+        const known = (result.calls[call.index] ??= {name: '', arguments: ''});
         known.name += call.function.name ?? '';
         known.arguments += call.function.arguments ?? '';
       }
     }
   }
-  return seen;
+  return result;
 }
 
 async function helped(model) {
   const completion = await client.chat.completions.stream({model, messages}).finalChatCompletion();
   const [{message, finish_reason}] = completion.choices;
-  const calls = (message.tool_calls ?? []).map(({function: {name, arguments: given}}) => ({
-    name, arguments: given
+  const calls = (message.tool_calls ?? []).map(({function: {name, arguments: text}}) => ({
+    name, arguments: text
   }));
   return {content: message.content ?? '', finish: finish_reason, calls};
 }

@@ -1,25 +1,25 @@
 // node page.cjs CHROMIUM URL KEY UPSTREAM
 //
-// Uses the server's own page as a person would; prints one JSON object of what was seen.
-// The model's next word is said when UPSTREAM/word is asked for, the others at UPSTREAM/rest.
+// Uses the server's own page like a person and prints the results as one JSON object.
+// GET UPSTREAM/word makes the model send one more word, UPSTREAM/rest all others.
 
 const fs = require('node:fs');
 const {chromium} = require('playwright-core');
 
 const [executablePath, url, key, upstream] = process.argv.slice(2);
 const axe = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
-const seen = {requests: [], errors: [], violations: []};
+const results = {requests: [], errors: [], violations: []};
 
 async function open(browser, options = {}) {
   const context = await browser.newContext(options);
   const page = await context.newPage();
-  page.on('request', request => seen.requests.push(request.url()));
-  page.on('console', message => message.type() === 'error' && seen.errors.push(message.text()));
-  page.on('pageerror', error => seen.errors.push(String(error)));
-  // Without a key the list of models is refused, of which the browser writes when it likes.
-  const told = page.waitForEvent('console', message => message.text().includes('401'));
+  page.on('request', request => results.requests.push(request.url()));
+  page.on('console', message => message.type() === 'error' && results.errors.push(message.text()));
+  page.on('pageerror', error => results.errors.push(String(error)));
+  // Without a key the list of models is refused; the browser logs that at any time.
+  const refusal = page.waitForEvent('console', message => message.text().includes('401'));
   const response = await page.goto(url);
-  await told;
+  await refusal;
   return {context, page, response};
 }
 
@@ -27,12 +27,12 @@ const state = page => page.textContent('#state');
 const answers = page => page.$$eval('#talk .assistant p', found => found.map(one => one.textContent));
 const until = (page, text) => page.waitForFunction(
   wanted => document.getElementById('state').textContent.startsWith(wanted), text);
-const saying = (page, word) => page.waitForFunction(wanted => {
+const untilWord = (page, word) => page.waitForFunction(wanted => {
   const last = [...document.querySelectorAll('#talk .assistant p')].pop();
   return last && last.textContent.split(' ').includes(wanted);
 }, word);
 
-const pictured = (page, frames) => page.waitForFunction(
+const untilFrames = (page, frames) => page.waitForFunction(
   wanted => document.getElementById('frames').textContent.startsWith(`${wanted} in `), frames);
 const rest = () => fetch(`${upstream}/rest`);
 
@@ -41,80 +41,80 @@ async function ask(page, text) {
   await page.press('#text', 'Enter');
 }
 
-// Asks, and lets the model say so many words, each when the one before it is pictured.
-async function hear(page, count) {
+// Sends a request and streams *count* words, each once the page has counted the one before it.
+async function streamWords(page, count) {
   await ask(page, 'go on');
-  await pictured(page, 1);  // the role
-  for (let said = 1; said <= count; said++) {
+  await untilFrames(page, 1);  // the role
+  for (let sent = 1; sent <= count; sent++) {
     await fetch(`${upstream}/word`);
-    await pictured(page, 1 + said);
+    await untilFrames(page, 1 + sent);
   }
 }
 
 const figures = page => page.$$eval('dd', found => found.map(one => one.textContent));
 
-// axe-core is run through the debugger, which the page's policy does not bind.
+// axe-core is run through the debugger, as the page's policy forbids other scripts.
 async function check(page, name) {
   await page.evaluate(axe);
   const {violations} = await page.evaluate(() => axe.run());
   for (const one of violations) {
-    seen.violations.push(`${name}: ${one.id}: ${one.nodes.map(node => node.html).join(' ')}`);
+    results.violations.push(`${name}: ${one.id}: ${one.nodes.map(node => node.html).join(' ')}`);
   }
 }
 
 async function refused(browser) {
   const {context, page} = await open(browser);
   await until(page, 'Error');
-  seen.refused = await state(page);
-  seen.refusedErrors = seen.errors.splice(0).length;  // the browser's own line about a 401
+  results.refused = await state(page);
+  results.refusedErrors = results.errors.splice(0).length;  // the browser's own line about a 401
   await context.close();
 }
 
 async function talk(browser) {
   const {context, page, response} = await open(browser);
-  seen.policy = response.headers()['content-security-policy'];
+  results.policy = response.headers()['content-security-policy'];
   await page.fill('#key', key);
   await page.press('#key', 'Tab');
   await page.waitForFunction(() => document.querySelector('#models option'));
-  seen.errors.length = 0;
-  seen.models = await page.$$eval('#models option', found => found.map(one => one.value));
+  results.errors.length = 0;
+  results.models = await page.$$eval('#models option', found => found.map(one => one.value));
   await page.fill('#model', 'slow');
 
-  await hear(page, 8);
-  seen.whileStreaming = await answers(page);
-  seen.stopEnabled = await page.isEnabled('#stop');
+  await streamWords(page, 8);
+  results.whileStreaming = await answers(page);
+  results.stopEnabled = await page.isEnabled('#stop');
   await rest();
   await until(page, 'Done');
-  seen.whole = await answers(page);
-  seen.figures = await figures(page);
-  seen.ticks = (await page.getAttribute('#ticks', 'd')).split('M').length - 1;
+  results.whole = await answers(page);
+  results.figures = await figures(page);
+  results.ticks = (await page.getAttribute('#ticks', 'd')).split('M').length - 1;
   await check(page, 'light');
 
   // By keyboard alone: the button after Send is Stop.
-  await hear(page, 4);
+  await streamWords(page, 4);
   await page.focus('#text');
   await page.keyboard.press('Tab');
   await page.keyboard.press('Enter');
   await until(page, 'Stopped');
-  seen.stopped = (await answers(page)).pop();
+  results.stopped = (await answers(page)).pop();
   await rest();
 
-  await hear(page, 5);
+  await streamWords(page, 5);
   await page.reload();
-  await saying(page, 'w4');  // which the one that was stopped does not say
-  seen.resumedWith = (await answers(page)).length;
+  await untilWord(page, 'w4');  // the stopped answer does not have this word
+  results.resumedWith = (await answers(page)).length;
   await rest();
   await until(page, 'Done');
-  seen.resumed = (await answers(page)).pop();
-  seen.keyKept = await page.inputValue('#key') === key;
-  seen.stored = await page.evaluate(() => [localStorage.length, document.cookie, location.href]);
+  results.resumed = (await answers(page)).pop();
+  results.keyKept = await page.inputValue('#key') === key;
+  results.stored = await page.evaluate(() => [localStorage.length, document.cookie, location.href]);
 
   await page.fill('#model', 'burst');
   await ask(page, 'all at once');
   await until(page, 'Done');
-  seen.burst = await figures(page);
+  results.burst = await figures(page);
 
-  // A tab that can keep no more still shows the answer.
+  // A tab whose storage is full still shows the answer.
   await page.evaluate(() => {
     for (let size = 1 << 22; size; size >>= 1) {
       try {
@@ -124,14 +124,14 @@ async function talk(browser) {
   });
   await ask(page, '\u05e9\u05dc\u05d5\u05dd');
   await until(page, 'Done');
-  seen.full = (await answers(page)).pop();
-  seen.direction = await page.$eval('#talk .assistant p', one => getComputedStyle(one).unicodeBidi);
+  results.full = (await answers(page)).pop();
+  results.direction = await page.$eval('#talk .assistant p', one => getComputedStyle(one).unicodeBidi);
 
-  const lost = 'no such model';
-  await page.fill('#model', lost);
+  const missing = 'no such model';
+  await page.fill('#model', missing);
   await ask(page, 'x');
   await until(page, 'Error');
-  seen.failed = await state(page);
+  results.failed = await state(page);
   await context.close();
 }
 
@@ -144,9 +144,9 @@ async function phone(browser) {
   await page.fill('#model', 'echo');
   await ask(page, 'long'.repeat(200));
   await until(page, 'Done');
-  seen.tooWide = await page.evaluate(
+  results.tooWide = await page.evaluate(
     () => document.documentElement.scrollWidth > document.documentElement.clientWidth);
-  seen.darkBackground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  results.darkBackground = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   await check(page, 'dark phone');
   if (process.env.PAGE_PICTURE) await page.screenshot({path: process.env.PAGE_PICTURE});
   await context.close();
@@ -157,11 +157,11 @@ async function phone(browser) {
   try {
     await refused(browser);
     await talk(browser);
-    seen.errors = seen.errors.filter(text => !text.includes('404'));
-    seen.unexpected = seen.errors.splice(0);
+    results.errors = results.errors.filter(text => !text.includes('404'));
+    results.unexpected = results.errors.splice(0);
     await phone(browser);
   } finally {
     await browser.close();
   }
-  process.stdout.write(JSON.stringify(seen));
+  process.stdout.write(JSON.stringify(results));
 })();

@@ -1,5 +1,5 @@
-// A page that may be reloaded in the middle of an answer: it remembers which stream it was
-// reading, the number of the last frame and the text so far, and reads on from there.
+// A page that may be reloaded within an answer: it stores the stream's id, the number of the
+// last frame and the text so far, and resumes there.
 
 type Memory = {stream: string; last: string; text: string};
 
@@ -29,7 +29,7 @@ function open(): Promise<Response> {
   });
 }
 
-function take(frame: string) {
+function handle(frame: string) {
   let data = '';
   for (const line of frame.split('\n')) {
     if (line.startsWith('id: ')) memory.last = line.slice(4);
@@ -56,7 +56,7 @@ async function read() {
     if (done) return;
     const frames = (rest + value).split('\n\n');
     rest = frames.pop()!;
-    frames.forEach(take);
+    frames.forEach(handle);
   }
 }
 
