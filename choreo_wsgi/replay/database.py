@@ -122,8 +122,6 @@ def connect(path: Path) -> sqlite3.Connection:
             return db
         except sqlite3.OperationalError:
             # The switch to WAL fails at once while another process does the same.
-            if db.in_transaction:
-                db.execute("ROLLBACK")
             if time.monotonic() >= deadline:
                 db.close()
                 raise

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..errors import ChoreoError, NotFound, ReplayUnavailable
-from .backend import Backend, LeaseObserver, Status, Unreachable
+from .backend import Backend, LeaseObserver, Unreachable
 from .writer import Writer
 
 T = TypeVar("T")
@@ -89,12 +89,9 @@ class Keeper:
                 self._mark_unreachable(error)
         raise ReplayUnavailable("The store of resumable streams cannot be reached.", retry_after=1)
 
-    def is_lost(self, id: str, status: Status) -> bool:
-        """Return whether the producer of stream *id*, whose *status* is fresh, is lost."""
-        if status.producer != self.producer:
-            return self._observer.lost(status.producer, status.beat)
-        # A stream of this process without a writer: the answer to its insertion was lost.
-        return id not in self.writers and self._observer.lost(id, None)
+    def is_lost(self, producer: str, beat: int | None) -> bool:
+        """Return whether *producer*, whose *beat* was just fetched, is lost."""
+        return producer != self.producer and self._observer.lost(producer, beat)
 
     def own_writer(self, id: str, owner: str) -> Writer | None:
         """Return the writer of stream *id* of *owner*, if this process has it."""
@@ -210,7 +207,7 @@ class Keeper:
                     self._renew()
                 if now >= last_sweep + _SWEEP_INTERVAL and self.reachable:
                     last_sweep = now
-                    self.backend.sweep(self._lost_elsewhere)
+                    self.backend.sweep(self.is_lost)
                 with self._work:
                     self._work.wait_for(self._has_work, max(0.0, next_beat - time.monotonic()))
                 if batch > 1:
@@ -249,9 +246,6 @@ class Keeper:
             for id in beat.read:
                 if id in self.writers:
                     self.writers[id].last_read = time.monotonic()
-
-    def _lost_elsewhere(self, producer: str, beat: int | None) -> bool:
-        return producer != self.producer and self._observer.lost(producer, beat)
 
     def _flush(self) -> int:
         """Write the buffered frames; return the number of streams that had any."""

@@ -35,8 +35,7 @@ end
 local function free_key(id)
   local key = call('HGET', P .. 's:' .. id, 'key')
   if key and key ~= '' then
-    local known = call('GET', P .. 'k:' .. key)
-    if known and string.sub(known, 1, #id) == id then call('DEL', P .. 'k:' .. key) end
+    call('DEL', P .. 'k:' .. key)
     call('HSET', P .. 's:' .. id, 'key', '')
   end
 end
@@ -91,7 +90,6 @@ if final > last then
 end
 while size > limit do
   local row = call('XRANGE', f, '-', '+', 'COUNT', 1)[1]
-  if not row then break end
   call('XDEL', f, row[1])
   first, size = tonumber(string.match(row[1], '^%d+')) + 1, size - #row[2][4]
 end
@@ -135,7 +133,6 @@ local known = call('HMGET', s, 'producer', 'last', 'ended')
 if known[1] ~= producer or known[2] ~= ARGV[3] or known[3] ~= '0' then return end
 if (call('GET', P .. 'p:' .. producer) or '') ~= ARGV[4] then return end
 call('XADD', P .. 'f:' .. id, ARGV[7] .. '-0', 'f', ARGV[6], 'b', ARGV[8])
-call('HINCRBY', s, 'size', #ARGV[8])
 call('HSET', s, 'producer', '', 'last', ARGV[7], 'ended', 1)
 expire(id, ARGV[5])
 """

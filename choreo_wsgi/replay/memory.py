@@ -160,7 +160,7 @@ class MemoryBackend(Backend):
         if log is None:
             return False
         log.add(write, self.stream_bytes)
-        if write.end and not log.ended:
+        if write.end:
             log.ended = True
             log.expires = time.monotonic() + self.ttl
             self._ended[log.id] = log

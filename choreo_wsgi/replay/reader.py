@@ -202,7 +202,7 @@ class Reader:
         self.ended = status.ended and self.last >= status.last
         if self.last < status.last:
             self.wake()  # the log has more
-        elif not (blocks or self.ended) and self._keeper.is_lost(self.id, status):
+        elif not (blocks or self.ended) and self._keeper.is_lost(status.producer, status.beat):
             self.wake()
             raise ProducerLost("The server that was producing the stream is gone.")
         return frames

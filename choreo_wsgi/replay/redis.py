@@ -9,6 +9,7 @@ import re
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -59,6 +60,7 @@ def open_counts(url: str) -> Change:
             clock_offset = int(seconds) + int(microseconds) / 1e6 - time.time()
         return result
 
+    weakref.finalize(change, client.connection_pool.disconnect)
     return change
 
 

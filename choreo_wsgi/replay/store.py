@@ -132,7 +132,7 @@ class Store:
         reader = Reader(self._keeper, id, owner, after, self._remove_reader)
         with self._readers_changed:
             self._readers.setdefault(id, set()).add(reader)
-            if self.blocking and self._watcher is None and not self._keeper.closing.is_set():
+            if self.blocking and self._watcher is None:
                 self._watcher = threading.Thread(
                     target=self._watch, name="choreo-replay-watcher", daemon=True
                 )
@@ -175,7 +175,8 @@ class Store:
             self._keeper.discard(writer)
             return
         deadline = time.monotonic() + _CANCEL_TIMEOUT
-        while not ((status := self._status(id, owner)).ended or self._keeper.is_lost(id, status)):
+        is_lost = self._keeper.is_lost
+        while not ((seen := self._status(id, owner)).ended or is_lost(seen.producer, seen.beat)):
             if time.monotonic() >= deadline:
                 raise ReplayUnavailable("The stream has not ended yet.", retry_after=1)
             self._keeper.closing.wait(self._keeper.beat / 4)
@@ -189,7 +190,7 @@ class Store:
         after the log's last.  Raises NotFound and ReplayUnavailable, and so does ``Lost.end``.
         """
         seen = self._status(id, owner)
-        if seen.ended or not self._keeper.is_lost(id, seen):
+        if seen.ended or not self._keeper.is_lost(seen.producer, seen.beat):
             return None
         last = max(seen.last, min(after, seen.last + _MAX_AHEAD))
 

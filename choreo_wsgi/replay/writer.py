@@ -147,7 +147,7 @@ class Writer:
         """Drop the frames of *write*, which is in the log."""
         while self._blocks and self._blocks[0].last <= write.last:
             self.drop()
-        self._written = max(self._written, write.last)
+        self._written = write.last
         self._end_written = write.end
         self._progress.set()
 

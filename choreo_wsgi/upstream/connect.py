@@ -148,10 +148,9 @@ def _tunnel(connection: Connection, until: float) -> Steps:
         request += f"Proxy-Authorization: {address.proxy.authorization}\r\n"
     connection.queue_raw(f"{request}\r\n".encode("latin-1"))
     yield from _flush(connection, until)
-    answer, seen = b"", 0
-    while (end := head_end(answer, seen)) < 0:
+    answer = b""
+    while (end := head_end(answer)) < 0:
         yield POLLIN, until
-        seen = len(answer)
         data = connection.receive_raw()
         if data == b"":
             raise ProviderUnavailable("the proxy closed the connection")

@@ -152,8 +152,7 @@ class Exchange:
         # Otherwise the thread that is inside receive() closes the connection.
         if self._busy.acquire(blocking=False):
             try:
-                if not self.ended:
-                    connection.close()
+                connection.close()
             finally:
                 self._busy.release()
 

@@ -93,6 +93,5 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 def store(open_any: Opener) -> Store:
     """A store whose readers query only when they are woken, not every two seconds too."""
     store = open_any()
-    if store.blocking:
-        store._keeper.recheck = 1000.0  # type: ignore[attr-defined]
+    store._keeper.recheck = 1000.0
     return store

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
-from replay_helpers import RedisServer, create, frame, frames, read_all, receive, write
+from replay_helpers import (
+    RedisServer,
+    create,
+    eventually,
+    frame,
+    frames,
+    read_all,
+    receive,
+    write,
+)
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.replay import Writer, database, open_store
+from choreo_wsgi.replay import Writer, database, open_counts, open_store
 from choreo_wsgi.replay.backend import READ_BYTES, Backend, Block, Status, Unreachable, Write
 from choreo_wsgi.replay.redis import RedisBackend, connect
 from choreo_wsgi.replay.sqlite import SQLiteBackend
@@ -49,6 +61,49 @@ def test_repeated_write_appends_once(backend: Backend) -> None:
     assert b"".join(block.data for block in found[1]) == frames(1, 4)
     backend.insert("s", "alice", None, "", "p")  # its reply can be lost too
     assert status_of(backend, "s").last == 4
+    ended = Write("s", "alice", [], 4, True)
+    assert backend.write("p", [ended]) == backend.write("p", [first]) == [True]
+    assert status_of(backend, "s").ended
+
+
+def test_beat_reports_a_read_once(backend: Backend) -> None:
+    backend.insert("s", "alice", None, "", "p")
+    backend.mark("s", "read")
+    assert [backend.beat("p", ["s"]).read for _ in range(2)] == [["s"], []]
+
+
+def test_stream_ended_as_lost_expires(shared_url: str) -> None:
+    kind = SQLiteBackend if shared_url.startswith("sqlite:") else RedisBackend
+    backend = kind(shared_url, Settings(replay_ttl_seconds=0.05))
+
+    def end_and_expire(id: str) -> None:
+        assert backend.insert(id, "alice", "key", "digest", "p") is None
+        backend.end(id, status_of(backend, id), Block(1, 1, frame(1)))
+        eventually(lambda: backend.fetch(id, None) is None)
+
+    end_and_expire("s")
+    end_and_expire("t")  # with the same key, before a sweep
+    backend.close()
+
+
+def test_sqlite_expires_lost_streams_once_and_removes_their_producers(tmp_path: Path) -> None:
+    backend = SQLiteBackend(f"sqlite:{tmp_path / 'replay.db'}", SETTINGS)
+    backend.insert("s", "alice", None, "", "without a lease")
+    backend.insert("t", "alice", None, "", "p")
+    for producer in ("p", "idle"):
+        backend.beat(producer, [])
+    with contextlib.closing(sqlite3.connect(tmp_path / "replay.db")) as db:
+        found = []
+        for _ in range(2):
+            backend.sweep(lambda *_: True)
+            found.append(db.execute("SELECT expires FROM stream").fetchall())
+        assert found[0] == found[1] and (None,) not in found[0]
+        assert db.execute("SELECT id FROM producer").fetchall() == [("p",)]
+        backend.end("t", status_of(backend, "t"), Block(1, 1, frame(1)))
+        assert db.execute("SELECT size FROM stream WHERE ended").fetchall() == [(len(frame(1)),)]
+    backend.close()
+    descriptors = [path.resolve() for path in Path("/proc/self/fd").glob("*")]
+    assert [path for path in descriptors if path.parent == tmp_path] == []
 
 
 def test_end_requires_an_unchanged_status(backend: Backend) -> None:
@@ -100,7 +155,9 @@ def test_fetch_returns_at_most_read_bytes(backend: Backend) -> None:
         after = found[1][-1].last
 
 
-def test_every_redis_key_expires(shared_redis: RedisServer) -> None:
+def test_every_redis_key_expires(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Even if the server dies."""
     backend = RedisBackend(shared_redis.url, SETTINGS)
     backend.insert("silent", "alice", "key", "digest", "p")
@@ -112,11 +169,16 @@ def test_every_redis_key_expires(shared_redis: RedisServer) -> None:
     backend.insert("lost", "alice", None, "", "q")
     backend.mark("lost", "cancelled")
     backend.end("lost", status_of(backend, "lost"), Block(1, 1, frame(1)))
+    open_counts(shared_redis.url)("alice", lambda counts, now: counts.update(n=1))
     with redis.Redis.from_url(shared_redis.url) as client:
         left = {key: client.pttl(key) for key in client.keys("{choreo}:*")}
-        assert len(left) >= 6 and min(left.values()) > 0
+        assert len(left) >= 7 and min(left.values()) > 0
         assert left[b"{choreo}:s:lost"] <= 60_000 and left[b"{choreo}:f:lost"] <= 60_000
         assert 60_000 < left[b"{choreo}:s:silent"] <= 120_000
+        client.pexpire("{choreo}:s:silent", 9_000)
+        monkeypatch.setattr("choreo_wsgi.replay.redis._HOLD_INTERVAL", 0.0)
+        backend.beat("p", ["silent"])
+        assert client.pttl("{choreo}:s:silent") > 60_000
         backend.write("p", [Write("silent", "alice", [], 1, True)])
         assert client.pttl("{choreo}:s:silent") <= 60_000
         backend.release_lease("p")
@@ -147,6 +209,45 @@ def test_key_is_free_once_redis_evicted_its_stream(shared_redis: RedisServer) ->
     assert backend.insert("b", "bob", "key", "d", "p") is None
     assert backend.insert("c", "bob", "key", "d", "p") == ("b", "d")
     backend.close()
+
+
+def test_repeated_write_replaces_frames_whose_stream_redis_evicted(
+    shared_redis: RedisServer,
+) -> None:
+    backend = RedisBackend(shared_redis.url, SETTINGS)
+    written = Write("e", "bob", [Block(1, 3, frames(1, 3))], 3, False)
+    with redis.Redis.from_url(shared_redis.url) as client:
+        for _ in range(2):
+            assert backend.write("p", [written]) == [True]
+            client.delete("{choreo}:s:e")
+        assert backend.write("p", [written]) == [True]
+        found = backend.fetch("e", 0)
+        assert found is not None and found[1] == written.blocks
+        backend.delete("e")
+        assert client.keys("{choreo}:?:e") == []
+    backend.close()
+
+
+def test_close_ends_all_connections_to_redis(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clients: list[Any] = []
+
+    def connect_and_keep(url: str) -> Any:
+        clients.append(connect(url))
+        return clients[-1]
+
+    monkeypatch.setattr("choreo_wsgi.replay.redis.connect", connect_and_keep)
+    store = open_store(own_redis.url, Settings())
+    change = open_counts(own_redis.url)
+    change("alice", lambda counts, now: None)
+    writer = create(store)
+    store.read(writer.id, "alice").receive(0)
+    with redis.Redis.from_url(own_redis.url) as client:
+        assert len(client.client_list()) > 3
+        store.close()
+        del change
+        eventually(lambda: len(client.client_list()) == 1)
 
 
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
@@ -184,10 +285,34 @@ def test_rejects_a_file_of_a_newer_version(tmp_path: Path) -> None:
 
 def test_replaces_the_tables_of_an_older_version(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
-    with sqlite3.connect(path) as db:
-        db.executescript("CREATE TABLE stream (id TEXT); PRAGMA user_version = 1;")
-    db.close()
     first_stream(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.executescript("CREATE TABLE seen (id); CREATE TABLE request (id)")
+        db.execute("PRAGMA user_version = 4")
+        writer = first_stream(path)
+        assert db.execute("SELECT id FROM stream").fetchall() == [(writer.id,)]
+        names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+    assert {name for (name,) in names} == {"stream", "block", "producer", "limits"}
+
+
+def test_schema_is_created_by_one_of_two_processes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other process is faster, after we have found that there is no schema."""
+    path = tmp_path / "replay.db"
+    others: list[Writer] = []
+
+    class SlowConnection(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if sql == "BEGIN IMMEDIATE" and not others:
+                monkeypatch.undo()
+                others.append(first_stream(path))
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=SlowConnection))
+    database.connect(path).close()
+    with contextlib.closing(open_store(f"sqlite:{path}", Settings())) as store:
+        assert receive(store.read(others[0].id, "alice"), 1) == frames(1, 3)
 
 
 def test_database_is_in_wal_mode(tmp_path: Path) -> None:

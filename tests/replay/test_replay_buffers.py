@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from replay_helpers import (
+    DEADLINE,
     Opener,
     create,
     eventually,
@@ -35,7 +41,7 @@ def make_unreachable(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return fail
 
-    for name in ("beat", "insert", "write", "fetch", "delete", "mark"):
+    for name in ("beat", "insert", "write", "fetch", "delete", "mark", "wait_for_changes"):
         monkeypatch.setattr(store._backend, name, failing(name))
     return called
 
@@ -80,6 +86,7 @@ def test_discard_in_an_outage_deletes_the_stream_after_it(
         writer.append(frame(2), 1, wait=False)
         eventually(lambda: not store.reachable)
         writer.discard()
+        store._keeper.append(writer, frame(3), 1, False)  # by a thread that is just appending
         assert store._keeper.buffered == 0
     eventually(lambda: store.reachable)
     with pytest.raises(NotFound):
@@ -89,12 +96,38 @@ def test_discard_in_an_outage_deletes_the_stream_after_it(
 def test_logs_an_outage_once(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Nor does the keeper spin, though it has frames to write."""
     caplog.set_level(logging.WARNING, "choreo_wsgi.replay")
-    store = open_shared()
-    create(store)
+    store = open_shared(lease=5.0)
+    writer = create(store)
     called = make_unreachable(store, monkeypatch)
+    rounds = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: (time.monotonic(), next(rounds))[0])
+    monkeypatch.setattr("choreo_wsgi.replay.keeper.time", clock)
+    writer.append(frame(1), 1, wait=False)
     eventually(lambda: called.count("beat") > 3)
     assert caplog.text.count("the replay store cannot be reached") == 1
+    assert next(rounds) < 1000
+
+
+def test_end_of_an_outage_wakes_readers(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = open_shared(), open_shared(lease=5.0)
+    theirs._keeper.recheck = 1000.0
+    writer = create(ours)
+    reader: Any = theirs.read(writer.id, "alice")
+    assert reader.receive(0) == b""
+    writer.append(frame(1), 1)
+    eventually(reader._woken.is_set)
+    with monkeypatch.context() as patch:
+        called = make_unreachable(theirs, patch)
+        assert reader.receive(0) == b"" and not theirs.reachable
+        called.clear()
+        eventually(lambda: called.count("beat") > 3)
+        assert called.count("wait_for_changes") < 2
+    assert reader.receive(DEADLINE) == frame(1)
+    reader.close()
 
 
 def test_reader_returns_frames_though_marking_fails(
@@ -114,8 +147,9 @@ def test_reader_returns_frames_though_marking_fails(
     reader.close()
 
 
+@pytest.mark.parametrize(("interval", "count"), [(1000.0, 1), (0.0, 5)])
 def test_reader_marks_its_stream_at_intervals(
-    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+    interval: float, count: int, open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A mark is a write, so it is not made at every poll."""
     ours: Any = open_shared()
@@ -123,13 +157,13 @@ def test_reader_marks_its_stream_at_intervals(
     writer = create(ours)
     write(writer, 1)
     marks: list[str] = []
-    monkeypatch.setattr("choreo_wsgi.replay.reader._MARK_EVERY", 1000.0)
+    monkeypatch.setattr("choreo_wsgi.replay.reader._MARK_EVERY", interval)
     monkeypatch.setattr(theirs._backend, "mark", lambda _, mark: marks.append(mark))
     reader = theirs.read(writer.id, "alice")
     for _ in range(5):
         reader.wake()
         reader.receive(0)
-    assert marks == ["read"]
+    assert marks == ["read"] * count
     reader.close()
 
 
@@ -149,6 +183,38 @@ def test_wakes_a_reader_opened_while_there_were_none(open_shared: Opener) -> Non
     reader.close()
 
 
+def test_wakes_the_reader_that_is_behind_another(open_shared: Opener) -> None:
+    ours, theirs = open_shared(), open_shared()
+    theirs._keeper.recheck = 1000.0
+    writer = create(ours)
+    ahead, behind = (theirs.read(writer.id, "alice", after) for after in (9, 0))
+    assert ahead.receive(0) == behind.receive(0) == b""
+    sent = write(writer, 1)
+    assert receive(behind, 1) == sent
+    for reader in (ahead, behind):
+        reader.close()
+
+
+def test_concurrent_first_uses_start_one_keeper(open_shared: Opener) -> None:
+    store: Any = open_shared()
+    lock, waiting = threading.Lock(), threading.Semaphore(0)
+
+    def acquire(*arguments: Any) -> bool:
+        waiting.release()
+        return lock.acquire(*arguments)
+
+    counted = SimpleNamespace(acquire=acquire, release=lock.release)
+    counted.__enter__, counted.__exit__ = acquire, lambda *_: lock.release()
+    store._keeper._work = threading.Condition(counted)
+    before = threading.active_count()
+    with ThreadPoolExecutor(2) as pool:
+        with lock:
+            claims = [pool.submit(store.create, "alice") for _ in range(2)]
+            assert all(waiting.acquire(timeout=DEADLINE) for _ in claims)
+        assert all(claim.result(DEADLINE).writer for claim in claims)
+        assert threading.active_count() == before + 3
+
+
 def test_limits_how_far_a_reader_may_be_ahead(open_shared: Opener) -> None:
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
@@ -166,8 +232,9 @@ def test_delete_rejects_a_running_stream_of_another_process(
     ours, theirs = open_shared(), open_shared()
     writer = create(ours)
     write(writer, 1)
-    with pytest.raises(ReplayUnavailable, match="has not ended yet"):
+    with pytest.raises(ReplayUnavailable, match="has not ended yet") as caught:
         theirs.delete(writer.id, "alice")
+    assert caught.value.retry_after == 1
     assert look(ours, writer.id).last == 1
 
 

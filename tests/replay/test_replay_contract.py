@@ -7,6 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from replay_helpers import (
@@ -23,7 +24,7 @@ from replay_helpers import (
 )
 
 from choreo_wsgi import sse
-from choreo_wsgi.errors import IdempotencyConflict, NotFound, StreamGone
+from choreo_wsgi.errors import IdempotencyConflict, NotFound, ReplayUnavailable, StreamGone
 from choreo_wsgi.replay import Fenced, Store, Writer, open_store
 from choreo_wsgi.replay.backend import READ_BYTES
 from choreo_wsgi.settings import Settings
@@ -78,6 +79,30 @@ def test_reads_more_than_read_bytes_without_being_woken(store: Store) -> None:
     text = "x" * (READ_BYTES // 4)
     sent = write(writer, 10, end=True, text=text)
     assert read_all(store.read(writer.id, "alice")) == sent
+
+
+def test_frame_appended_during_a_query_wakes_its_reader(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = create(store)
+    reader = store.read(writer.id, "alice")
+    backend: Any = store._backend
+    real = backend.fetch
+
+    def fetch_slowly(id: str, after: int | None) -> Any:
+        found = real(id, after)
+        writer.append(frame(1), 1)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "fetch", fetch_slowly)
+        assert reader.receive(0) == b""
+    assert reader.receive(DEADLINE) == frame(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(backend, "fetch", lambda *query: (real(*query), writer.finish())[0])
+        reader.wake()
+        assert reader.receive(0) == b""  # its producer is not lost either
+    assert read_all(reader) == b""
 
 
 def test_receive_returns_empty_after_its_timeout(store: Store) -> None:
@@ -136,7 +161,7 @@ def test_stream_ids_are_random(store: Store) -> None:
     assert ids != sorted(ids)
 
 
-@pytest.mark.parametrize("id", ["strm_" + "a" * 32, "strm_" + "é" * 32])
+@pytest.mark.parametrize("id", ["strm_" + "a" * 32, "strm_" + "é" * 32, "strm_\udcff"])
 def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
     create(store)
     errors = set()
@@ -145,7 +170,7 @@ def test_unknown_and_malformed_ids_are_not_found(store: Store, id: str) -> None:
             call(id, "alice")
         errors.add(caught.value.body())
     assert len(errors) == 1
-    assert id.encode() not in errors.pop()
+    assert id.encode(errors="replace") not in errors.pop()
 
 
 def test_streams_of_another_owner_are_not_found(store: Store) -> None:
@@ -181,6 +206,7 @@ def test_repeated_key_joins_its_stream(store: Store) -> None:
         store.create("alice", key="k 1", digest="other")
     assert store.create("bob", key="k 1", digest="other").writer is not None
     assert store.create("alice", key="k 2", digest="d").writer is not None
+    assert store.create("alic", key="ek 1", digest="d").writer is not None
     assert store.create("alice").id != store.create("alice").id
     made.writer.finish()
     assert store.create("alice", key="k 1", digest="d").id == made.id
@@ -289,15 +315,16 @@ def test_only_the_newest_bytes_are_retained(open_any: Opener) -> None:
     assert read_all(store.read(writer.id, "alice", 399)) == frames(400, 401)
 
 
-def test_drops_a_block_larger_than_the_limit(open_any: Opener) -> None:
+@pytest.mark.parametrize("before", [0, 2])
+def test_drops_a_block_larger_than_the_limit(open_any: Opener, before: int) -> None:
     store = open_any(replay_stream_bytes=4096)
     writer = create(store)
-    write(writer, 2)
-    writer.append(frame(3, "x" * 8192), 1)
+    write(writer, before)
+    writer.append(frame(before + 1, "x" * 8192), 1)
     with pytest.raises(StreamGone):
-        store.read(writer.id, "alice", 2)
-    write(writer, 1, end=True)
-    assert read_all(store.read(writer.id, "alice", 3)) == frame(4)
+        store.read(writer.id, "alice", before)
+    sent = write(writer, 1, end=True)
+    assert read_all(store.read(writer.id, "alice", before + 1)) == sent
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
@@ -361,6 +388,7 @@ def test_fail_sends_joined_readers_the_error_and_frees_the_key(store: Store) -> 
     again = store.create("alice", key="k", digest="other")
     assert again.writer is not None and again.id != made.id
     again.writer.finish()
+    store.delete(made.id, "alice")
     assert store.create("alice", key="k", digest="other").id == again.id
 
 
@@ -416,8 +444,7 @@ def test_writer_records_when_it_was_last_read(store: Store) -> None:
     reader.close()
 
 
-def test_closing_the_store_fails_waiting_readers(open_any: Opener) -> None:
-    store = open_any()
+def test_closing_the_store_fails_waiting_readers(store: Store) -> None:
     writer = create(store)
     reader = store.read(writer.id, "alice")
     with ThreadPoolExecutor() as pool:
@@ -426,3 +453,5 @@ def test_closing_the_store_fails_waiting_readers(open_any: Opener) -> None:
         store.close()
         assert waiting.exception(5) is not None
     reader.close()
+    with pytest.raises(ReplayUnavailable):
+        look(store, writer.id)

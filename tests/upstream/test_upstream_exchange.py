@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import resource
 import select
 import socket
@@ -151,7 +153,7 @@ def test_hundred_exchanges_leak_no_descriptor(upstream: Start, client: Make) -> 
 @pytest.mark.parametrize(
     "answer",
     [
-        sized(b"") + b"more than nothing",
+        *(answer + b"more" for answer in (sized(b""), sized(b"x"), chunked([b"x"]))),
         until_close([b"x"]),
         head("200 OK", "text/plain", "Content-Length: 1", "Connection: close") + b"x",
     ],
@@ -310,14 +312,18 @@ def test_close_wakes_a_waiting_receive(upstream: Start, client: Make) -> None:
 
 @pytest.mark.parametrize("name", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_environment_names_the_trusted_certificates(
-    name: str, tls: tuple[ssl.SSLContext, str], tmp_path: Path
+    name: str, tls: tuple[ssl.SSLContext, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A file of certificates, or a folder of them in OpenSSL's form."""
     _, file = tls
     timeouts = Timeouts(connect=1, first_byte=1, idle=1)
-    context = Client(timeouts, environ={name: file}).ssl_context
-    assert len(context.get_ca_certs()) == 1
+    environ = {"SSL_CERT_FILE": str(tmp_path), name: file}
+    assert len(Client(timeouts, environ=environ).ssl_context.get_ca_certs()) == 1
     assert Client(timeouts, environ={name: str(tmp_path)}).ssl_context.get_ca_certs() == []
+    monkeypatch.setenv(name, file)
+    assert len(Client(timeouts).ssl_context.get_ca_certs()) == 1
+    monkeypatch.setattr("certifi.where", lambda: str(tmp_path))
+    assert Client(timeouts, environ={}).ssl_context.get_ca_certs() == []
 
 
 def test_idle_connection_holds_no_request(upstream: Start, client: Make) -> None:
@@ -350,7 +356,7 @@ def test_lack_of_descriptors_raises_exhausted(client: Make) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
     assert isinstance(error, Exhausted)
-    assert (error.status, error.code) == (503, "service_overloaded")
+    assert (error.status, error.code, error.retry_after) == (503, "service_overloaded", 1)
     _, error = failure(pool.send(post(closed_url)))
     assert isinstance(error, ProviderUnavailable)
 
@@ -898,6 +904,53 @@ def test_refused_connection_raises_provider_unavailable(client: Make) -> None:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
     _, error = failure(client().send(post(url)))
     assert isinstance(error, ProviderUnavailable)
+    assert error.message == "no connection to the provider: Connection refused"
+
+
+def test_server_without_tls_raises_provider_unavailable(client: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        found = pool.submit(failure, client().send(post(url)))
+        with listener.accept()[0] as peer:
+            peer.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            _, error = found.result(DEADLINE)
+    assert isinstance(error, ProviderUnavailable)
+    assert re.fullmatch("no connection to the provider: TLS: [A-Z_]+", error.message)
+
+
+def test_only_a_receive_that_may_wait_looks_a_name_up(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up: list[str] = []
+    real = socket.getaddrinfo
+
+    def look_up(host: str, port: int, **kinds: Any) -> Any:
+        looked_up.append(host)
+        return real("127.0.0.1", port, **kinds)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    server = upstream(lambda peer: peer.send(sized(b"x")))
+    exchange = client().send(post(server.url.replace("127.0.0.1", "name.test")))
+    for _ in range(2):
+        assert exchange.receive(0) == b""
+        assert (exchange.fileno(), exchange.due, looked_up) == (None, None, [])
+    assert read(exchange) == b"x"
+    exchange = client().send(post(server.url))  # an address needs no lookup
+    assert exchange.receive(0) in (b"", b"x") and exchange.due is not None
+    exchange.close()
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
+def test_lack_of_descriptors_anywhere_raises_exhausted(
+    client: Make, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError(code, "none is left")
+
+    exchange = client().send(post("http://127.0.0.1:1/"))
+    monkeypatch.setattr(socket, "socket", fail)
+    with pytest.raises(Exhausted):
+        exchange.receive(1.0)
 
 
 def test_unknown_host_raises_provider_unavailable(client: Make) -> None:
@@ -963,7 +1016,7 @@ def test_refusal_by_the_proxy_raises_provider_unavailable(upstream: Start, clien
     proxy = upstream(tunnel(1))
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     _, error = failure(client(environ=environ).send(post("https://example.com/")))
-    assert isinstance(error, ProviderUnavailable) and "407" in error.message
+    assert isinstance(error, ProviderUnavailable) and "answered 407 Proxy Auth" in error.message
 
 
 def test_rejects_bytes_after_the_head_of_a_proxy(upstream: Start, client: Make) -> None:
@@ -972,6 +1025,13 @@ def test_rejects_bytes_after_the_head_of_a_proxy(upstream: Start, client: Make) 
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     _, error = failure(client(environ=environ).send(post("https://example.com/")))
     assert isinstance(error, ProviderUnavailable) and "the proxy answered 200" in error.message
+
+
+def test_answer_of_a_proxy_that_is_not_http_is_unavailable(upstream: Start, client: Make) -> None:
+    proxy = upstream(lambda peer: peer.send(b"SSH-2.0-OpenSSH\r\n\r\n"))
+    environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
+    _, error = failure(client(environ=environ).send(post("https://example.com/")))
+    assert isinstance(error, ProviderUnavailable) and "answer cannot be read" in error.message
 
 
 def test_proxy_receives_the_absolute_url_of_http(upstream: Start, client: Make) -> None:

@@ -21,6 +21,7 @@ def test_request_head_has_the_required_fields() -> None:
     assert head.endswith("\r\n\r\n")
     assert "Content-Length" not in request_head("GET", "/", "h", {}, 0).decode()
     assert "Content-Length: 0" in request_head("POST", "/", "h", {}, 0).decode()
+    assert b"Content-Length: 3\r\n" in request_head("POST", "/", "h", {"Content-Length": "9"}, 3)
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,11 @@ def parse(text: str, method: str = "POST"):
         ("HTTP/1.1 200 OK\nTransfer-Encoding: Chunked\n\n", Chunked, True),
         ("HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nContent-Length: 3\n\n", Chunked, False),
         ("HTTP/1.1 200 OK\n\n", UntilClose, False),
-        ("HTTP/1.1 204 \n\n", Sized, True),
+        ("HTTP/1.1 204 \nContent-Encoding: br\n\n", Sized, True),
+        ("HTTP/1.1 101 Switching Protocols\n\n", Sized, True),
         ("HTTP/1.1 304 Not Modified\nContent-Length: 7\n\n", Sized, True),
         ("HTTP/1.1 200\nContent-Length: 5\nContent-Length: 5\n\n", Sized, True),
+        ("HTTP/1.1 200 OK\n folded\nContent-Encoding: x-gzip\nContent-Length: 5\n\n", Sized, True),
     ],
 )
 def test_head_determines_framing_and_keep_alive(head: str, framing: type, keep: bool) -> None:
@@ -76,6 +79,7 @@ def test_answer_to_a_head_request_has_no_body() -> None:
         "HTTP/1.1 200 OK\nContent-Length: +5\n\n",
         "HTTP/1.1 200 OK\nContent-Length: 5\nContent-Length: 6\n\n",
         "HTTP/1.1 200 OK\nContent-Length: 5, 5\n\n",
+        f"HTTP/1.1 200 OK\nContent-Length: {10**15}\n\n",
         "HTTP/1.1 200 OK\nTransfer-Encoding: gzip, chunked\n\n",
         "HTTP/1.1 200 OK\nTransfer-Encoding: chunked\nTransfer-Encoding: chunked\n\n",
         "HTTP/1.1 200 OK\nContent-Encoding: br\nContent-Length: 5\n\n",
@@ -91,8 +95,9 @@ def test_finds_the_end_of_a_head_of_bounded_size() -> None:
     assert head_end(b"HTTP/1.1 200 OK\nA: b\n\nbody\r\n\r\n") == 22
     assert head_end(b"HTTP/1.1 200 OK\nA: b\n\r\nbody\n\n") == 23
     assert head_end(b"HTTP/1.1 200 OK\r\n") == -1
-    with pytest.raises(FramingError):
-        head_end(b"x" * (MAX_HEAD + 1))
+    for data in (b"x" * (MAX_HEAD + 1), b"x" * MAX_HEAD + b"\n\n"):
+        with pytest.raises(FramingError):
+            head_end(data)
 
 
 def test_searches_only_new_bytes_for_the_end_of_a_head() -> None:
@@ -108,6 +113,7 @@ def test_searches_only_new_bytes_for_the_end_of_a_head() -> None:
         ("http://h:8000", "/", "h:8000"),
         ("https://H.example/a?b=c", "/a?b=c", "h.example"),
         ("http://[::1]:8/x", "/x", "[::1]:8"),
+        ("https://[::1]/x", "/x", "[::1]"),
     ],
 )
 def test_parses_urls(url: str, target: str, host: str) -> None:
@@ -116,7 +122,8 @@ def test_parses_urls(url: str, target: str, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h/", "http://", "http://h:0/", "http://h:99999/", "http://h/\u00e9"]
+    "url",
+    ["ftp://h/", "http://", "http://h:0/", "http://h:99999/", "http://h/\u00e9", "http://\u00e9/"],
 )
 def test_rejects_invalid_urls(url: str) -> None:
     with pytest.raises(ConfigurationError):
@@ -124,14 +131,17 @@ def test_rejects_invalid_urls(url: str) -> None:
 
 
 def test_reads_proxies_from_the_environment() -> None:
-    environ = {"HTTP_PROXY": "http://u:p%40@px:3128", "https_proxy": "sx:1", "NO_PROXY": "no.com"}
+    environ = {"HTTP_PROXY": "http://%75:p%40@px:3128", "https_proxy": "sx:1", "NO_PROXY": "no.com"}
     address, target = parse_url("http://h/v1", environ)
     assert address.proxy == Proxy("px", 3128, "Basic dTpwQA==")
     assert target == "http://h/v1"  # the absolute form
     address, target = parse_url("https://h/v1", environ)
     assert address.proxy == Proxy("sx", 1) and target == "/v1"
-    address, _ = parse_url("http://h/", {"ALL_PROXY": "http://all"})
-    assert address.proxy == Proxy("all", 80)
+    for name in ("ALL_PROXY", "all_proxy"):
+        address, _ = parse_url("http://h/", {name: "http://all", "http_proxy": ""})
+        assert address.proxy == Proxy("all", 80)
+    address, _ = parse_url("http://h/", {"HTTP_PROXY": "http://a", "http_proxy": "http://b"})
+    assert address.proxy == Proxy("b", 80)
 
 
 def test_ignores_an_http_proxy_set_by_a_cgi_header() -> None:
@@ -147,20 +157,23 @@ def test_ignores_an_http_proxy_set_by_a_cgi_header() -> None:
         (".example.com", "api.example.com", True),
         ("example.com", "badexample.com", False),
         ("other, example.com", "example.com", True),
-        ("10.0.0.0/8", "10.1.2.3", True),
+        ("Example.com", "example.com", True),
+        ("10.1.0.0/8", "10.1.2.3", True),
         ("10.0.0.0/8", "11.1.2.3", False),
         ("example.com:80", "example.com", True),
         ("example.com:81", "example.com", False),
     ],
 )
 def test_no_proxy_exempts_matching_hosts(pattern: str, host: str, direct: bool) -> None:
-    address, _ = parse_url(f"http://{host}/", {"http_proxy": "http://p", "no_proxy": pattern})
-    assert (address.proxy is None) is direct
+    for names in ({"no_proxy": pattern, "NO_PROXY": "other"}, {"NO_PROXY": pattern}):
+        address, _ = parse_url(f"http://{host}/", {"http_proxy": "http://p", **names})
+        assert (address.proxy is None) is direct
 
 
-def test_rejects_proxies_other_than_http() -> None:
+@pytest.mark.parametrize("proxy", ["socks5://p", "https://p"])
+def test_rejects_proxies_other_than_http(proxy: str) -> None:
     with pytest.raises(ConfigurationError):
-        parse_url("http://h/", {"http_proxy": "socks5://p"})
+        parse_url("http://h/", {"http_proxy": proxy})
 
 
 def test_long_heads_are_not_cached() -> None:

@@ -7,23 +7,29 @@ import os
 import select
 import socket
 import ssl
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, head, sized
 from upstream_fixtures import idle_in
+from work import traced
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
+from choreo_wsgi.upstream import connection as connection_module
 from choreo_wsgi.upstream import pool as pool_module
 from choreo_wsgi.upstream.address import parse_url
 from choreo_wsgi.upstream.connect import connect
 from choreo_wsgi.upstream.connection import Connection
+from choreo_wsgi.upstream.exchange import PAUSE
+from choreo_wsgi.upstream.framing import Chunked
 from choreo_wsgi.upstream.request import Overdue, Timeouts
 
 Start = Callable[..., RawServer]
@@ -174,6 +180,21 @@ def test_hanging_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatc
         steps.close()
 
 
+def test_round_trip_of_a_slow_connection_counts_as_one_second(
+    server: RawServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A retry is only safe within two round trips, which are never that long."""
+    late = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late)
+    monkeypatch.setattr("choreo_wsgi.upstream.connect.time", clock)
+    connection = Connection(parse_url(server.url, {})[0])
+    for events, _ in connect(connection, "", ssl.create_default_context, time.monotonic() + 100):
+        assert connection.wait(events, DEADLINE)
+        late = 50.0
+    assert connection.round_trip == 1.0
+    connection.close()
+
+
 def test_proxy_that_closes_raises_provider_unavailable(upstream: Start, client: Make) -> None:
     proxy = upstream(lambda peer: peer.close())
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
@@ -256,6 +277,86 @@ def test_reply_to_a_key_update_is_sent_after_unsent_bytes(connected: Connected) 
     assert received == bytes(10_000_000) + b"update"
 
 
+def test_unsent_bytes_are_not_copied_for_nothing(connected: Connected) -> None:
+    """TLS has nothing to send after most reads."""
+    connection, _ = connected
+    connection.queue_raw(bytes(10_000_000))
+    assert not connection.flush()
+    with traced() as memory:
+        connection.queue_raw(b"")
+    assert memory.peak < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("received", "reusable"),
+    [
+        (b"0\r\n\r\n", True),
+        (b"", False),
+        (b"0\r\n", False),
+        (b"0\r\n\r\nmore", False),
+        (chunk(b"x") + b"0\r\n\r\n", False),
+        (b"no size\r\n", False),
+    ],
+)
+def test_reuses_a_connection_only_after_a_clean_end(
+    connected: Connected, received: bytes, reusable: bool
+) -> None:
+    connection, peer = connected
+    assert connection.is_reusable()
+    connection.framing = Chunked()
+    peer.sendall(received)
+    assert connection.is_reusable() is reusable
+    connection.framing = None
+    peer.sendall(b"x")
+    assert not connection.is_reusable()
+    connection.close()
+    assert not connection.is_reusable()
+
+
+@pytest.mark.skipif(not connection_module._KERNEL_TIMEOUTS, reason="needs Linux")
+def test_kernel_timeout_is_that_of_the_last_receive(connected: Connected) -> None:
+    connection, peer = connected
+    assert connection.receive(1e-9) is None
+    peer.sendall(b"x")
+    assert connection.receive(30.0) == b"x"
+    assert connection.sock is not None
+    option = connection.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16)
+    assert struct.unpack("@ll", option)[0] == 30
+
+
+def test_without_a_free_descriptor_writability_is_checked_soon(
+    client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError("no descriptor is left")
+
+    monkeypatch.setattr(select, "epoll", fail, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        exchange = client().send(HTTPRequest("POST", url, {}, b"x" * 8_000_000))
+        assert exchange.receive(0.01) == b"" and exchange.events & select.POLLOUT
+        assert exchange.fileno() is None
+        assert exchange.due is not None and exchange.due <= time.monotonic() + PAUSE
+        exchange.close()
+
+
+def test_uses_the_connection_that_was_returned_last(upstream: Start, client: Make) -> None:
+    numbers: list[int] = []
+    hold = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        assert hold.wait(DEADLINE)
+        numbers.append(peer.number)
+        peer.send(sized(b"x"))
+
+    server, pool = upstream(answer), client()
+    exchanges = [begin_exchange(server, pool) for _ in range(2)]
+    hold.set()
+    for exchange in (*exchanges, pool.send(post(server.url))):
+        assert read(exchange) == b"x"
+    assert numbers[2] == 2
+
+
 @pytest.mark.skipif(not hasattr(select, "epoll"), reason="needs epoll")
 def test_keeps_one_epoll_descriptor_until_all_is_sent(connected: Connected) -> None:
     connection, peer = connected
@@ -263,8 +364,13 @@ def test_keeps_one_epoll_descriptor_until_all_is_sent(connected: Connected) -> N
     assert not connection.flush()
     events = select.POLLIN | select.POLLOUT
     number = connection.fileno(events)
-    assert number is not None and number == connection.fileno(events)
-    assert select.select([number], [], [], 0)[0] == []
+    assert number is not None
+    peer.settimeout(DEADLINE)
+    with select.epoll() as poller:
+        poller.register(number, select.EPOLLIN)
+        assert connection.fileno(events) == number and poller.poll(0) == []
+        while not poller.poll(0):
+            peer.recv(1_000_000)
     while not connection.flush():
         peer.recv(1_000_000)
     with pytest.raises(OSError, match="Bad file descriptor"):
