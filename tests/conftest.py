@@ -69,7 +69,8 @@ def pytest_configure() -> None:
 LONGEST = (
     *("programs/test_doctor.py", "programs/test_wsgi_servers.py", "programs/test_page.py"),
     *("docs/test_rendering.py", "programs/test_install_size.py", "client/test_types.py"),
-    *("app/test_bounds.py", "app/test_fleet.py", "app/test_cuts.py", "app/test_limits_served.py"),
+    *("app/test_replay_memory.py", "app/test_replicas.py", "app/test_limits_served.py"),
+    *("app/test_random_disconnects.py",),
     *("local/test_local_served.py", "local/test_local_provider.py", "client/test_examples.py"),
     *("serve/test_reload.py", "serve/test_other_servers.py", "serve/test_first_day.py"),
     *("providers/test_arbitrary_requests.py", "providers/test_long_texts.py"),

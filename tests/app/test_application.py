@@ -1,4 +1,4 @@
-"""The application with the echo, called without a server, through wsgiref's validator."""
+"""The application with the echo provider, called through wsgiref's validator, no server."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def reasons_of(chunks: list[Any]) -> dict[int, str]:
     return reasons
 
 
-# -- the echo, streamed -------------------------------------------------------------------
+# -- completions of the echo ---------------------------------------------------------------
 
 
-def test_the_stream_byte_for_byte(application: Make) -> None:
+def test_stream_bytes_match_the_wire_format(application: Make) -> None:
     answer = call(application(), "POST", CHAT, chat("Once upon a time", stream=True))
     assert answer.status == 200
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -83,14 +83,14 @@ def test_the_stream_byte_for_byte(application: Make) -> None:
     )
 
 
-def test_every_block_is_whole_frames(application: Make) -> None:
-    """The documentation's loop splits each read separately."""
+def test_body_blocks_are_whole_frames(application: Make) -> None:
+    """The reader in the documentation parses each read separately."""
     answer = call(application(), "POST", CHAT, chat("a b c d", stream=True))
     assert all(block.startswith(b"data: ") and block.endswith(b"\n\n") for block in answer.blocks)
     assert len(answer.blocks) >= 5
 
 
-def test_ids_are_never_the_same(application: Make) -> None:
+def test_completion_ids_are_unique(application: Make) -> None:
     app = application()
     ids = {data_of(call(app, "POST", CHAT, chat("a", stream=True)).body)[0]["id"] for _ in "abcde"}
     assert len(ids) == 5
@@ -100,7 +100,7 @@ def test_ids_are_never_the_same(application: Make) -> None:
     "text",
     ["", " ", "  two  words \n", '"\\\n\t\0', "\u2028 \u2029"],
 )
-def test_the_echo_returns_the_message(application: Make, text: str) -> None:
+def test_echo_returns_the_message_unchanged(application: Make, text: str) -> None:
     app = application()
     data = data_of(call(app, "POST", CHAT, chat(text, stream=True)).body)
     assert data.pop() == "[DONE]"
@@ -113,13 +113,13 @@ def test_the_echo_returns_the_message(application: Make, text: str) -> None:
     }
 
 
-def test_two_choices_interleave(application: Make) -> None:
+def test_chunks_of_two_choices_interleave(application: Make) -> None:
     data = data_of(call(application(), "POST", CHAT, chat("a b c", n=2, stream=True)).body)
     assert data.pop() == "[DONE]"
     assert texts_of(data, 2) == ["a b c", "a b c"]
     assert reasons_of(data) == {0: "stop", 1: "stop"}
     indexes = [chunk["choices"][0]["index"] for chunk in data]
-    assert indexes != sorted(indexes), "one after the other is no interleaving"
+    assert indexes != sorted(indexes), "the choices were sent one after the other"
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in data}) == 1
 
 
@@ -132,7 +132,9 @@ def test_two_choices_interleave(application: Make) -> None:
         ("a", "", False),
     ],
 )
-def test_stop_strings(application: Make, stop: Any, text: str, stream: bool) -> None:
+def test_stop_string_ends_the_text_before_it(
+    application: Make, stop: Any, text: str, stream: bool
+) -> None:
     answer = call(application(), "POST", CHAT, chat("a b c d", stop=stop, stream=stream))
     if stream:
         data = data_of(answer.body)[:-1]
@@ -151,7 +153,7 @@ def test_stop_strings(application: Make, stop: Any, text: str, stream: bool) -> 
         ("max_completion_tokens", 2, "a b", "stop", False),
     ],
 )
-def test_max_tokens(
+def test_token_limit_cuts_the_text(
     application: Make, name: str, limit: int, text: str, reason: str, stream: bool
 ) -> None:
     answer = call(application(), "POST", CHAT, chat("a b", stream=stream, **{name: limit}))
@@ -164,7 +166,7 @@ def test_max_tokens(
         assert (choice["message"]["content"], choice["finish_reason"]) == (text, reason)
 
 
-def test_usage_when_it_is_requested(application: Make) -> None:
+def test_usage_chunk_is_sent_only_when_requested(application: Make) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}}
     app = application()
     data = data_of(call(app, "POST", CHAT, chat("a b c", n=2, **options)).body)
@@ -173,16 +175,16 @@ def test_usage_when_it_is_requested(application: Make) -> None:
     assert last["choices"] == []
     assert last["usage"] == {"prompt_tokens": 6, "completion_tokens": 6, "total_tokens": 12}
     assert all(chunk["usage"] is None for chunk in data)
-    silent = call(app, "POST", CHAT, chat("a", stream=True)).body
-    assert b"usage" not in silent
+    without = call(app, "POST", CHAT, chat("a", stream=True)).body
+    assert b"usage" not in without
 
 
-def test_usage_of_an_answer_cut_by_a_stop_string(application: Make) -> None:
+def test_usage_counts_tokens_up_to_the_stop_string(application: Make) -> None:
     usage = call(application(), "POST", CHAT, chat("a b c d", stop="b")).json()["usage"]
     assert usage == {"prompt_tokens": 4, "completion_tokens": 2, "total_tokens": 6}
 
 
-def test_the_document_of_a_plain_completion(application: Make) -> None:
+def test_plain_completion_returns_one_document(application: Make) -> None:
     answer = call(application(), "POST", CHAT, chat("a b", n=2))
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/json"
@@ -200,10 +202,10 @@ def test_the_document_of_a_plain_completion(application: Make) -> None:
     }
 
 
-# -- routes -------------------------------------------------------------------------------
+# -- routes --------------------------------------------------------------------------------
 
 
-def test_the_app_may_be_mounted_anywhere(application: Make) -> None:
+def test_app_serves_below_any_script_name(application: Make) -> None:
     app = application()
     for mount in ("", "/llm", "/deep/er"):
         answer = call(app, "POST", CHAT, chat("a", stream=True), SCRIPT_NAME=mount)
@@ -216,7 +218,7 @@ def test_the_app_may_be_mounted_anywhere(application: Make) -> None:
     "path",
     ["/v1/chat/completions/", "/V1/models", "/v1/models/", "/v1/chat/completions\r\nX: y", "/\xff"],
 )
-def test_other_paths_are_not_found(application: Make, path: str) -> None:
+def test_unknown_paths_return_404_with_the_endpoints(application: Make, path: str) -> None:
     answer = call(application(), "GET", path)
     assert answer.status == 404
     assert answer.error["code"] == "endpoint_not_found"
@@ -228,12 +230,12 @@ def test_other_paths_are_not_found(application: Make, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "method"), [("/", "HEAD"), ("/health", "GET"), ("/healthz", "GET")]
 )
-def test_probes_are_answered_without_a_key(application: Make, path: str, method: str) -> None:
+def test_probes_need_no_key(application: Make, path: str, method: str) -> None:
     app = application(api_keys="k")
     assert call(app, method, path, HTTP_ORIGIN="https://x.test").status == 200
 
 
-def test_errors_have_the_shape_of_the_callers_api(application: Make) -> None:
+def test_errors_have_the_format_of_the_callers_api(application: Make) -> None:
     app = application(api_keys="k")
     for path, more in (("/v1/messages", {}), ("/v1/models", {"HTTP_ANTHROPIC_VERSION": "x"})):
         answer = call(app, "GET", path, **more)
@@ -243,7 +245,7 @@ def test_errors_have_the_shape_of_the_callers_api(application: Make) -> None:
     assert call(app, "GET", "/v1/models").error["code"] == "missing_authorization"
 
 
-def test_models_have_the_shape_of_the_callers_api(application: Make) -> None:
+def test_models_have_the_format_of_the_callers_api(application: Make) -> None:
     app = application()
     listed = call(app, "GET", "/v1/models", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
     assert [model["id"] for model in listed["data"]] == ["echo"]
@@ -253,10 +255,10 @@ def test_models_have_the_shape_of_the_callers_api(application: Make) -> None:
     assert one == listed["data"][0]
 
 
-def test_anthropics_pages_of_models(
+def test_anthropic_model_list_is_paginated(
     application: Make, serve: Callable[..., harness.Server]
 ) -> None:
-    """Its SDK turns the pages; without a limit the page has all models."""
+    """Its SDK requests every page; without a limit one page has all models."""
     names = ["m0", "m1", "m2", "m3", "echo"]
     app = application({"more": {"type": "echo", "models": ", ".join(names[:4])}})
     with anthropic.Anthropic(base_url=serve(app).url, api_key="k", max_retries=0) as client:
@@ -266,15 +268,15 @@ def test_anthropics_pages_of_models(
 
         for limit in (1, 2, 5, 6):
             assert [model.id for model in client.models.list(limit=limit)] == names
-            turned = client.models.list(limit=limit, before_id="echo")
-            assert sorted(model.id for model in turned) == names[:4]
+            backward = client.models.list(limit=limit, before_id="echo")
+            assert sorted(model.id for model in backward) == names[:4]
         assert not client.models.list(limit=5).has_more
         assert ids() == names
         assert ids(after_id="m1", limit=2) == ["m2", "m3"]
         assert ids(before_id="m3", limit=2) == ["m1", "m2"]
         assert ids(before_id="m0") == ids(after_id="echo") == []
-        wrong: list[dict[str, Any]] = [{"limit": 0}, {"limit": 1001}, {"after_id": "x"}]
-        for query in (*wrong, {"limit": "x"}, {"before_id": "m"}):
+        invalid: list[dict[str, Any]] = [{"limit": 0}, {"limit": 1001}, {"after_id": "x"}]
+        for query in (*invalid, {"limit": "x"}, {"before_id": "m"}):
             with pytest.raises(anthropic.BadRequestError, match=next(iter(query))):
                 ids(**query)
 
@@ -290,7 +292,7 @@ def test_anthropics_pages_of_models(
     ],
 )
 @pytest.mark.filterwarnings("ignore:Unknown REQUEST_METHOD")
-def test_other_methods_get_the_allowed_ones(
+def test_wrong_method_returns_405_with_allow(
     application: Make, path: str, method: str, allow: str
 ) -> None:
     answer = call(application(), method, path)
@@ -300,7 +302,7 @@ def test_other_methods_get_the_allowed_ones(
         assert answer.error["code"] == "method_not_allowed"
 
 
-def test_a_websocket_request_gets_the_alternative(application: Make) -> None:
+def test_websocket_upgrade_is_rejected_with_a_hint(application: Make) -> None:
     answer = call(application(), "GET", "/v1/responses", HTTP_UPGRADE="websocket")
     assert answer.status == 405
     assert "WebSockets" in answer.error["message"]
@@ -308,7 +310,7 @@ def test_a_websocket_request_gets_the_alternative(application: Make) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/v1/models/echo"])
-def test_head_is_get_without_its_body(application: Make, path: str) -> None:
+def test_head_returns_the_headers_of_get(application: Make, path: str) -> None:
     app = application()
     got, head = call(app, "GET", path), call(app, "HEAD", path)
     assert (head.status, head.body) == (got.status, b"")
@@ -317,7 +319,7 @@ def test_head_is_get_without_its_body(application: Make, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/models", "/nowhere"])
-def test_a_preflight_is_answered_without_a_key(application: Make, path: str) -> None:
+def test_preflight_needs_no_key(application: Make, path: str) -> None:
     headers = {
         "HTTP_ORIGIN": "https://page.example",
         "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "POST",
@@ -330,7 +332,7 @@ def test_a_preflight_is_answered_without_a_key(application: Make, path: str) -> 
     assert "x-request-id" in answer.headers
 
 
-def test_models_are_listed_and_found(application: Make) -> None:
+def test_models_are_listed_and_retrieved(application: Make) -> None:
     app = application({"mine": {"type": "echo", "models": "a/b, c"}})
     listed = call(app, "GET", "/v1/models").json()
     assert listed["object"] == "list"
@@ -340,18 +342,18 @@ def test_models_are_listed_and_found(application: Make) -> None:
         assert call(app, "GET", f"/v1/models/{model['id']}").json() == model
     missing = call(app, "GET", "/v1/models/nobody")
     assert (missing.status, missing.error["code"]) == (404, "model_not_found")
-    strange = call(app, "GET", "/v1/models/" + "Ω".encode().decode("latin-1"))
-    assert "Ω" in strange.error["message"]
+    non_ascii = call(app, "GET", "/v1/models/" + "Ω".encode().decode("latin-1"))
+    assert "Ω" in non_ascii.error["message"]
 
 
-def test_a_model_without_a_provider(application: Make) -> None:
+def test_unknown_model_returns_404(application: Make) -> None:
     for stream in (True, False):
         answer = call(application(), "POST", CHAT, {**chat("a", stream=stream), "model": "no"})
         assert answer.status == 404
         assert (answer.error["code"], answer.error["param"]) == ("model_not_found", "model")
 
 
-def test_readiness_and_completions_end_with_a_drain_and_nothing_else_does(
+def test_drain_stops_only_readiness_and_completions(
     application: Make,
 ) -> None:
     app = application()
@@ -365,16 +367,16 @@ def test_readiness_and_completions_end_with_a_drain_and_nothing_else_does(
     assert refused.headers["retry-after"] == "1"
 
 
-# -- request ids --------------------------------------------------------------------------
+# -- request ids ---------------------------------------------------------------------------
 
 
-def test_the_callers_request_id_comes_back(application: Make) -> None:
+def test_valid_request_id_is_returned(application: Make) -> None:
     for path in ("/healthz", "/nowhere", "/v1/models"):
         answer = call(application(), "GET", path, HTTP_X_REQUEST_ID="a-b_c.d/e~")
         assert answer.headers["x-request-id"] == "a-b_c.d/e~"
 
 
-def test_another_request_id_is_not_sent_back(application: Make) -> None:
+def test_invalid_request_id_is_replaced(application: Make) -> None:
     given = "a\r\nX: y"
     ids = {
         call(application(), "GET", "/healthz", HTTP_X_REQUEST_ID=given).headers["x-request-id"]
@@ -384,7 +386,7 @@ def test_another_request_id_is_not_sent_back(application: Make) -> None:
     assert all(re.fullmatch(r"req_[0-9a-f]{32}", id) for id in ids)
 
 
-def test_a_stream_and_its_log_line_carry_the_request_id(
+def test_stream_and_log_line_carry_the_request_id(
     application: Make, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "choreo_wsgi")
@@ -398,7 +400,7 @@ def test_a_stream_and_its_log_line_carry_the_request_id(
     assert "secret" not in caplog.text
 
 
-# -- failures -----------------------------------------------------------------------------
+# -- failures ------------------------------------------------------------------------------
 
 
 def scripted_app(application: Make, **settings: str) -> Application:
@@ -414,7 +416,7 @@ def scripted_app(application: Make, **settings: str) -> Application:
         (RuntimeError("inner secret"), 500, "internal_error", None, True),
     ],
 )
-def test_a_failure_before_the_first_byte_is_an_http_error(
+def test_failure_before_the_first_byte_is_an_http_error(
     application: Make,
     scripted: Callable[[], Script],
     failure: Exception,
@@ -434,10 +436,10 @@ def test_a_failure_before_the_first_byte_is_an_http_error(
     assert script.closed.is_set() and app.active == 0
 
 
-def test_a_failure_later_is_one_error_frame(
+def test_failure_mid_stream_is_one_error_frame(
     application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a bug, so the log has its traceback."""
+    """An unexpected exception is also logged with its traceback."""
     script = scripted()
     script.finish("a", RuntimeError("inner secret"))
     answer = call(scripted_app(application), "POST", CHAT, chat("a", stream=True))
@@ -449,7 +451,7 @@ def test_a_failure_later_is_one_error_frame(
     assert "RuntimeError: inner secret" in caplog.text
 
 
-def test_a_plain_answer_that_is_cut_is_no_answer(
+def test_truncated_plain_completion_returns_502(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     script = scripted()
@@ -458,7 +460,7 @@ def test_a_plain_answer_that_is_cut_is_no_answer(
     assert (answer.status, answer.error["code"]) == (502, "upstream_truncated")
 
 
-def test_the_next_provider_answers_for_one_that_fails(
+def test_next_provider_replaces_a_failing_one(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     app = application(
@@ -474,7 +476,7 @@ def test_the_next_provider_answers_for_one_that_fails(
         assert b"hello" in answer.body and b'"model":"m"' in answer.body
 
 
-def test_one_completion_too_many_is_refused_at_once(
+def test_completion_beyond_max_streams_is_rejected(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     app = scripted_app(application, max_streams="1")
@@ -491,7 +493,7 @@ def test_one_completion_too_many_is_refused_at_once(
     assert call(app, "POST", CHAT, chat("a", stream=True)).status == 200
 
 
-def test_choices_that_are_calls_of_their_own_take_room_of_their_own(
+def test_each_upstream_call_of_n_choices_takes_a_slot(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     """A provider without ``n`` gets one request per choice."""
@@ -503,15 +505,15 @@ def test_choices_that_are_calls_of_their_own_take_room_of_their_own(
     assert app.active == 3
     refused = call(app, "POST", CHAT, three)
     assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
-    never = call(app, "POST", CHAT, {**three, "n": 5})
-    assert (never.status, never.error["param"]) == (400, "n")
+    impossible = call(app, "POST", CHAT, {**three, "n": 5})
+    assert (impossible.status, impossible.error["param"]) == (400, "n")
     running.close()  # type: ignore[attr-defined]
     assert app.active == 0
     echo = application(max_streams="4")
-    assert call(echo, "POST", CHAT, {**chat("a"), "n": 5}).status == 200, "an echo makes no calls"
+    assert call(echo, "POST", CHAT, {**chat("a"), "n": 5}).status == 200, "no upstream calls"
 
 
-def test_a_refused_request_takes_no_slot(application: Make) -> None:
+def test_invalid_request_takes_no_slot(application: Make) -> None:
     app = application(max_streams="1")
     for _ in range(3):
         assert call(app, "POST", CHAT, {"model": "echo"}).status == 400
@@ -519,7 +521,7 @@ def test_a_refused_request_takes_no_slot(application: Make) -> None:
     assert call(app, "POST", CHAT, chat("a")).status == 200
 
 
-def test_strangers_are_refused_before_anything_is_looked_at(application: Make) -> None:
+def test_access_is_checked_before_path_and_method(application: Make) -> None:
     app = application()
     for path in (CHAT, "/v1/models", "/nowhere"):
         answer = call(app, "GET", path, REMOTE_ADDR="192.0.2.1")
@@ -532,7 +534,7 @@ def test_strangers_are_refused_before_anything_is_looked_at(application: Make) -
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_header_cannot_be_written_through_a_models_name(
+def test_model_name_cannot_inject_a_header(
     application: Make, scripted: Callable[[], Script], stream: bool
 ) -> None:
     scripted().finish("b", Finish())
@@ -546,10 +548,10 @@ def test_a_header_cannot_be_written_through_a_models_name(
     assert document["model"] == name
 
 
-# -- another server -----------------------------------------------------------------------
+# -- other servers -------------------------------------------------------------------------
 
 
-def test_the_standard_librarys_server_streams_it(application: Make) -> None:
+def test_wsgiref_server_streams(application: Make) -> None:
     class Quiet(WSGIRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -569,8 +571,8 @@ def test_the_standard_librarys_server_streams_it(application: Make) -> None:
 
 
 @pytest.mark.parametrize(("path", "status"), [("/healthz", 200), ("/", 200), ("/v1/models", 403)])
-def test_any_page_may_request_open_paths(application: Make, path: str, status: int) -> None:
-    """Such as a status page; only pages of this machine may send requests that cost money."""
+def test_open_paths_accept_any_origin(application: Make, path: str, status: int) -> None:
+    """A status page may probe; only loopback pages may send requests that cost money."""
     assert call(application(), "GET", path, HTTP_ORIGIN="https://else.test").status == status
 
 
@@ -586,7 +588,7 @@ def test_any_page_may_request_open_paths(application: Make, path: str, status: i
         ("GET", "/v1/streams/strm_1", {}, False),
     ],
 )
-def test_requests_that_may_block_are_a_workers(
+def test_blocks_is_true_for_requests_that_need_a_worker(
     application: Make, method: str, path: str, more: dict[str, str], blocks: bool
 ) -> None:
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, **more}

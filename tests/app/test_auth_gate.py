@@ -1,4 +1,4 @@
-"""Admission: by key, and without keys only from this machine."""
+"""Admission: by API key; without configured keys, from loopback only."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def bearer(key: str, scheme: str = "Bearer ") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("key", ["one", "schlüssel", "a,b"])
-def test_each_key_is_admitted_under_an_id_of_its_own(key: str) -> None:
+def test_each_key_is_admitted_under_its_own_id(key: str) -> None:
     gate = keyed("one", "schlüssel", "a,b")
     assert gate.admit(bearer(key)).id == digest(key)[:16]
 
 
 @pytest.mark.parametrize("scheme", ["bearer ", "BEARER ", "Bearer   "])
-def test_ways_to_write_the_scheme(scheme: str) -> None:
+def test_bearer_scheme_ignores_case_and_extra_spaces(scheme: str) -> None:
     assert keyed("one").admit(bearer("one", scheme))
     assert keyed("one").admit({"HTTP_AUTHORIZATION": " Bearer one "})
 
 
 @pytest.mark.parametrize("header", ["HTTP_X_API_KEY", "HTTP_API_KEY"])
-def test_the_headers_of_other_clients(header: str) -> None:
+def test_key_headers_of_other_apis_are_accepted(header: str) -> None:
     gate = keyed("one", "two")
     assert gate.admit({header: "one"}).id == digest("one")[:16]
     assert gate.admit({header: "bad", **bearer("two")}).id == digest("two")[:16]
@@ -62,7 +62,7 @@ def test_the_headers_of_other_clients(header: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["One", "onee", "é"])
-def test_other_keys(key: str) -> None:
+def test_unknown_key_is_rejected(key: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
         keyed("one", "zwei").admit(bearer(key))
     assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")
@@ -70,7 +70,7 @@ def test_other_keys(key: str) -> None:
 
 
 @pytest.mark.parametrize("variables", [{}, {"HTTP_AUTHORIZATION": ""}, {"HTTP_AUTHORIZATION": " "}])
-def test_no_key(variables: dict[str, str]) -> None:
+def test_missing_key_is_rejected(variables: dict[str, str]) -> None:
     with pytest.raises(AuthenticationError) as caught:
         keyed("one").admit(variables)
     assert caught.value.code == "missing_authorization"
@@ -82,7 +82,7 @@ MALFORMED = [
     "Bearer",
     "Bearerone",
     "Bearer\tone",
-    "Bearer one, Bearer one",  # two headers, as servers join them
+    "Bearer one, Bearer one",  # two header lines, joined by the server
     "Basic b25lOm9uZQ==",
     "Bearer one\x00",
     "Bearer on\x7fe",
@@ -90,25 +90,25 @@ MALFORMED = [
 
 
 @pytest.mark.parametrize("header", MALFORMED)
-def test_malformed(header: str) -> None:
+def test_malformed_authorization_is_rejected(header: str) -> None:
     with pytest.raises(AuthenticationError) as caught:
         keyed("one").admit({"HTTP_AUTHORIZATION": header})
     assert caught.value.code == "malformed_authorization"
     assert "one" not in caught.value.message
 
 
-def test_characters_that_no_server_hands_over() -> None:
+def test_authorization_outside_latin_1_is_rejected() -> None:
     with pytest.raises(AuthenticationError):
         keyed("one").admit({"HTTP_AUTHORIZATION": "Bearer \u20ac\ud800"})
 
 
-def test_a_key_is_demanded_of_this_machine_too() -> None:
+def test_key_is_required_from_loopback_too() -> None:
     for allow_anonymous in (False, True):
         with pytest.raises(AuthenticationError):
             keyed("one", allow_anonymous=allow_anonymous).admit(LOCAL)
 
 
-def test_no_traceback_shows_a_key() -> None:
+def test_traceback_locals_show_no_key() -> None:
     gate = keyed("right-key")
     try:
         gate.admit(bearer("wrong-key"))
@@ -121,7 +121,7 @@ def test_no_traceback_shows_a_key() -> None:
         pytest.fail("admitted")
 
 
-# -- the file of digests -------------------------------------------------------------------
+# -- api_keys_file -------------------------------------------------------------------------
 
 
 def from_file(path: Path, text: str | bytes) -> Gate:
@@ -130,7 +130,7 @@ def from_file(path: Path, text: str | bytes) -> Gate:
     return gate_for(api_keys_file=str(path))
 
 
-def test_a_file_of_digests(tmp_path: Path) -> None:
+def test_keys_file_of_digests_and_comments_is_read(tmp_path: Path) -> None:
     text = f"# the keys\n\n{digest('one')}\n{digest('two').upper()}  -\r\n{digest('three')} # bob"
     gate = from_file(tmp_path, text)
     for key in ("one", "two", "three"):
@@ -139,13 +139,13 @@ def test_a_file_of_digests(tmp_path: Path) -> None:
         gate.admit(bearer(digest("one")))
 
 
-def test_a_file_as_some_editors_write_it(tmp_path: Path) -> None:
-    """With a byte order mark.  A key without a name is named by the beginning of its digest."""
+def test_keys_file_with_byte_order_mark_is_read(tmp_path: Path) -> None:
+    """A key without a name is named by the first characters of its digest."""
     gate = from_file(tmp_path, b"\xef\xbb\xbf" + digest("one").encode())
     assert gate.admit(bearer("one")).name == digest("one")[:16]
 
 
-def test_keys_and_a_file_together(tmp_path: Path) -> None:
+def test_keys_and_keys_file_are_combined(tmp_path: Path) -> None:
     path = tmp_path / "digests"
     path.write_text(digest("one"))
     gate = keyed("two", "one", api_keys_file=str(path))
@@ -162,13 +162,13 @@ def test_keys_and_a_file_together(tmp_path: Path) -> None:
         b"\xff\xfe",
     ],
 )
-def test_a_file_that_cannot_be_used(tmp_path: Path, text: str | bytes) -> None:
+def test_invalid_keys_file_is_rejected(tmp_path: Path, text: str | bytes) -> None:
     with pytest.raises(ConfigurationError, match="api_keys_file") as caught:
         from_file(tmp_path, text)
     assert "mistake" not in caught.value.message
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_keys_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"nowhere.*No such file"):
         gate_for(api_keys_file=str(tmp_path / "nowhere"))
 
@@ -184,7 +184,7 @@ def admit(environ: dict[str, str], **settings: Any) -> str:
     "peer",
     ["127.8.9.10", "::1", "::ffff:127.0.0.1", "", "localhost"],
 )
-def test_peers_of_this_machine(peer: str) -> None:
+def test_without_keys_loopback_peers_are_admitted(peer: str) -> None:
     assert admit({**LOCAL, "REMOTE_ADDR": peer}) == ""
 
 
@@ -198,13 +198,13 @@ def test_peers_of_this_machine(peer: str) -> None:
         "127.0.0.1, 10.0.0.1",
     ],
 )
-def test_peers_elsewhere(peer: str) -> None:
+def test_without_keys_remote_peers_are_rejected(peer: str) -> None:
     with pytest.raises(PermissionDenied) as caught:
         admit({**LOCAL, "REMOTE_ADDR": peer})
     assert (caught.value.status, caught.value.code) == (403, "host_not_allowed")
 
 
-def test_a_unix_socket_has_no_peer() -> None:
+def test_without_keys_a_unix_socket_is_admitted() -> None:
     assert admit({"HTTP_HOST": "localhost"}) == ""
 
 
@@ -218,7 +218,7 @@ def test_a_unix_socket_has_no_peer() -> None:
         "[::1]:8000",
     ],
 )
-def test_hosts_that_are_this_machine(host: str) -> None:
+def test_without_keys_loopback_hosts_are_admitted(host: str) -> None:
     assert admit({**LOCAL, "HTTP_HOST": host}) == ""
 
 
@@ -238,17 +238,17 @@ def test_hosts_that_are_this_machine(host: str) -> None:
         "[::2]:8000",
     ],
 )
-def test_hosts_that_are_not(host: str) -> None:
+def test_without_keys_other_hosts_are_rejected(host: str) -> None:
     with pytest.raises(PermissionDenied):
         admit({**LOCAL, "HTTP_HOST": host})
 
 
-def test_a_request_without_a_host() -> None:
+def test_without_keys_a_missing_host_is_rejected() -> None:
     with pytest.raises(PermissionDenied):
         admit({"REMOTE_ADDR": "127.0.0.1"})
 
 
-#: Headers that proxies add; where all that begin so count, one of them.
+#: Headers that proxies add; for a matched prefix, one example.
 ADDED = [
     "Forwarded",
     "Via",
@@ -286,7 +286,7 @@ ADDED = [
 
 
 @pytest.mark.parametrize("name", ADDED)
-def test_forwarded_requests(name: str) -> None:
+def test_without_keys_forwarded_requests_are_rejected(name: str) -> None:
     with pytest.raises(PermissionDenied, match="forwarded"):
         admit({**LOCAL, "HTTP_" + name.upper().replace("-", "_"): ""})
 
@@ -294,13 +294,15 @@ def test_forwarded_requests(name: str) -> None:
 @pytest.mark.parametrize(
     ("protocol", "connection", "passes"),
     [
-        ("HTTP/1.0", "close", False),  # nginx, where nothing else is said
+        ("HTTP/1.0", "close", False),  # the default of nginx
         ("HTTP/1.0", "Close ", False),
         ("HTTP/1.0", "keep-alive", True),
         ("HTTP/1.1", "close", True),
     ],
 )
-def test_how_a_proxy_asks(protocol: str, connection: str, passes: bool) -> None:
+def test_without_keys_http_1_0_with_close_is_taken_for_a_proxy(
+    protocol: str, connection: str, passes: bool
+) -> None:
     environ = {**LOCAL, "SERVER_PROTOCOL": protocol, "HTTP_CONNECTION": connection}
     if passes:
         assert admit(environ) == ""
@@ -310,29 +312,29 @@ def test_how_a_proxy_asks(protocol: str, connection: str, passes: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["X_STAINLESS_LANG", "X_REQUEST_ID"])
-def test_headers_that_clients_send_themselves(name: str) -> None:
+def test_headers_of_clients_are_not_taken_for_a_proxys(name: str) -> None:
     assert admit({**LOCAL, "HTTP_" + name: "x"}) == ""
 
 
 @pytest.mark.parametrize("anonymous", [False, True])
-def test_behind_a_proxy_there_must_be_keys(anonymous: bool) -> None:
+def test_behind_proxy_requires_keys(anonymous: bool) -> None:
     with pytest.raises(ConfigurationError, match="behind_proxy"):
         gate_for(behind_proxy=True, allow_anonymous=anonymous)
     assert gate_for(behind_proxy=True, api_keys=("k",))
 
 
 @pytest.mark.parametrize("path", ["", "/", "/healthz", "/readyz", "/metrics"])
-def test_paths_open_to_anybody(path: str) -> None:
+def test_only_open_paths_need_no_key(path: str) -> None:
     assert admit({"PATH_INFO": path, "REMOTE_ADDR": "10.0.0.1"}, api_keys=("k",)) == ""
     for other in ("/v1/models", path + "x", "/v1/chat/completions/"):
         with pytest.raises(AuthenticationError):
             admit({**LOCAL, "PATH_INFO": other}, api_keys=("k",))
 
 
-def test_anonymous_callers_when_that_is_wanted() -> None:
+def test_allow_anonymous_admits_any_caller() -> None:
     environ = {"REMOTE_ADDR": "10.0.0.1", "HTTP_HOST": "example.com", "HTTP_VIA": "1.1 x"}
     assert admit(environ, allow_anonymous=True) == ""
 
 
-def test_an_authorization_header_means_nothing_without_keys() -> None:
+def test_without_keys_authorization_is_ignored() -> None:
     assert admit({**LOCAL, "HTTP_AUTHORIZATION": "Bearer anything"}) == ""

@@ -1,4 +1,4 @@
-"""The circuit breaker across several requests of a caller."""
+"""The circuit breakers of targets, across several requests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BAD_THEN_GOOD = {
 
 @pytest.fixture
 def failing(scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the list of models requested from the failing provider, one per request."""
+    """Make the scripted provider fail; return the list of models requested from it."""
     requested: list[str] = []
 
     def script(request: ChatRequest) -> Script:
@@ -37,7 +37,7 @@ def failing(scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_after_five_failures_in_a_row_a_target_is_not_tried_first(
+def test_target_is_skipped_after_five_failures_in_a_row(
     application: Make, failing: list[str], stream: bool
 ) -> None:
     app = application(BAD_THEN_GOOD)
@@ -47,7 +47,7 @@ def test_after_five_failures_in_a_row_a_target_is_not_tried_first(
         assert len(failing) == min(number, 5)
 
 
-def test_a_target_is_still_tried_when_no_other_is_left(
+def test_only_target_is_tried_despite_its_open_circuit(
     application: Make, failing: list[str]
 ) -> None:
     app = application({"bad": {"type": "scripted", "models": "m"}})
@@ -57,7 +57,7 @@ def test_a_target_is_still_tried_when_no_other_is_left(
         assert len(failing) == number
 
 
-def test_the_failures_of_one_model_are_not_anothers(application: Make, failing: list[str]) -> None:
+def test_each_model_has_its_own_circuit(application: Make, failing: list[str]) -> None:
     sections = {
         "bad": {"type": "scripted", "models": "m, other"},
         "good": {"type": "echo", "models": "m, other"},
@@ -70,20 +70,20 @@ def test_the_failures_of_one_model_are_not_anothers(application: Make, failing: 
     assert failing[-1] == "other" and len(failing) == 6
 
 
-def test_a_success_between_failures_closes_the_circuit(
+def test_success_resets_the_failure_count(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     app = application(BAD_THEN_GOOD)
 
-    def ask(*steps: object) -> str:
+    def provider_after(*steps: object) -> str:
         script = scripted()
         script.finish(*steps)
         answer = call(app, "POST", CHAT, {**chat("hello"), "model": "m"})
         return answer.headers["choreo-provider"]
 
     for _ in range(4):
-        assert ask(ProviderError("no")) == "good"
-    assert ask("yes", Finish()).startswith("bad")
+        assert provider_after(ProviderError("no")) == "good"
+    assert provider_after("yes", Finish()).startswith("bad")
     for _ in range(4):
-        assert ask(ProviderError("no")) == "good"
-    assert ask("yes", Finish()).startswith("bad")
+        assert provider_after(ProviderError("no")) == "good"
+    assert provider_after("yes", Finish()).startswith("bad")

@@ -1,4 +1,4 @@
-"""CORS: the web pages that may call, and the headers for their browsers."""
+"""CORS: the origins that may send requests, and the headers for browsers."""
 
 from __future__ import annotations
 
@@ -23,29 +23,28 @@ RATES = ("limit", "remaining", "reset")
 @pytest.mark.parametrize(
     "origin", ["app.test", "app.test:3000", "https://*.app.test", "https://a/b"]
 )
-def test_an_invalid_value_is_no_origin_at_start(origin: str) -> None:
-    """No page could have such an origin."""
+def test_invalid_cors_origin_is_rejected_at_start(origin: str) -> None:
     with pytest.raises(ConfigurationError, match=r"cors_origins: .* is not like https://HOST"):
         Gate(KEYS, Settings(cors_origins=("*", origin)))
     Gate(KEYS, Settings(cors_origins=("null", "http://[::1]:80/", "chrome-extension://abc")))
 
 
-def asking(origin: str | None, **variables: str) -> dict[str, Any]:
+def environ_with(origin: str | None, **variables: str) -> dict[str, Any]:
     environ: dict[str, Any] = {"HTTP_HOST": "localhost:8000", **variables}
     return environ if origin is None else {**environ, "HTTP_ORIGIN": origin}
 
 
 def allowed(policy: Gate, origin: str) -> str | None:
-    """Return Access-Control-Allow-Origin; check that the two other methods agree with it."""
-    environ = asking(origin)
+    """Return Access-Control-Allow-Origin; check that the other two methods agree with it."""
+    environ = environ_with(origin)
     answer = dict(policy.cors_headers(environ)).get("Access-Control-Allow-Origin")
-    for door in (policy.check_origin, policy.preflight):
+    for check in (policy.check_origin, policy.preflight):
         if answer is None:
             with pytest.raises(PermissionDenied) as caught:
-                door(environ)
+                check(environ)
             assert (caught.value.status, caught.value.code) == (403, "origin_not_allowed")
         else:
-            door(environ)
+            check(environ)
     return answer
 
 
@@ -57,7 +56,7 @@ def allowed(policy: Gate, origin: str) -> str | None:
         "https://127.0.0.1:65535",
     ],
 )
-def test_without_keys_pages_of_this_machine(origin: str) -> None:
+def test_without_keys_loopback_origins_are_allowed(origin: str) -> None:
     assert allowed(KEYLESS, origin) == origin
 
 
@@ -75,16 +74,16 @@ def test_without_keys_pages_of_this_machine(origin: str) -> None:
         "http://localhost\r\nX: y",
     ],
 )
-def test_without_keys_no_other_pages(origin: str) -> None:
+def test_without_keys_other_origins_are_rejected(origin: str) -> None:
     assert allowed(KEYLESS, origin) is None
 
 
 @pytest.mark.parametrize("origin", ["null", "https://example.com", "http://localhost:1"])
-def test_with_keys_every_page_by_default(origin: str) -> None:
+def test_with_keys_every_origin_is_allowed_by_default(origin: str) -> None:
     assert allowed(OPEN, origin) == "*"
 
 
-def test_with_keys_the_listed_origins() -> None:
+def test_with_keys_only_listed_origins_are_allowed() -> None:
     for origin in ("https://app.test", "https://App.test", "http://x.test:81"):
         assert allowed(LISTED, origin) == origin
     for origin in ("http://app.test", "https://app.test:444", "http://x.test", "null", "*"):
@@ -92,30 +91,30 @@ def test_with_keys_the_listed_origins() -> None:
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN, LISTED])
-def test_callers_that_are_no_pages(policy: Gate) -> None:
-    policy.check_origin(asking(None))
-    assert policy.cors_headers(asking(None)) == [("Vary", "Origin")]
-    assert ("Allow", "GET, POST, DELETE, OPTIONS") in policy.preflight(asking(None))
+def test_requests_without_origin_are_allowed(policy: Gate) -> None:
+    policy.check_origin(environ_with(None))
+    assert policy.cors_headers(environ_with(None)) == [("Vary", "Origin")]
+    assert ("Allow", "GET, POST, DELETE, OPTIONS") in policy.preflight(environ_with(None))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, LISTED])
-def test_pages_that_this_host_has_served(policy: Gate) -> None:
-    """Browsers send an Origin to the page's own host too, where CORS does not apply."""
-    own = asking("https://chat.test", HTTP_HOST="chat.test")
+def test_same_origin_requests_are_allowed(policy: Gate) -> None:
+    """Browsers send Origin to the page's own host too, where CORS does not apply."""
+    own = environ_with("https://chat.test", HTTP_HOST="chat.test")
     policy.check_origin(own)
     assert "Access-Control-Allow-Origin" not in dict(policy.cors_headers(own))
-    policy.check_origin(asking("https://chat.test", HTTP_HOST="Chat.TEST"))
-    policy.check_origin(asking("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
+    policy.check_origin(environ_with("https://chat.test", HTTP_HOST="Chat.TEST"))
+    policy.check_origin(environ_with("http://[::1]:8000", HTTP_HOST="[::1]:8000"))
     with pytest.raises(PermissionDenied):
-        policy.check_origin(asking("https://chat.test", HTTP_HOST="chat.test:81"))
+        policy.check_origin(environ_with("https://chat.test", HTTP_HOST="chat.test:81"))
     for origin, host in (("null", ""), ("http://", ""), ("ftp://chat.test", "chat.test")):
         with pytest.raises(PermissionDenied):
-            policy.check_origin(asking(origin, HTTP_HOST=host))
+            policy.check_origin(environ_with(origin, HTTP_HOST=host))
 
 
 @pytest.mark.parametrize("policy", [KEYLESS, OPEN])
-def test_the_headers_of_every_answer(policy: Gate) -> None:
-    headers = dict(policy.cors_headers(asking("http://localhost:3000")))
+def test_responses_expose_our_headers(policy: Gate) -> None:
+    headers = dict(policy.cors_headers(environ_with("http://localhost:3000")))
     exposed = {name.strip().lower() for name in headers["Access-Control-Expose-Headers"].split(",")}
     assert exposed >= {
         "x-request-id",
@@ -125,14 +124,14 @@ def test_the_headers_of_every_answer(policy: Gate) -> None:
         "choreo-provider",
         "choreo-resumable",
         "x-should-retry",
-        *(f"x-ratelimit-{what}-{of}" for what in RATES for of in ("requests", "tokens")),
+        *(f"x-ratelimit-{kind}-{of}" for kind in RATES for of in ("requests", "tokens")),
     }
     assert headers["Vary"] == "Origin"
     assert "Access-Control-Allow-Credentials" not in headers
 
 
 def permitted(requested: str) -> set[str]:
-    environ = asking("http://localhost", HTTP_ACCESS_CONTROL_REQUEST_HEADERS=requested)
+    environ = environ_with("http://localhost", HTTP_ACCESS_CONTROL_REQUEST_HEADERS=requested)
     headers = dict(KEYLESS.preflight(environ))
     assert headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE"
     assert "Access-Control-Allow-Credentials" not in headers
@@ -142,7 +141,7 @@ def permitted(requested: str) -> set[str]:
     return {name.strip().lower() for name in value.split(",")}
 
 
-ALWAYS = {"authorization", "content-type", "last-event-id", "idempotency-key"}
+ALWAYS_ALLOWED = {"authorization", "content-type", "last-event-id", "idempotency-key"}
 
 
 @pytest.mark.parametrize(
@@ -166,5 +165,5 @@ ALWAYS = {"authorization", "content-type", "last-event-id", "idempotency-key"}
         ("choreo-" + "x" * 10_000, set()),
     ],
 )
-def test_headers_that_a_page_may_send(requested: str, more: set[str]) -> None:
-    assert permitted(requested) == ALWAYS | more
+def test_preflight_allows_known_request_headers_only(requested: str, more: set[str]) -> None:
+    assert permitted(requested) == ALWAYS_ALLOWED | more

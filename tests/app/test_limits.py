@@ -1,4 +1,4 @@
-"""Keys with names: their models, limits and expiry, and the answers about them."""
+"""Named keys: their models, limits and expiry, and the errors about them."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def app_with(limits: dict[str, str], **sections: dict[str, str]) -> Application:
     )
 
 
-def ask(app: Application, text: str = "one two", **more: Any) -> Called:
+def post(app: Application, text: str = "one two", **more: Any) -> Called:
     return call(app, "POST", CHAT, chat(text, **more), **ANN)
 
 
-# -- which models -----------------------------------------------------------------------------
+# -- models --------------------------------------------------------------------------------
 
 
-def test_a_key_uses_its_models_and_sees_no_others() -> None:
+def test_key_uses_and_lists_only_its_models() -> None:
     app = app_with({"models": "ec*, other"})
-    assert ask(app).status == 200
+    assert post(app).status == 200
     for model in ("gpt-4o", "ECHO", "xecho", "e"):
-        refused = ask(app, model=model)
+        refused = post(app, model=model)
         assert (refused.status, refused.error["code"]) == (403, "model_not_allowed")
         assert refused.error["param"] == "model"
         assert refused.headers["x-should-retry"] == "false"
@@ -61,10 +61,10 @@ def test_a_key_uses_its_models_and_sees_no_others() -> None:
     assert call(app, "GET", "/v1/models/echo-2", **ANN).error["code"] == "model_not_allowed"
 
 
-# -- how much ---------------------------------------------------------------------------------
+# -- limits --------------------------------------------------------------------------------
 
 
-def test_a_key_counts_the_tokens_of_its_models_alone() -> None:
+def test_count_tokens_rejects_models_that_the_key_may_not_use() -> None:
     app = app_with({"models": "other"})
     body = {"model": "echo", "messages": [{"role": "user", "content": "x"}]}
     answer = call(app, "POST", "/v1/messages/count_tokens", body, **ANN)
@@ -72,16 +72,16 @@ def test_a_key_counts_the_tokens_of_its_models_alone() -> None:
     app.close()
 
 
-def test_requests_in_a_minute() -> None:
+def test_requests_per_minute_is_enforced() -> None:
     app = app_with({"requests_per_minute": "3"})
     left = []
     for _ in range(3):
-        answer = ask(app)
+        answer = post(app)
         assert answer.status == 200
         assert answer.headers["x-ratelimit-limit-requests"] == "3"
         left.append(answer.headers["x-ratelimit-remaining-requests"])
     assert left == ["2", "1", "0"]
-    refused = ask(app)
+    refused = post(app)
     assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
     assert app.active == 0
     assert 1 <= int(refused.headers["retry-after"]) <= 60
@@ -90,41 +90,41 @@ def test_requests_in_a_minute() -> None:
     assert call(app, "GET", "/v1/models", **ANN).status == 200  # not a completion
 
 
-def test_of_two_limits_the_first_is_reported() -> None:
+def test_first_exceeded_limit_is_reported() -> None:
     app = app_with({"requests_per_minute": "1", "tokens_per_minute": "15"})
-    assert ask(app, max_tokens=9).status == 200
-    refused = ask(app, max_tokens=9)
+    assert post(app, max_tokens=9).status == 200
+    refused = post(app, max_tokens=9)
     assert refused.status == 429 and "requests" in refused.error["message"]
 
 
-def test_the_wait_is_that_of_the_limit_that_refuses() -> None:
-    """With two limits of tokens the headers have that of the minute."""
+def test_retry_after_is_that_of_the_exceeded_limit() -> None:
+    """With two token limits the headers report that of the minute."""
     app = app_with({"requests_per_minute": "9", "tokens_per_day": "20"})
-    while (answer := ask(app, max_tokens=9)).status == 200:
+    while (answer := post(app, max_tokens=9)).status == 200:
         assert answer.headers["x-ratelimit-limit-tokens"] == "20"
     assert answer.error["code"] == "quota_exceeded" and int(answer.headers["retry-after"]) > 60
     app = app_with({"tokens_per_minute": "500", "tokens_per_day": "9000"})
-    answer = ask(app)
+    answer = post(app)
     assert answer.headers["x-ratelimit-limit-tokens"] == "500"
     assert int(answer.headers["x-ratelimit-remaining-tokens"]) < 500
 
 
-def test_a_long_text_is_counted_too() -> None:
+def test_long_prompt_is_counted() -> None:
     app = app_with({"tokens_per_minute": "100000"})
-    answer = ask(app, "long " * 60_000, max_tokens=1)  # long enough to be set aside
+    answer = post(app, "long " * 60_000, max_tokens=1)  # long enough to be parsed separately
     assert 20_000 < int(answer.headers["x-ratelimit-remaining-tokens"]) < 26_000
 
 
-def test_more_than_the_limit_can_be_requested_alone() -> None:
-    """It reserves the whole limit, or it could never be admitted; each choice counts."""
+def test_request_above_the_limit_is_admitted_alone() -> None:
+    """It reserves the whole limit, otherwise it could never run; each choice counts."""
     app = app_with({"tokens_per_minute": "1000"})
-    assert ask(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
+    assert post(app, max_tokens=5000).headers["x-ratelimit-remaining-tokens"] == "0"
     app = app_with({"tokens_per_minute": "1000"})
-    assert ask(app, max_tokens=100, n=3).headers["x-ratelimit-remaining-tokens"] == "695"
+    assert post(app, max_tokens=100, n=3).headers["x-ratelimit-remaining-tokens"] == "695"
 
 
-def test_a_clock_that_is_set_back_refuses_nobody() -> None:
-    """Processes of a machine share its clock and the file."""
+def test_clock_set_back_rejects_no_request() -> None:
+    """The processes of a machine share its clock and the file."""
     minute, places = Rule("requests_per_minute", 1, 60, 1), Rule("max_streams", 1, 0, 1)
     counts: Counts = {}
     assert refused(count([minute, places], counts, 10_000.0, "died", 60.0)) is None
@@ -134,7 +134,7 @@ def test_a_clock_that_is_set_back_refuses_nobody() -> None:
     assert refused(count([minute, places], counts, 6_400.0, "lives", 60.0)) is None
 
 
-def test_a_place_is_held_for_as_long_as_it_is_renewed() -> None:
+def test_lease_is_held_while_it_is_renewed() -> None:
     counts: Counts = {}
     place = Rule("max_streams", 1, 0, 1)
     assert refused(count([place], counts, 0.0, "a", 60.0)) is None
@@ -144,72 +144,73 @@ def test_a_place_is_held_for_as_long_as_it_is_renewed() -> None:
     assert refused(count([place], counts, 211.0, "b", 60.0)) is None
 
 
-def test_usage_beyond_the_limit_is_reported_as_nothing_left(
+def test_usage_above_the_limit_leaves_zero_remaining(
     scripted: Callable[[], Script],
 ) -> None:
     app = app_with({"tokens_per_minute": "100"}, **SCRIPTED)
     scripted().finish("x", Finish(), Usage(10, 500))
-    assert ask(app, max_tokens=5).status == 200
-    answer = ask(app, max_tokens=5)
+    assert post(app, max_tokens=5).status == 200
+    answer = post(app, max_tokens=5)
     assert (answer.status, answer.headers["x-ratelimit-remaining-tokens"]) == (429, "0")
 
 
-def test_each_key_has_limits_of_its_own() -> None:
+def test_each_key_has_its_own_limits() -> None:
     other = hashlib.sha256(b"sk-bob").hexdigest()
     app = app_with({"requests_per_minute": "1"}, **{"key bob": {"digest": other}})
-    assert [ask(app).status for _ in range(2)] == [200, 429]
+    assert [post(app).status for _ in range(2)] == [200, 429]
     for _ in range(3):
         answer = call(app, "POST", CHAT, chat("x"), HTTP_AUTHORIZATION="Bearer sk-bob")
         assert answer.status == 200 and "x-ratelimit-limit-requests" not in answer.headers
 
 
-def test_tokens_are_those_that_the_provider_reports(scripted: Callable[[], Script]) -> None:
-    """The usage at the end replaces the reservation at the start."""
+def test_reported_usage_replaces_the_reservation(scripted: Callable[[], Script]) -> None:
     app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
     scripted().finish("x", Finish(), Usage(100, 300))
-    first = ask(app, max_tokens=500)
+    first = post(app, max_tokens=500)
     assert first.headers["x-ratelimit-remaining-tokens"] == str(1000 - 500 - 5)
     scripted().finish("x", Finish(), Usage(100, 200))
-    second = ask(app, max_tokens=500, stream=True)
+    second = post(app, max_tokens=500, stream=True)
     assert second.headers["x-ratelimit-remaining-tokens"] == str(1000 - 400 - 505)
-    refused = ask(app, max_tokens=500)
+    refused = post(app, max_tokens=500)
     assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
     assert refused.headers["x-ratelimit-remaining-tokens"] == "300"
     assert refused.headers["x-ratelimit-limit-tokens"] == "1000"
     scripted().finish("x", Finish(), Usage(100, 150))
-    again = {**ANN, "HTTP_CHOREO_RESUMABLE": "1"}
-    assert call(app, "POST", CHAT, chat("x", stream=True, max_tokens=200), **again).status == 200
-    refused = ask(app, max_tokens=500)
+    resumable = {**ANN, "HTTP_CHOREO_RESUMABLE": "1"}
+    assert (
+        call(app, "POST", CHAT, chat("x", stream=True, max_tokens=200), **resumable).status == 200
+    )
+    refused = post(app, max_tokens=500)
     assert refused.headers["x-ratelimit-remaining-tokens"] == "50"
 
 
-def test_without_max_tokens_the_mean_of_the_answers_is_reserved(
+def test_without_max_tokens_the_mean_usage_is_reserved(
     scripted: Callable[[], Script],
 ) -> None:
     app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
     left = []
     for tokens in (80, 160, 80):
         scripted().finish("x", Finish(), Usage(5, tokens))
-        left.append(int(ask(app).headers["x-ratelimit-remaining-tokens"]))
+        left.append(int(post(app).headers["x-ratelimit-remaining-tokens"]))
     mean = 80 + (160 - 80) // 8  # one answer counts for an eighth
     assert left == [1000 - 5, 1000 - 85 - 85, 1000 - 85 - 165 - (5 + mean)]
 
 
-def test_a_failure_costs_no_tokens(scripted: Callable[[], Script]) -> None:
+def test_failed_request_costs_no_tokens(scripted: Callable[[], Script]) -> None:
     app = app_with({"tokens_per_minute": "1000", "requests_per_minute": "9"}, **SCRIPTED)
     scripted().say(RuntimeError("no"))
-    assert ask(app, max_tokens=995).status == 500
+    assert post(app, max_tokens=995).status == 500
     scripted().finish("x", Finish(), Usage(1, 1))
-    answer = ask(app, max_tokens=995)  # the whole of it, with the 5 of the prompt
+    answer = post(app, max_tokens=995)  # all of it, with the 5 of the prompt
     assert answer.status == 200
     assert answer.headers["x-ratelimit-remaining-tokens"] == "0"
     assert answer.headers["x-ratelimit-remaining-requests"] == "7"
 
 
-def test_the_tokens_of_a_day_are_a_quota() -> None:
+def test_tokens_per_day_is_a_quota() -> None:
     app = app_with({"tokens_per_day": "20"})
-    assert [ask(app, max_tokens=2).status for _ in range(4)] == [200] * 4  # 4 tokens each
-    refused = ask(app, max_tokens=2)
+    assert [post(app, max_tokens=2).status for _ in range(4)] == [200] * 4  # 4 tokens each
+    refused = post(app, max_tokens=2)
     assert (refused.status, refused.error["code"]) == (429, "quota_exceeded")
     assert refused.headers["x-should-retry"] == "false"
     assert 86000 < int(refused.headers["retry-after"]) <= 86400
@@ -217,8 +218,10 @@ def test_the_tokens_of_a_day_are_a_quota() -> None:
     assert re.fullmatch("24h0m0s|23h5[0-9]m[0-9]{1,2}s", reset)
 
 
-def test_streams_at_once(serve: Callable[..., Server], scripted: Callable[[], Script]) -> None:
-    """A slot is free before the last bytes are sent, so a client that has them may send again."""
+def test_max_streams_of_a_key_is_enforced(
+    serve: Callable[..., Server], scripted: Callable[[], Script]
+) -> None:
+    """The slot is free before the last bytes are sent: a client that has them may send again."""
     app = app_with({"max_streams": "1"}, **SCRIPTED)
     server = serve(app)
     headers = {"Authorization": f"Bearer {KEY}"}
@@ -237,14 +240,14 @@ def test_streams_at_once(serve: Callable[..., Server], scripted: Callable[[], Sc
             assert two.exchange("POST", CHAT, chat("x"), headers).status == 200
 
 
-def test_two_choices_of_a_provider_that_gives_one_are_two_streams() -> None:
+def test_each_upstream_call_of_n_choices_counts_as_a_stream() -> None:
     up = {"type": "anthropic", "api_key": "k", "models": "one", "base_url": "http://127.0.0.1:1"}
     app = app_with({"max_streams": "1"}, **{"provider up": up})
-    answer = ask(app, model="one", n=2)
+    answer = post(app, model="one", n=2)
     assert (answer.status, answer.error["code"]) == (429, "rate_limit_exceeded")
 
 
-def test_a_cut_stream_counts_its_frames(
+def test_cut_stream_is_charged_by_its_frames(
     serve: Callable[..., Server], scripted: Callable[[], Script]
 ) -> None:
     app = app_with({"tokens_per_minute": "1000"}, **SCRIPTED)
@@ -266,7 +269,7 @@ def test_a_cut_stream_counts_its_frames(
     assert answer.headers["x-ratelimit-remaining-tokens"] == str(1000 - (14 + 51) - (4 + 1))
 
 
-def test_200_at_once_are_counted_exactly() -> None:
+def test_200_concurrent_requests_are_counted_exactly() -> None:
     """Requests and tokens; the echo uses 2 + 2 tokens, after 5 + 2 were reserved."""
     for limit, most in (({"requests_per_minute": "100"}, 100), ({"tokens_per_minute": "707"}, 101)):
         app = app_with(limit)
@@ -274,32 +277,32 @@ def test_200_at_once_are_counted_exactly() -> None:
 
         def one(_: int, app: Application = app, barrier: threading.Barrier = barrier) -> int:
             barrier.wait(harness.DEADLINE)
-            return ask(app, max_tokens=2).status
+            return post(app, max_tokens=2).status
 
         with ThreadPoolExecutor(200) as pool:
             statuses = Counter(pool.map(one, range(200)))
         assert statuses.keys() == {200, 429}
         if "requests_per_minute" in limit:
             assert statuses[200] == most
-        else:  # more when the first have ended before the last began
+        else:  # more if some ended before the last started
             assert most <= statuses[200] <= 707 // 4
 
 
-# -- how long ---------------------------------------------------------------------------------
+# -- expiry --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("expires", "status"),
     [("2020-01-01", 401), ("2999-12-31", 200), ("2020-01-01T00:00:00+00:00", 401), ("", 200)],
 )
-def test_a_key_expires(expires: str, status: int) -> None:
-    answer = ask(app_with({"expires": expires}))
+def test_expired_key_is_rejected(expires: str, status: int) -> None:
+    answer = post(app_with({"expires": expires}))
     assert answer.status == status
     if status == 401:
         assert answer.error["code"] == "invalid_api_key" and "expired" in answer.error["message"]
 
 
-# -- errors in a section --------------------------------------------------------------------------
+# -- invalid sections ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -311,20 +314,20 @@ def test_a_key_expires(expires: str, status: int) -> None:
         ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),
     ],
 )
-def test_a_section_that_cannot_be_used(section: dict[str, str], message: str) -> None:
+def test_invalid_key_section_is_rejected(section: dict[str, str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"\[key ann\].*{message}") as caught:
         known_keys(Configuration(Settings(), {}, {"ann": section}))
     assert KEY not in caught.value.message
 
 
-def test_two_keys_with_one_digest() -> None:
+def test_duplicate_digest_is_rejected() -> None:
     with pytest.raises(ConfigurationError, match="ann has the same digest"):
         known_keys(
             Configuration(Settings(), {}, {"ann": {"digest": DIGEST}, "bob": {"digest": DIGEST}})
         )
 
 
-def test_sections_in_the_file_of_keys(tmp_path: Path) -> None:
+def test_keys_file_may_contain_key_sections(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# who may call\n[key ann]\ndigest = {DIGEST}\nmodels = echo\n")
     keys = known_keys(Configuration(Settings(api_keys_file=str(path)), {}))

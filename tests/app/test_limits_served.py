@@ -1,4 +1,4 @@
-"""Limits with 200 requests at once: one process, two on one socket, three replicas and Redis."""
+"""Limits under 200 concurrent requests: one process, two on one socket, three replicas."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECTIONS = "\n[provider hold]\ntype = echo\ndelay_ms = 60000\nmodels = hold\n" +
 
 
 class Served:
-    """Replicas behind one port, with their Redis if they have one."""
+    """Replicas behind one port, and their Redis, if any."""
 
     def __init__(self, port: int, replicas: list[Launched], redis: RedisServer | None) -> None:
         self.port = port
@@ -69,7 +69,7 @@ def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
 
 
 def at_once(port: int, key: str, stream: bool) -> Counter[int]:
-    """Return the statuses of AT_ONCE requests; streams are held until each has its own."""
+    """Return the statuses of AT_ONCE requests; streams stay open until all have a status."""
     barrier = threading.Barrier(AT_ONCE)
     body = {"model": "hold" if stream else "echo", "stream": stream, "max_tokens": 7}
     request = {**body, "messages": [{"role": "user", "content": PROMPT}]}
@@ -88,20 +88,22 @@ def at_once(port: int, key: str, stream: bool) -> Counter[int]:
         return Counter(pool.map(one, range(AT_ONCE)))
 
 
-def test_limits_are_exact(served: Served) -> None:
+def test_limits_hold_for_200_concurrent_requests(served: Served) -> None:
     for key in ("requests", "tokens", "day", "streams"):
         found = at_once(served.port, key, stream=key == "streams")
         assert found == {200: LIMIT, 429: AT_ONCE - LIMIT}, key
-    # A client that has left frees its slot.
-    wait_until(lambda: at_once(served.port, "streams", stream=True)[200] == LIMIT, "again", 30)
+    # The disconnected clients have freed their slots.
+    wait_until(
+        lambda: at_once(served.port, "streams", stream=True)[200] == LIMIT, "the slots are free", 30
+    )
 
 
 @pytest.mark.parametrize("served", ["three replicas"], indirect=True)
-def test_requests_are_served_without_redis(served: Served) -> None:
+def test_each_replica_counts_alone_without_redis(served: Served) -> None:
     assert served.redis is not None
     assert at_once(served.port, "requests", stream=False)[200] == LIMIT
     served.redis.stop()
-    # Each of the three counts by itself now: 10 for each, and no answer but 200 and 429.
+    # Each of the three counts alone now: 10 each, and only 200 and 429 are returned.
     assert at_once(served.port, "few", stream=False) == {200: 30, 429: AT_ONCE - 30}
     for replica in served.replicas:
         warnings = [

@@ -1,4 +1,4 @@
-"""The values of /metrics agree with the frames sent, in one process and in two."""
+"""/metrics agrees with the requests and frames, in one process and in two."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
 
 
 def parse(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Return the value of each sample by its name and its label values, sorted by label name."""
+    """Return the value of each sample by its name and label values, sorted by label name."""
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
         for family in text_string_to_metric_families(text)
@@ -49,7 +49,7 @@ def requests_of(found: dict[Any, float]) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_counts_and_sums() -> None:
+def test_requests_tokens_and_frames_are_counted() -> None:
     app = make_app({"metrics": "on", "default_model": "none"}, ANN)
     for _ in range(3):
         call(app, "POST", CHAT, chat("one two three", stream=True), **AUTHORIZED)
@@ -68,10 +68,10 @@ def test_counts_and_sums() -> None:
     assert found["choreo_request_seconds_count", ()] == 6
     assert found["choreo_first_token_seconds_count", ()] == 3
     assert found["choreo_active_streams", ()] == 0
-    assert samples(app)["choreo_requests_total", ("", "", "ok")] == 1  # the look before
+    assert samples(app)["choreo_requests_total", ("", "", "ok")] == 1  # the scrape before
 
 
-def test_gaps_and_seconds_are_those_of_the_log(
+def test_gaps_and_seconds_agree_with_the_log(
     serve: Callable[..., Server], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "choreo_wsgi")
@@ -93,7 +93,7 @@ def test_gaps_and_seconds_are_those_of_the_log(
     assert abs(seconds - line["seconds"]) < 0.001
     gaps, first = found["choreo_frame_gap_seconds_sum", ()], line["first"]
     assert 0 < gaps <= seconds - first + 0.001
-    # Each is counted where it belongs: all together are no less than their buckets' lower bounds.
+    # Each gap is in its bucket: the sum is at least that of the buckets' lower bounds.
     least = bound = before = 0.0
     for (name, labels), count in found.items():
         if name == "choreo_frame_gap_seconds_bucket":
@@ -102,7 +102,7 @@ def test_gaps_and_seconds_are_those_of_the_log(
     assert gaps / 4 <= least <= gaps and before == blocks - 1
 
 
-def test_running_streams_and_clients_that_left(
+def test_gauges_report_streams_orphans_and_readers(
     serve: Callable[..., Server], scripted: Callable[[], Script]
 ) -> None:
     app = make_app(
@@ -124,7 +124,7 @@ def test_running_streams_and_clients_that_left(
         assert again.read_head().status == 200
         again.read_frame()
         assert samples(app)["choreo_readers", ()] == 1
-    wait_until(lambda: samples(app)["choreo_readers", ()] == 0, "the reader has left")
+    wait_until(lambda: samples(app)["choreo_readers", ()] == 0, "the reader has disconnected")
     found = samples(app)
     assert found["choreo_active_streams", ()] == 1  # it keeps its slot
     assert found["choreo_heartbeats_total", ()] >= 2
@@ -134,7 +134,7 @@ def test_running_streams_and_clients_that_left(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_failure_before_it_begins_is_counted_as_its_error(
+def test_failure_before_the_stream_is_counted_by_its_code(
     scripted: Callable[[], Script], stream: bool
 ) -> None:
     app = make_app({"metrics": "on"}, {"provider a": {"type": "scripted", "models": "m"}})
@@ -144,7 +144,9 @@ def test_a_failure_before_it_begins_is_counted_as_its_error(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_failovers_and_breakers(scripted: Callable[[], Script], stream: bool) -> None:
+def test_failovers_and_open_breakers_are_reported(
+    scripted: Callable[[], Script], stream: bool
+) -> None:
     app = make_app(
         {"metrics": "on"},
         {
@@ -162,7 +164,7 @@ def test_failovers_and_breakers(scripted: Callable[[], Script], stream: bool) ->
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_circuit_that_is_closed_again_and_failovers_in_vain(
+def test_breaker_gauge_falls_when_the_circuit_closes(
     scripted: Callable[[], Script], stream: bool
 ) -> None:
     both = {"type": "scripted", "models": "m"}
@@ -183,8 +185,8 @@ def test_a_circuit_that_is_closed_again_and_failovers_in_vain(
     assert sorted(found[one] for one in found if one[0] == "choreo_breaker_open") == [0, 1]
 
 
-def test_a_replay_store_that_is_away() -> None:
-    """Counted when a request fails because of it; nothing listens at the address."""
+def test_unreachable_replay_store_is_counted() -> None:
+    """A request that fails because of it is counted; nothing listens at the address."""
     app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})
     answer = call(app, "GET", "/v1/streams/strm_" + "x" * 32)
     assert (answer.status, answer.error["code"]) == (503, "replay_unavailable")
@@ -195,7 +197,7 @@ def test_a_replay_store_that_is_away() -> None:
 
 
 @pytest.mark.parametrize("name", ["metrics", "otel"])
-def test_an_extra_that_is_not_there_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_extra_is_named_at_start(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     package = {"metrics": "prometheus_client", "otel": "opentelemetry"}[name]
     monkeypatch.delitem(sys.modules, f"choreo_wsgi.app.{name}", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
@@ -203,7 +205,7 @@ def test_an_extra_that_is_not_there_is_named(name: str, monkeypatch: pytest.Monk
         make_app({name: "on"})
 
 
-def test_names_that_callers_make_up_are_bounded() -> None:
+def test_model_labels_are_bounded() -> None:
     app = make_app({"metrics": "on"}, {"provider e": {"type": "echo", "models": "*"}})
     for number in range(230):
         assert call(app, "POST", CHAT, chat("x", model=f"m{number}")).status == 200
@@ -211,8 +213,8 @@ def test_names_that_callers_make_up_are_bounded() -> None:
     assert len(models) <= 202 and models["other"] >= 29
 
 
-def test_codes_that_providers_make_up_are_bounded(upstream: Callable[..., RawServer]) -> None:
-    """The provider's own codes are used for errors that keep their meaning."""
+def test_outcome_labels_are_bounded(upstream: Callable[..., RawServer]) -> None:
+    """Errors of the request keep the code of the provider."""
     numbers = iter(range(300))
     server = upstream(
         lambda peer: peer.send(
@@ -228,7 +230,7 @@ def test_codes_that_providers_make_up_are_bounded(upstream: Callable[..., RawSer
     assert len(outcomes) <= 202 and outcomes["other"] >= 29
 
 
-def test_access_to_the_metrics() -> None:
+def test_metrics_access_is_restricted() -> None:
     off = call(make_app({}), "GET", "/metrics")
     assert (off.status, off.error["code"]) == (404, "endpoint_not_found")
     local = make_app({"metrics": "on"}, ANN)
@@ -246,12 +248,12 @@ def test_access_to_the_metrics() -> None:
     assert call(keyed, "GET", "/v1/models", **watch).status == 401
 
 
-# -- two processes ----------------------------------------------------------------------------
+# -- two processes -------------------------------------------------------------------------
 
 
 @pytest.fixture
 def gunicorn(tmp_path: Path) -> Iterator[Launched]:
-    """Two processes of gunicorn."""
+    """gunicorn with two worker processes."""
     config = tmp_path / "choreo.ini"
     config.write_text(
         "[choreo]\nmetrics = on\nheartbeat_seconds = 0.2\n"
@@ -259,7 +261,7 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
     )
     folder = tmp_path / "metrics"
     folder.mkdir()
-    (folder / "histogram_0.db").touch()  # of a process that just begins
+    (folder / "histogram_0.db").touch()  # of a process that is just starting
     env = environment(tmp_path, CHOREO_CONFIG=str(config), PROMETHEUS_MULTIPROC_DIR=str(folder))
     port = free_port()
     words = [
@@ -276,12 +278,12 @@ def gunicorn(tmp_path: Path) -> Iterator[Launched]:
         f"127.0.0.1:{port}",
     ]
     one = Launched([*words, "choreo_wsgi:app"], port, env, tmp_path / "log", tmp_path)
-    wait_until(lambda: len(list(folder.glob("counter_*"))) == 2, "both have loaded it", 60)
+    wait_until(lambda: len(list(folder.glob("counter_*"))) == 2, "both have loaded the app", 60)
     yield one
     one.abandon()
 
 
-NOT_ASKED = """
+IDLE = """
 import time
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -298,41 +300,41 @@ while others.get_sample_value("choreo_active_streams") != 3:
 """
 
 
-def test_the_gauges_of_a_process_without_requests(tmp_path: Path) -> None:
+def test_idle_process_updates_its_gauges(tmp_path: Path) -> None:
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
-    subprocess.run([sys.executable, "-c", NOT_ASKED], env=env, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", IDLE], env=env, timeout=60, check=True)
 
 
-def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
-    """Also if only one of them is requested: a kept connection stays with one process."""
+def test_two_processes_report_common_values(gunicorn: Launched) -> None:
+    """Whichever is scraped: a persistent connection stays with one process."""
     address = ("127.0.0.1", gunicorn.port)
-    asking = Client(address)
+    scraper = Client(address)
 
-    def look() -> dict[tuple[str, tuple[str, ...]], float]:
-        answer = asking.exchange("GET", "/metrics")
+    def scrape() -> dict[tuple[str, tuple[str, ...]], float]:
+        answer = scraper.exchange("GET", "/metrics")
         assert answer.status == 200
         found = parse(answer.body.decode())
-        assert found["choreo_replay_reachable", ()] == 1, "both report, requested or not"
+        assert found["choreo_replay_reachable", ()] == 1, "both processes report"
         return found
 
     clients = [Client(address) for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, chat("w w", model="slow", stream=True))
-    wait_until(lambda: look()["choreo_active_streams", ()] == 8, "both report running streams", 30)
+    wait_until(lambda: scrape()["choreo_active_streams", ()] == 8, "both report streams", 30)
     for client in clients:
         client.reset()
-    wait_until(lambda: look()["choreo_active_streams", ()] == 0, "both report running streams", 30)
-    wait_until(lambda: look()["choreo_client_disconnects_total", ()] == 8, "all are counted", 30)
+    wait_until(lambda: scrape()["choreo_active_streams", ()] == 0, "both report streams", 30)
+    wait_until(lambda: scrape()["choreo_client_disconnects_total", ()] == 8, "all are counted", 30)
     for number in range(8):
         with Client(address) as client:
             body = chat("w " * 40, model="echo", stream=True)
             client.request("POST", CHAT, body, {"Connection": "close"})
             assert client.read_head().status == 200
             assert client.read_body().endswith(b"data: [DONE]\n\n"), number
-    wait_until(lambda: ("chat", "echo", "completed") in requests_of(look()), "they are counted")
-    wait_until(lambda: requests_of(look())["chat", "echo", "completed"] == 8, "all are counted")
-    found = look()
+    wait_until(lambda: ("chat", "echo", "completed") in requests_of(scrape()), "one is counted")
+    wait_until(lambda: requests_of(scrape())["chat", "echo", "completed"] == 8, "all are counted")
+    found = scrape()
     assert requests_of(found)["chat", "slow", "client_closed"] == 8
     assert found["choreo_tokens_total", ("out", "", "echo")] == 8 * 40
     assert found["choreo_first_token_seconds_count", ()] == 8
@@ -340,10 +342,10 @@ def test_two_processes_answer_as_one(gunicorn: Launched) -> None:
     def lines() -> int:
         return gunicorn.log.read_text().count(" path=/v1/chat/completions status=200 outcome=comp")
 
-    wait_until(lambda: lines() == 8, "each has its line")
+    wait_until(lambda: lines() == 8, "each has its log line")
     log = gunicorn.log.read_text()
     workers = set(re.findall(r"Booting worker with pid: (\d+)", log))
     assert len(workers) == 2
     files = {re.sub(r"\D", "", path.name) for path in (gunicorn.log.parent / "metrics").iterdir()}
-    assert files == workers | {"0"}, "both processes have answered"
-    asking.close()
+    assert files == workers | {"0"}, "both processes have written metrics"
+    scraper.close()

@@ -1,4 +1,4 @@
-"""Spans by the GenAI semantic conventions, in the caller's trace and above the provider's."""
+"""Spans of the GenAI semantic conventions, between those of the caller and the provider."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 @pytest.fixture(scope="module")
 def exporter() -> InMemorySpanExporter:
-    """Exports the spans of this process, in which the tracer can be set only once."""
+    """Collects the spans of this process, which can set its tracer only once."""
     kept = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
@@ -43,7 +43,7 @@ def only(spans: InMemorySpanExporter) -> Any:
 
 
 @pytest.mark.parametrize("metrics", ["on", "off"])
-def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
+def test_stream_produces_a_genai_span(spans: InMemorySpanExporter, metrics: str) -> None:
     app = make_app({"otel": "on", "metrics": metrics})
     call(app, "POST", CHAT, chat("one two", stream=True), HTTP_TRACEPARENT=PARENT)
     span = only(spans)
@@ -68,8 +68,8 @@ def test_a_stream(spans: InMemorySpanExporter, metrics: str) -> None:
         assert 'choreo_requests_total{api="chat",model="echo",outcome="completed"} 1.0' in found
 
 
-def test_the_provider_gets_the_span(spans: InMemorySpanExporter) -> None:
-    """So its spans are children of ours, and ours of the caller's."""
+def test_provider_receives_our_span_as_parent(spans: InMemorySpanExporter) -> None:
+    """So its spans are children of ours, as ours are of the caller's."""
     account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
     account.requested("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
     account.finish("completed")
@@ -80,7 +80,7 @@ def test_the_provider_gets_the_span(spans: InMemorySpanExporter) -> None:
     assert account.trace["x-request-id"] == "id"
 
 
-def test_a_failure(spans: InMemorySpanExporter) -> None:
+def test_failed_request_sets_the_error_of_its_span(spans: InMemorySpanExporter) -> None:
     app = make_app({"otel": "on", "default_model": "none"})
     call(app, "POST", CHAT, chat("x", model="nobody"))
     span = only(spans)
@@ -89,14 +89,14 @@ def test_a_failure(spans: InMemorySpanExporter) -> None:
     assert not span.status.is_ok and span.parent is None
 
 
-def test_a_request_without_a_model_has_no_span(spans: InMemorySpanExporter) -> None:
+def test_request_without_a_model_has_no_span(spans: InMemorySpanExporter) -> None:
     app = make_app({"otel": "on"})
     call(app, "GET", "/v1/models")
     call(app, "POST", CHAT, b"{")
     assert not spans.get_finished_spans()
 
 
-def test_no_secret_is_logged(spans: InMemorySpanExporter) -> None:
+def test_span_contains_no_key_and_no_prompt(spans: InMemorySpanExporter) -> None:
     section = {"digest": hashlib.sha256(b"sk-secret").hexdigest()}
     app = make_app({"otel": "on"}, {"key ann": section})
     call(app, "POST", CHAT, chat("the prompt"), HTTP_AUTHORIZATION="Bearer sk-secret")

@@ -1,4 +1,4 @@
-"""An undecided answer: waiting, deciding, and releasing its resources."""
+"""Pending: a response that is undecided until its first bytes, an error or a deadline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from choreo_wsgi.streams.stream import Control
 
 
 class Run:
-    """A pending answer to *script*, with the responses and errors that it led to."""
+    """A pending response of *script*; records the responses and errors that follow."""
 
     def __init__(
         self,
@@ -57,20 +57,20 @@ class Run:
             return self.responses[0].body
 
 
-def test_the_first_bytes_decide_and_any_server_can_iterate() -> None:
+def test_first_bytes_decide_the_response() -> None:
     script = Script()
-    speak = threading.Timer(0.02, script.finish, [Delta("a"), Finish()])
+    timer = threading.Timer(0.02, script.finish, [Delta("a"), Finish()])
     run = Run(script)
-    speak.start()
+    timer.start()
     blocks = list(run.pending)
-    speak.join()
+    timer.join()
     assert b'"content":"a"' in b"".join(blocks)
     assert [type(response) for response in run.responses] == [Response]
     run.pending.close()
     assert run.abandoned == []
 
 
-def test_it_sends_nothing_before_it_is_decided() -> None:
+def test_nothing_is_sent_before_the_decision() -> None:
     script = Script()
     run = Run(script)
     assert (run.pending.ready(), run.pending.decided, run.responses) == (b"", None, [])
@@ -79,19 +79,19 @@ def test_it_sends_nothing_before_it_is_decided() -> None:
         assert run.pending.ready() == b""
 
 
-def test_patience_decides_too() -> None:
-    given: list[bytes] = []
+def test_end_of_patience_decides_the_response() -> None:
+    decided_by: list[bytes] = []
 
     def decide(first: bytes) -> Response:
-        given.append(first)
+        decided_by.append(first)
         return document(b"a ping")
 
     assert list(Run(Script(), patience=0.0, decide=decide).pending) == [b"a ping"]
-    assert given == [b""]
+    assert decided_by == [b""]
 
 
 @pytest.mark.parametrize("failure", [ProviderError("no"), RuntimeError("a bug")])
-def test_a_failure_before_the_first_byte_is_answered(failure: Exception) -> None:
+def test_failure_before_the_first_byte_returns_an_error(failure: Exception) -> None:
     script = Script()
     script.say(failure)
     run = Run(script)
@@ -99,7 +99,7 @@ def test_a_failure_before_the_first_byte_is_answered(failure: Exception) -> None
     assert (run.responses, run.abandoned) == ([failure], [failure])
 
 
-def test_a_failure_to_decide_gives_everything_back() -> None:
+def test_failing_decision_releases_everything() -> None:
     def decide(first: bytes) -> Response:
         raise ChoreoError("no room")
 
@@ -110,22 +110,22 @@ def test_a_failure_to_decide_gives_everything_back() -> None:
     assert (run.abandoned, script.closed.is_set()) == (run.responses, True)
 
 
-def test_a_client_that_leaves_before_the_first_byte() -> None:
-    looks = iter([False, False, True])
-    run = Run(Script(), client_left=lambda: next(looks))
+def test_disconnect_before_the_first_byte_abandons_the_request() -> None:
+    checks = iter([False, False, True])
+    run = Run(Script(), client_left=lambda: next(checks))
     assert list(run.pending) == [b"an error"]
     assert isinstance(run.responses[0], ClientGone)
     assert run.abandoned == run.responses
 
 
-def test_a_server_that_stops_before_the_first_byte() -> None:
+def test_shutdown_before_the_first_byte_returns_unavailable() -> None:
     run = Run(Script())
     run.control.stopping = True
     assert list(run.pending) == [b"an error"]
     assert isinstance(run.responses[0], Unavailable)
 
 
-def test_one_that_is_closed_is_abandoned_once() -> None:
+def test_closing_twice_abandons_once() -> None:
     script = Script()
     run = Run(script)
     run.pending.close()
@@ -134,8 +134,8 @@ def test_one_that_is_closed_is_abandoned_once() -> None:
 
 
 @pytest.mark.parametrize("due", [None, 1e12])
-def test_a_silent_provider_puts_the_end_of_patience_off_by_nothing(due: float | None) -> None:
-    """A server that polls learns that time, and can send the head."""
+def test_silent_provider_does_not_postpone_the_end_of_patience(due: float | None) -> None:
+    """A server that polls knows when to send the head."""
     silent: Any = SimpleNamespace(fileno=lambda: 3, due=due)
     pending = Pending(
         silent,

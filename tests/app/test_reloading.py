@@ -1,4 +1,4 @@
-"""Reloading the configuration: the providers that are kept or replaced."""
+"""Reloading the configuration of a running application."""
 
 from __future__ import annotations
 
@@ -20,10 +20,8 @@ def providers(app: Application) -> dict[str, Provider]:
     return dict(app.router.providers)
 
 
-def test_a_provider_with_an_unchanged_section_is_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """So a local model is not started again, and its streams are not cut."""
+def test_unchanged_provider_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a local model is not restarted, and its streams are not cut."""
     path = tmp_path / "choreo.ini"
     sections = "[provider a]\ntype = echo\nmodels = {}\n[provider b]\ntype = echo\ndelay_ms = {}\n"
     path.write_text(sections.format("x", 1))
@@ -36,14 +34,14 @@ def test_a_provider_with_an_unchanged_section_is_kept(
     after = providers(app)
     assert after["a"] is before["a"] and after["echo"] is before["echo"]
     assert after["b"] is not before["b"]
-    # The one that is no more may still answer; it is closed with the others.
+    # The replaced provider may have running streams; it is closed with the others.
     closed: list[Provider] = []
     monkeypatch.setattr(type(before["b"]), "close", lambda provider: closed.append(provider))
     app.close()
     assert before["b"] in closed and after["b"] in closed
 
 
-def test_the_used_amounts_of_a_key_stay_used(tmp_path: Path) -> None:
+def test_used_amounts_of_a_key_survive_a_reload(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     digest = hashlib.sha256(b"sk-ann").hexdigest()
     path.write_text(f"[key ann]\ndigest = {digest}\nrequests_per_minute = 1\n")
@@ -59,7 +57,7 @@ def test_the_used_amounts_of_a_key_stay_used(tmp_path: Path) -> None:
     app.close()
 
 
-def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFixture) -> None:
+def test_programmatic_configuration_cannot_be_reloaded(caplog: pytest.LogCaptureFixture) -> None:
     configuration = configure({}, {})
     app = Application(type(configuration)(configuration.settings, {}), {})
     assert not app.reload()
@@ -67,10 +65,10 @@ def test_a_configuration_that_was_made_by_a_program(caplog: pytest.LogCaptureFix
     app.close()
 
 
-def test_the_last_key_of_a_server_behind_a_proxy_stays(
+def test_last_key_behind_a_proxy_cannot_be_removed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without keys the server would not have started."""
+    """A server behind a proxy does not start without keys either."""
     path = tmp_path / "choreo.ini"
     head = "[choreo]\nbehind_proxy = true\n"
     path.write_text(f"{head}[key ann]\ndigest = {'a' * 64}\n")
@@ -82,7 +80,7 @@ def test_the_last_key_of_a_server_behind_a_proxy_stays(
     app.close()
 
 
-def test_limits_may_come_with_it(tmp_path: Path) -> None:
+def test_limits_added_by_a_reload_are_enforced(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     section = f"[key ann]\ndigest = {hashlib.sha256(b'sk-ann').hexdigest()}\n"
     path.write_text(section)
@@ -95,8 +93,8 @@ def test_limits_may_come_with_it(tmp_path: Path) -> None:
     app.close()
 
 
-def test_a_closed_application_leaves_no_thread(tmp_path: Path) -> None:
-    """Those of the log and of the limits, both in a file, and of streams without a client."""
+def test_close_ends_all_threads(tmp_path: Path) -> None:
+    """The threads of the replay log, the limits and the orphans."""
     digest = hashlib.sha256(b"sk-ann").hexdigest()
     before = set(threading.enumerate())
     app = make_app(
@@ -109,7 +107,7 @@ def test_a_closed_application_leaves_no_thread(tmp_path: Path) -> None:
     left: Any = app(environ_of("POST", "/v1/chat/completions", body, **more), head)
     next(iter(left))
     left.close()
-    wait_until(lambda: app.active == 0, "it has ended without its client")
+    wait_until(lambda: app.active == 0, "the orphan has ended")
     assert set(threading.enumerate()) > before
     app.close()
     wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")

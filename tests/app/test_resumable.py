@@ -1,4 +1,4 @@
-"""Resumable streams over real sockets: numbers, replay, joining, cancelling, scoping."""
+"""Resumable streams over sockets: frame numbers, replay, joining, cancelling, access."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RESUMABLE = {"Choreo-Resumable": "1"}
 HELLO = {"role": "user", "content": "one two three"}
 
 
-def ask(model: str = "scripted", **more: Any) -> dict[str, Any]:
+def payload(model: str = "scripted", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [HELLO], "stream": True, **more}
 
 
@@ -39,7 +39,7 @@ def start(
 
     def make(**settings: str) -> tuple[Application, Server]:
         section = {"type": "scripted", "models": "scripted"}
-        # The head of a stream whose first frame a test withholds leaves with a ping.
+        # A ping sends the head of a stream whose first frame a test withholds.
         given = {"heartbeat_seconds": "0.2", **settings}
         apps.append(make_app(given, {"provider scripted": section}))
         return apps[-1], serve(apps[-1])
@@ -78,7 +78,7 @@ def next_frame(client: Client) -> bytes:
 
 
 def once(server: Server, method: str, path: str, **headers: str) -> harness.Answer:
-    """Send one request on a connection of its own: waitress closes it after a stream."""
+    """Send one request on its own connection."""
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     with server.connect() as client:
         return client.exchange(method, path, headers=names)
@@ -108,11 +108,11 @@ def numbers(frames: list[bytes]) -> list[int]:
     return [int(re.match(rb"id: (\d+)\ndata: .+\n\n\Z", frame)[1]) for frame in frames]  # type: ignore[index]
 
 
-def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
-    """wire.md: each data frame has an id from 1, the end marker too; a replay is exact."""
+def test_frames_are_numbered_and_replayed_from_any_number(start: Any) -> None:
+    """Ids count from 1 and include [DONE]; a replay has the same bytes."""
     _, server = start()
     with server.connect() as client:
-        id = begin(client, ask("echo", n=2, stream_options={"include_usage": True}))
+        id = begin(client, payload("echo", n=2, stream_options={"include_usage": True}))
         frames = read_to_end(client)
     assert numbers(frames) == list(range(1, len(frames) + 1))
     assert frames[-1] == b"id: %d\ndata: [DONE]\n\n" % len(frames)
@@ -122,34 +122,34 @@ def test_every_frame_is_numbered_and_replayed_from_anywhere(start: Any) -> None:
         assert replay(server, id, after) == frames[after:]
         assert replay(server, id, Last_Event_ID=str(after)) == frames[after:]
     assert replay(server, id) == frames
-    for name in ("starting_after", "from"):  # as OpenAI and llama.cpp call it
+    for name in ("starting_after", "from"):  # the names of OpenAI and llama.cpp
         assert replay(server, f"{id}?{name}=2") == frames[2:]
 
 
-def test_a_cut_stream_continues_and_is_resumed_live(
+def test_cut_stream_continues_and_is_resumed_live(
     start: Any, script: Script, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The client leaves; a new reader gets the frames generated meanwhile and later ones."""
+    """After a disconnect, a new reader receives the frames generated meanwhile and later."""
     caplog.set_level("INFO", "choreo_wsgi.access")
     app, server = start()
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     script.say("one ")
-    seen = [next_frame(client), next_frame(client)]
+    first = [next_frame(client), next_frame(client)]
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     assert not script.closed.is_set()
     script.say("two ")
     with server.connect() as again:
         again.request("GET", f"/v1/streams/{id}?after=2")
         assert again.read_head().status == 200
         rest = [next_frame(again)]
-        assert text_of(rest) == "two "  # before the next was produced
+        assert text_of(rest) == "two "  # before the next is produced
         script.finish("three", Finish())
         rest += read_to_end(again)
-    assert numbers(seen + rest) == list(range(1, 7))
-    assert text_of(seen + rest) == HELLO["content"]
-    wait_until(lambda: app.active == 0, "nothing is left running")
+    assert numbers(first + rest) == list(range(1, 7))
+    assert text_of(first + rest) == HELLO["content"]
+    wait_until(lambda: app.active == 0, "all streams have ended")
 
     def outcomes() -> list[str]:
         return [line.account["outcome"] for line in caplog.records if hasattr(line, "account")]
@@ -158,28 +158,28 @@ def test_a_cut_stream_continues_and_is_resumed_live(
     assert outcomes() == ["client_left", "replayed"]
 
 
-def test_a_stream_that_does_not_begin_leaves_no_log(start: Any, script: Script) -> None:
+def test_stream_that_fails_to_start_leaves_no_log(start: Any, script: Script) -> None:
     app, server = start()
     script.say(RuntimeError("boom"))
     with server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", ask(), RESUMABLE)
+        answer = client.exchange("POST", "/v1/chat/completions", payload(), RESUMABLE)
     assert answer.status == 500
     assert size_of(app._resumption().store) == 0
 
 
-def test_the_way_back_is_below_the_mount(start: Any) -> None:
-    """PEP 3333: its bytes are passed as Latin-1."""
+def test_content_location_is_below_the_mount(start: Any) -> None:
+    """SCRIPT_NAME has UTF-8 bytes decoded as Latin-1 (PEP 3333)."""
     app, _ = start()
     mount = "/caf\u00e9".encode().decode("latin-1")
     more = {"SCRIPT_NAME": mount, "HTTP_CHOREO_RESUMABLE": "1"}
-    answer = call(app, "POST", "/v1/chat/completions", ask("echo"), **more)
+    answer = call(app, "POST", "/v1/chat/completions", payload("echo"), **more)
     assert answer.headers["content-location"].startswith("/caf%C3%A9/v1/streams/strm_")
 
 
-def test_an_orphan_is_counted_out_before_its_log_ends(
+def test_orphan_is_uncounted_before_its_last_frame(
     start: Any, script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a client that has read the end can start the next one."""
+    """So a client that has read the end can start the next stream."""
     app, server = start()
     orphans, counted = app._resumption().orphans, list[int]()
     append = Writer.append
@@ -190,18 +190,18 @@ def test_an_orphan_is_counted_out_before_its_log_ends(
 
     monkeypatch.setattr(Writer, "append", append_and_count)
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     client.reset()
-    wait_until(lambda: orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: orphans.active == 1, "the stream is an orphan")
     script.finish("one", Finish())
     assert text_of(replay(server, id)) == "one"
     assert counted == [0]
 
 
-def test_several_readers_at_once(start: Any, script: Script) -> None:
+def test_several_readers_receive_the_same_frames(start: Any, script: Script) -> None:
     _, server = start()
     with server.connect() as writer:
-        id = begin(writer, ask())
+        id = begin(writer, payload())
         readers = [server.connect() for _ in range(5)]
         for reader in readers:
             reader.request("GET", f"/v1/streams/{id}")
@@ -213,11 +213,11 @@ def test_several_readers_at_once(start: Any, script: Script) -> None:
             reader.close()
 
 
-def test_delete_stops_the_generation_for_all(start: Any, script: Script) -> None:
-    """204 and idempotent; the readers get the error frame, the source is closed."""
+def test_delete_stops_the_generation_for_all_readers(start: Any, script: Script) -> None:
+    """204, idempotent; readers receive the error frame, and the source is closed."""
     app, server = start()
     with server.connect() as client:
-        id = begin(client, ask())
+        id = begin(client, payload())
         script.say("one ")
         for _ in range(2):
             answer = once(server, "DELETE", f"/v1/streams/{id}")
@@ -229,65 +229,65 @@ def test_delete_stops_the_generation_for_all(start: Any, script: Script) -> None
     assert once(server, "DELETE", f"/v1/streams/{id}").status == 204
     assert script.closed.wait(harness.DEADLINE)
     assert replay(server, id) == frames
-    wait_until(lambda: app.active == 0, "nothing is left running")
+    wait_until(lambda: app.active == 0, "all streams have ended")
 
 
-def test_delete_stops_a_stream_without_a_client(start: Any, script: Script) -> None:
+def test_delete_stops_an_orphan(start: Any, script: Script) -> None:
     app, server = start()
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     assert once(server, "DELETE", f"/v1/streams/{id}").status == 204
     assert script.closed.wait(harness.DEADLINE)
-    wait_until(lambda: app.active == 0, "nothing is left running")
+    wait_until(lambda: app.active == 0, "all streams have ended")
 
 
-def test_a_stream_that_fails_keeps_its_error_frame(start: Any, script: Script) -> None:
+def test_failed_stream_replays_its_error_frame(start: Any, script: Script) -> None:
     _, server = start()
     with server.connect() as client:
-        id = begin(client, ask())
+        id = begin(client, payload())
         script.finish("one ")  # and no finish reason
         frames = read_to_end(client)
     assert json.loads(frames[-1].partition(b"data: ")[2])["error"]["code"] == "upstream_truncated"
     assert replay(server, id) == frames
 
 
-def test_an_idempotency_key_joins_the_stream(start: Any, script: Script) -> None:
-    """The same key and body are not paid for twice; another body is a conflict."""
+def test_same_idempotency_key_joins_the_stream(start: Any, script: Script) -> None:
+    """The same key and body share one generation; another body is a conflict."""
     _, server = start()
     with server.connect() as first, server.connect() as second, server.connect() as third:
-        id = begin(first, ask(), Idempotency_Key="k-1")
-        assert begin(second, ask(), Idempotency_Key="k-1") == id
+        id = begin(first, payload(), Idempotency_Key="k-1")
+        assert begin(second, payload(), Idempotency_Key="k-1") == id
         headers = {**RESUMABLE, "Idempotency-Key": "k-1"}
-        answer = third.exchange("POST", "/v1/chat/completions", ask(seed=1), headers)
+        answer = third.exchange("POST", "/v1/chat/completions", payload(seed=1), headers)
         assert (answer.status, answer.error["code"]) == (409, "idempotency_conflict")
         script.finish("one ", Finish(), Usage(1, 1))
         assert read_to_end(first) == read_to_end(second)
 
 
-def test_a_request_that_fails_at_once_can_be_tried_again(
+def test_immediate_failure_frees_the_idempotency_key(
     start: Any, scripted: Callable[[], Script]
 ) -> None:
-    """Its key refers to no stream: the next request starts a new one."""
+    """The next request with the key starts a new stream."""
     _, server = start()
     scripted().say(RuntimeError("boom"))
     with server.connect() as client:
         headers = {**RESUMABLE, "Idempotency-Key": "k-2"}
-        answer = client.exchange("POST", "/v1/chat/completions", ask(), headers)
+        answer = client.exchange("POST", "/v1/chat/completions", payload(), headers)
         assert (answer.status, answer.error["code"]) == (500, "internal_error")
         scripted().finish("fine", Finish())
-        begin(client, ask(), Idempotency_Key="k-2")
+        begin(client, payload(), Idempotency_Key="k-2")
         assert text_of(read_to_end(client)) == "fine"
 
 
-def test_a_request_that_joins_a_failing_one_gets_its_error(start: Any, script: Script) -> None:
+def test_joined_request_receives_the_same_error(start: Any, script: Script) -> None:
     _, server = start(heartbeat_seconds="600")
     joined = {**RESUMABLE, "Idempotency-Key": "k-3"}
     with server.connect() as first, server.connect() as second:
-        first.request("POST", "/v1/chat/completions", ask(), joined)
+        first.request("POST", "/v1/chat/completions", payload(), joined)
         assert script.asked.wait(harness.DEADLINE)
-        begin(second, ask(), Idempotency_Key="k-3")
+        begin(second, payload(), Idempotency_Key="k-3")
         script.say(ProviderError("context too long", status=400, code="too_long"))
         assert first.read_answer().error["code"] == "too_long"
         (frame,) = read_to_end(second)
@@ -296,42 +296,40 @@ def test_a_request_that_joins_a_failing_one_gets_its_error(start: Any, script: S
     assert (error["message"], error["code"]) == ("context too long", "too_long")
 
 
-def test_a_keyed_request_outlives_a_client_that_leaves_before_the_head(
-    start: Any, script: Script
-) -> None:
-    """It may return with its key and join; without a key that is impossible."""
+def test_keyed_request_survives_a_disconnect_before_the_head(start: Any, script: Script) -> None:
+    """The client may retry with its key and join the stream."""
     app, server = start()
     client = server.connect()
-    client.request("POST", "/v1/chat/completions", ask(), {**RESUMABLE, "Idempotency-Key": "early"})
+    early = {**RESUMABLE, "Idempotency-Key": "early"}
+    client.request("POST", "/v1/chat/completions", payload(), early)
     assert script.asked.wait(harness.DEADLINE)
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     with server.connect() as again:
-        begin(again, ask(), Idempotency_Key="early")
+        begin(again, payload(), Idempotency_Key="early")
         script.finish("late", Finish())
         assert text_of(read_to_end(again)) == "late"
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-def test_a_keyed_request_alone_waits_on_without_its_client(
+def test_only_a_keyed_request_keeps_waiting_without_its_client(
     start: Any, script: Script, keyed: bool
 ) -> None:
     app, _ = start()
     more: dict[str, Any] = {"HTTP_IDEMPOTENCY_KEY": "early"} if keyed else {}
     more["waitress.client_disconnected"] = lambda: True
-    environ = environ_of("POST", "/v1/chat/completions", ask(), HTTP_CHOREO_RESUMABLE="1", **more)
+    more["HTTP_CHOREO_RESUMABLE"] = "1"
+    environ = environ_of("POST", "/v1/chat/completions", payload(), **more)
     waiting: Any = app(environ, lambda *head: None)
     waiting.ready(0.0)
     assert (waiting.decided is None) is keyed
     waiting.close()
 
 
-def test_an_unkeyed_request_stops_when_its_client_leaves_before_the_head(
-    start: Any, script: Script
-) -> None:
+def test_disconnect_before_the_head_cancels_an_unkeyed_request(start: Any, script: Script) -> None:
     app, server = start(heartbeat_seconds="600")
     client = server.connect()
-    client.request("POST", "/v1/chat/completions", ask(), RESUMABLE)
+    client.request("POST", "/v1/chat/completions", payload(), RESUMABLE)
     assert script.asked.wait(harness.DEADLINE)
     client.reset()
     assert script.closed.wait(harness.DEADLINE)
@@ -345,11 +343,11 @@ def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def test_only_the_key_that_made_a_stream_may_touch_it(start: Any) -> None:
-    """Another key, a guessed id, a malformed id: the same 404 with the same format."""
+def test_stream_is_hidden_from_other_keys(start: Any) -> None:
+    """Another key, a guessed id and a malformed id return the same 404."""
     _, server = start(api_keys=KEYS)
     with server.connect() as client:
-        id = begin(client, ask("echo"), **bearer("key-a"))
+        id = begin(client, payload("echo"), **bearer("key-a"))
         frames = read_to_end(client)
     bodies = set()
     for other in (id, "strm_" + "A" * 32, "strm_x", "%2e%2e", "", "a/b", id + "x", "%FF"):
@@ -362,24 +360,24 @@ def test_only_the_key_that_made_a_stream_may_touch_it(start: Any) -> None:
     assert replay(server, id, **bearer("key-a")) == frames
 
 
-def test_ids_tell_nothing(start: Any) -> None:
-    """At least 128 random bits each, no counter and no clock in common."""
+def test_stream_ids_are_random(start: Any) -> None:
+    """At least 128 random bits each, without a counter or a clock."""
     _, server = start()
     ids = []
     for _ in range(50):
         with server.connect() as client:
-            ids.append(begin(client, ask("echo")))
+            ids.append(begin(client, payload("echo")))
             read_to_end(client)
     secret = [id.removeprefix("strm_") for id in ids]
     assert all(len(part) * 6 >= 128 for part in secret)
-    # No position is the same in all, as a date's or a counter's first digits would be.
+    # Every position varies, unlike the first digits of a date or a counter.
     assert all(len(set(column)) > 5 for column in zip(*secret, strict=True))
 
 
-def test_a_reader_of_a_silent_stream_gets_pings(start: Any, script: Script) -> None:
+def test_reader_of_a_silent_stream_receives_pings(start: Any, script: Script) -> None:
     _, server = start(heartbeat_seconds="0.05")
-    with server.connect() as client, server.connect(8) as reader:  # if nothing is set it is 10
-        id = begin(client, ask())
+    with server.connect() as client, server.connect(8) as reader:  # the default ping is at 10 s
+        id = begin(client, payload())
         reader.request("GET", f"/v1/streams/{id}")
         assert reader.read_head().status == 200
         for _ in range(3):
@@ -388,29 +386,29 @@ def test_a_reader_of_a_silent_stream_gets_pings(start: Any, script: Script) -> N
         assert text_of(read_to_end(reader)) == "x"
 
 
-def test_asking_for_the_head_of_a_stream_holds_nothing(start: Any) -> None:
+def test_head_of_a_stream_leaves_no_reader(start: Any) -> None:
     app, server = start()
     with server.connect() as client:
-        id = begin(client, ask("echo"))
+        id = begin(client, payload("echo"))
         read_to_end(client)
     with server.connect() as client:
         client.request("HEAD", f"/v1/streams/{id}")
         assert client.read_head("HEAD").status in (200, 405)
-    wait_until(lambda: app.active == 0, "the reading has ended")
+    wait_until(lambda: app.active == 0, "the reader has ended")
 
 
-def test_an_expired_stream_is_not_found(start: Any) -> None:
+def test_expired_stream_is_not_found(start: Any) -> None:
     _, server = start(replay_ttl_seconds="0.2")
     with server.connect() as client:
-        id = begin(client, ask("echo"))
+        id = begin(client, payload("echo"))
         read_to_end(client)
     wait_until(lambda: once(server, "GET", f"/v1/streams/{id}").status == 404, "the stream expires")
 
 
-def test_dropped_frames_are_gone(start: Any, script: Script) -> None:
+def test_dropped_frames_return_410(start: Any, script: Script) -> None:
     _, server = start(replay_stream_bytes="2048")
     with server.connect() as client, server.connect() as other:
-        id = begin(client, ask())
+        id = begin(client, payload())
         script.finish(*["word " * 20] * 40, Finish())
         frames = read_to_end(client)
         answer = other.exchange("GET", f"/v1/streams/{id}?after=1")
@@ -427,76 +425,77 @@ def test_dropped_frames_are_gone(start: Any, script: Script) -> None:
         ({**RESUMABLE, "Idempotency-Key": "k" * 256}, {}, "Idempotency-Key"),
     ],
 )
-def test_refusals(start: Any, headers: dict[str, str], body: dict[str, Any], param: str) -> None:
+def test_invalid_resumable_requests_are_rejected(
+    start: Any, headers: dict[str, str], body: dict[str, Any], param: str
+) -> None:
     _, server = start()
     with server.connect() as client:
-        answer = client.exchange("POST", "/v1/chat/completions", {**ask("echo"), **body}, headers)
+        body = {**payload("echo"), **body}
+        answer = client.exchange("POST", "/v1/chat/completions", body, headers)
         assert answer.status == 400
         assert (answer.error["code"], answer.error["param"]) == ("invalid_parameter_value", param)
 
 
 @pytest.mark.parametrize("after", ["-1", "", "9" * 19, "%D9%A1"])
-def test_a_number_that_is_none_is_refused(start: Any, after: str) -> None:
+def test_invalid_after_is_rejected(start: Any, after: str) -> None:
     _, server = start()
     with server.connect() as client:
-        id = begin(client, ask("echo"))
+        id = begin(client, payload("echo"))
         read_to_end(client)
     answer = once(server, "GET", f"/v1/streams/{id}?after={after}")
     assert (answer.status, answer.error["param"]) == (400, "after")
 
 
 @pytest.mark.parametrize(("limit", "status"), [("max_orphans", 503), ("max_orphans_per_key", 429)])
-def test_too_many_streams_without_a_client_let_no_other_begin(
+def test_orphan_limit_rejects_new_resumable_streams(
     start: Any, scripted: Callable[[], Script], limit: str, status: int
 ) -> None:
-    """No running stream is stopped, and streams that are not resumable start."""
+    """Running streams continue, and requests that are not resumable start."""
     app, server = start(**{limit: "2"})
     scripts = [scripted(), scripted()]
     clients = [server.connect(), server.connect()]
-    ids = [begin(client, ask()) for client in clients]
+    ids = [begin(client, payload()) for client in clients]
     for client in clients:
         client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
+    wait_until(lambda: app._resumption().orphans.active == 2, "both streams are orphans")
     with server.connect() as client:
         for headers in (RESUMABLE, {**RESUMABLE, "Idempotency-Key": "again"}):
-            refused = client.exchange("POST", "/v1/chat/completions", ask("echo"), headers)
+            refused = client.exchange("POST", "/v1/chat/completions", payload("echo"), headers)
             assert (refused.status, refused.headers["retry-after"]) == (status, "1")
-        plain = client.exchange("POST", "/v1/chat/completions", ask("echo", stream=False))
+        plain = client.exchange("POST", "/v1/chat/completions", payload("echo", stream=False))
         assert plain.status == 200
     for script in scripts:
         script.finish("one ", Finish())
     assert [text_of(replay(server, id)) for id in ids] == ["one ", "one "]
     assert app._resumption().orphans.active == 0
     with server.connect() as client:
-        begin(client, ask("echo"), Idempotency_Key="again")
+        begin(client, payload("echo"), Idempotency_Key="again")
         assert text_of(read_to_end(client))
 
 
-def test_streams_of_another_key_without_a_client_are_not_counted(
-    start: Any, script: Script
-) -> None:
+def test_orphans_are_limited_per_key(start: Any, script: Script) -> None:
     app, server = start(max_orphans_per_key="1", api_keys=KEYS)
     client = server.connect()
-    begin(client, ask(), **bearer("key-a"))
+    begin(client, payload(), **bearer("key-a"))
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     with server.connect() as other:
-        begin(other, ask("echo"), **bearer("key-b"))
+        begin(other, payload("echo"), **bearer("key-b"))
     more = {**RESUMABLE, **bearer("key-a")}
     with server.connect() as own:
-        assert own.exchange("POST", "/v1/chat/completions", ask("echo"), more).status == 429
+        assert own.exchange("POST", "/v1/chat/completions", payload("echo"), more).status == 429
     script.finish(Finish())
 
 
-def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) -> None:
-    """Its client can return although all slots are in use."""
+def test_orphan_keeps_its_slot(start: Any, script: Script) -> None:
+    """Its client can resume although all slots are in use."""
     app, server = start(max_streams="1")
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     with server.connect() as client, server.connect() as back:
-        refused = client.exchange("POST", "/v1/chat/completions", ask("echo"))
+        refused = client.exchange("POST", "/v1/chat/completions", payload("echo"))
         assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
         back.request("GET", f"/v1/streams/{id}")
         assert back.read_head().status == 200
@@ -504,15 +503,15 @@ def test_a_stream_without_a_client_keeps_its_slot(start: Any, script: Script) ->
         assert text_of(read_to_end(back)) == "one "
         wait_until(lambda: app.active == 0, "the slot is free")
     with server.connect() as client:
-        begin(client, ask("echo"))
+        begin(client, payload("echo"))
 
 
-def test_streams_that_lose_their_clients_together_are_all_there(
+def test_streams_disconnected_together_are_all_complete(
     serve: Callable[..., Server], replay_url: str
 ) -> None:
-    """A reloaded proxy: 24 streams of one key, with default settings."""
+    """24 streams of one key, as when a proxy is reloaded, with default settings."""
     words = " ".join(f"w{number}" for number in range(60))
-    body = ask("slow", messages=[{"role": "user", "content": words}])
+    body = payload("slow", messages=[{"role": "user", "content": words}])
     slow = {"type": "echo", "delay_ms": "10", "models": "slow"}
     app = make_app({"replay": replay_url}, {"provider slow": slow})
     server = serve(app, threads=64)
@@ -525,44 +524,44 @@ def test_streams_that_lose_their_clients_together_are_all_there(
             frames = replay(server, id)
             assert text_of(frames) == words
             assert numbers(frames) == list(range(1, len(frames) + 1))
-        wait_until(lambda: app.active == 0, "nothing is left running", 30)
+        wait_until(lambda: app.active == 0, "all streams have ended", 30)
     finally:
         app.close()
 
 
-def test_a_stream_without_a_reader_for_long_is_stopped(start: Any, script: Script) -> None:
+def test_orphan_is_cancelled_after_orphan_seconds(start: Any, script: Script) -> None:
     _, server = start(orphan_seconds="0.2")
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     client.reset()
     assert script.closed.wait(harness.DEADLINE)
     frame = replay(server, id)[-1]
     assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "stream_cancelled"
 
 
-def test_a_drain_ends_streams_without_a_client_too(start: Any, script: Script) -> None:
+def test_stop_ends_orphans(start: Any, script: Script) -> None:
     app, server = start()
     client = server.connect()
-    begin(client, ask())
+    begin(client, payload())
     client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 1, "an orphan is carried: the stream")
+    wait_until(lambda: app._resumption().orphans.active == 1, "the stream is an orphan")
     app.drain()
     app.stop()
     wait_until(lambda: app.active == 0, "the stream has ended")
     assert script.closed.is_set()
 
 
-def test_one_that_cannot_be_logged_leaves_the_others_going(
+def test_orphan_that_cannot_be_logged_does_not_stop_others(
     start: Any, scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All streams without a client share a thread."""
+    """All orphans share a thread."""
     app, server = start()
     scripts = [scripted(), scripted()]
     clients = [server.connect(), server.connect()]
-    ids = [begin(client, ask()) for client in clients]
+    ids = [begin(client, payload()) for client in clients]
     for client in clients:
         client.reset()
-    wait_until(lambda: app._resumption().orphans.active == 2, "an orphan is carried: both")
+    wait_until(lambda: app._resumption().orphans.active == 2, "both streams are orphans")
     append = Writer.append
 
     def failing(log: Writer, *block: Any, **how: Any) -> None:
@@ -578,24 +577,22 @@ def test_one_that_cannot_be_logged_leaves_the_others_going(
     wait_until(lambda: app.active == 0, "both slots are free")
 
 
-def test_a_stream_that_somebody_else_has_ended_frees_its_provider(
-    start: Any, script: Script
-) -> None:
+def test_stream_ended_elsewhere_closes_its_provider(start: Any, script: Script) -> None:
     app, server = start()
     with server.connect() as client:
-        id = begin(client, ask())
+        id = begin(client, payload())
         store = app._resumption().store
         store._keeper.discard(store._keeper.writers[id])
         script.say("one ")
         assert b'"producer_lost"' in read_to_end(client)[-1]
         assert script.closed.wait(harness.DEADLINE)
-    wait_until(lambda: app.active == 0, "nothing is left running")
+    wait_until(lambda: app.active == 0, "all streams have ended")
 
 
-def test_no_stream_is_continued_once_all_is_closing(start: Any, script: Script) -> None:
+def test_stream_is_not_continued_once_orphans_are_closed(start: Any, script: Script) -> None:
     app, server = start()
     client = server.connect()
-    id = begin(client, ask())
+    id = begin(client, payload())
     app._resumption().orphans.close()
     client.reset()
     assert script.closed.wait(harness.DEADLINE)
@@ -603,44 +600,42 @@ def test_no_stream_is_continued_once_all_is_closing(start: Any, script: Script) 
     assert json.loads(frame.partition(b"data: ")[2])["error"]["code"] == "server_shutting_down"
 
 
-def test_readings_that_fail_or_end_leave_room_for_others(start: Any) -> None:
+def test_failed_and_finished_readers_free_their_slots(start: Any) -> None:
     app, server = start(max_streams="1")
     with server.connect() as client:
-        id = begin(client, ask("echo"))
+        id = begin(client, payload("echo"))
         frames = read_to_end(client)
     for _ in range(3):
         assert once(server, "GET", "/v1/streams/strm_" + "A" * 32).status == 404
         assert replay(server, id) == frames
-        wait_until(lambda: app._readers.active == 0, "the reading has ended")
+        wait_until(lambda: app._readers.active == 0, "the reader has ended")
 
 
 def elsewhere(url: str) -> tuple[Store, Writer]:
-    """Start a stream without an owner, as another process with the store *url* would."""
+    """Start a stream without an owner in the store *url*, as another process would."""
     store = open_store(url, Settings())
     writer = store.create("").writer
     assert writer is not None
     writer.append(sse.frame(b"{}", 1), 1)
-    wait_until(lambda: store.read(writer.id, "").receive(0), "the frame is there for all")
+    wait_until(lambda: store.read(writer.id, "").receive(0), "the frame is written")
     return store, writer
 
 
-def test_a_stream_that_has_lost_its_producer_is_ended_by_delete(start: Any, tmp_path: Path) -> None:
-    """The request that stops it must end its log, as no other process will."""
+def test_delete_ends_a_stream_whose_producer_is_lost(start: Any, tmp_path: Path) -> None:
+    """The DELETE request ends its log, as no other process will."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     store = open_store(url, Settings())
-    assert store.lost(writer.id, "") is None  # though nobody reads it
+    assert store.lost(writer.id, "") is None  # although nobody reads it
     store.close()
     first, last = replay(server, writer.id)
     assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
 
 
-def test_a_message_that_has_lost_its_producer_ends_with_its_own_error(
-    start: Any, tmp_path: Path
-) -> None:
+def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
@@ -652,7 +647,7 @@ def test_a_message_that_has_lost_its_producer_ends_with_its_own_error(
     assert b"event: error\n" in last and b'{"type":"error","error":{' in last
 
 
-def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: Path) -> None:
+def test_lost_response_ends_as_failed(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings())
@@ -666,13 +661,13 @@ def test_a_response_that_has_lost_its_producer_has_failed(start: Any, tmp_path: 
     answer = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
     assert (answer.status, json.loads(answer.body)["id"]) == (200, "resp_1")
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
-    wait_until(lambda: not app._resumption().store._readers, "no reading is left open")
+    wait_until(lambda: not app._resumption().store._readers, "no reader is left open")
     *_, last = replay(server, writer.id)
     assert b"event: response.failed\n" in last and b'"sequence_number":1' in last
     assert b'"resp_1"' in last
 
 
-def test_a_response_whose_beginning_was_dropped_still_ends(start: Any, tmp_path: Path) -> None:
+def test_lost_response_without_its_first_frames_ends(start: Any, tmp_path: Path) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings(replay_stream_bytes=2048))
@@ -696,10 +691,10 @@ def test_a_response_whose_beginning_was_dropped_still_ends(start: Any, tmp_path:
         ("response.created", b'event: error\ndata: {"type":"error","sequence_number":8,"code"'),
     ],
 )
-def test_a_reader_of_anothers_stream_gets_the_shutdown(
+def test_reader_of_another_process_stream_receives_the_shutdown(
     start: Any, tmp_path: Path, kind: str, beginning: bytes
 ) -> None:
-    """In the format of the stream's API."""
+    """As an error event of the stream's API."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
@@ -712,7 +707,7 @@ def test_a_reader_of_anothers_stream_gets_the_shutdown(
         app.drain()
         app.stop()
         last = next_frame(client)
-        # It is not a frame of the stream, which continues elsewhere.
+        # The frame has no id: the stream continues in the other process.
         assert last.startswith(beginning) and b"the server is shutting down" in last
     writer.append(sse.frame(b"{}", 3), 1, end=True)
     other.close()

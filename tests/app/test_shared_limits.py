@@ -1,4 +1,4 @@
-"""Limits shared through Redis or SQLite: exact, and local while the store is unreachable."""
+"""Limits shared through Redis or SQLite: exact, and per process while it is unreachable."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def replicas(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     """``replicas(**limits)``: three applications with one store and one key.
 
-    On a busy machine the turns of all at a database may take longer than a server waits.
+    On a busy machine their turns at a database may take longer than a server waits.
     """
     monkeypatch.setattr(database, "_BUSY", harness.DEADLINE)
     apps: list[Application] = []
@@ -80,7 +80,7 @@ def replicas(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]:
     yield start
     for app in apps:
         app.close()
-    wait_until(lambda: not renewing() - others, "the threads of the limits end")
+    wait_until(lambda: not renewing() - others, "the threads of the limits have ended")
 
 
 def renewing() -> set[threading.Thread]:
@@ -95,7 +95,7 @@ def opened() -> Iterator[Callable[[str], Limits]]:
         yield lambda url: stack.enter_context(contextlib.closing(SharedLimits(open_counts(url))))
 
 
-def ask(app: Application, text: str = "one two", **more: int) -> tuple[int, dict[str, str]]:
+def post(app: Application, text: str = "one two", **more: int) -> tuple[int, dict[str, str]]:
     answer = call(app, "POST", CHAT, chat(text, model="m", **more), **ANN)
     return answer.status, answer.headers
 
@@ -105,46 +105,46 @@ def at_once(apps: list[Application], **more: int) -> Counter[int]:
 
     def one(number: int) -> int:
         barrier.wait(harness.DEADLINE)
-        return ask(apps[number % 3], **more)[0]
+        return post(apps[number % 3], **more)[0]
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return Counter(pool.map(one, range(AT_ONCE)))
 
 
-def test_requests_over_three_replicas(replicas: Start) -> None:
+def test_requests_per_minute_is_shared_by_three_replicas(replicas: Start) -> None:
     apps = replicas(requests_per_minute="100")
     assert at_once(apps) == {200: 100, 429: 100}
-    status, headers = ask(apps[0])
+    status, headers = post(apps[0])
     assert status == 429 and headers["x-ratelimit-remaining-requests"] == "0"
     assert 1 <= int(headers["retry-after"]) <= 60
 
 
-def test_tokens_over_three_replicas(replicas: Start) -> None:
-    """Later requests are admitted or refused by the amounts that earlier ones gave back."""
+def test_tokens_per_minute_is_shared_by_three_replicas(replicas: Start) -> None:
+    """Settled requests return what they reserved in excess, for all replicas."""
     apps = replicas(tokens_per_minute="700")
     assert 100 <= at_once(apps, max_tokens=2)[200] <= 175
 
     def used() -> str:
-        return ask(apps[1], max_tokens=700)[1]["x-ratelimit-remaining-tokens"]
+        return post(apps[1], max_tokens=700)[1]["x-ratelimit-remaining-tokens"]
 
     admitted = at_once(apps, max_tokens=2)[200]
     assert admitted <= 75
-    wait_until(lambda: int(used()) % 4 == 0, "all is settled")
+    wait_until(lambda: int(used()) % 4 == 0, "all requests are settled")
 
 
-def test_tokens_are_settled_for_all(replicas: Start, scripted: Callable[[], Script]) -> None:
+def test_settled_tokens_are_shared(replicas: Start, scripted: Callable[[], Script]) -> None:
     apps = replicas("scripted", tokens_per_day="1000")
     scripted().finish("x", Finish(), Usage(100, 300))
-    assert ask(apps[0], max_tokens=900)[0] == 200
+    assert post(apps[0], max_tokens=900)[0] == 200
 
     def left() -> int:
         scripted().finish("x", Finish(), Usage(0, 0))
-        return int(ask(apps[1], max_tokens=1)[1]["x-ratelimit-remaining-tokens"])
+        return int(post(apps[1], max_tokens=1)[1]["x-ratelimit-remaining-tokens"])
 
     wait_until(lambda: left() == 600 - 6, "the reservation was replaced by the usage")
 
 
-def test_streams_over_three_replicas(
+def test_max_streams_is_shared_by_three_replicas(
     replicas: Start, serve: Callable[..., Server], scripted: Callable[[], Script]
 ) -> None:
     apps = replicas("scripted", max_streams="2")
@@ -164,47 +164,47 @@ def test_streams_over_three_replicas(
         scripted().finish("x", Finish())
         return clients[2].exchange("POST", CHAT, body, headers).status == 200
 
-    wait_until(admitted, "the place is free for all")
+    wait_until(admitted, "the slot is free for all")
     scripts[1].finish("x", Finish())
     clients[1].read_body()
     for client in clients:
         client.close()
 
 
-def test_counts_of_streams_are_leases_that_are_renewed(
+def test_stream_counts_are_renewed_leases(
     url: str, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They expire after a process has died."""
+    """They expire after their process has died."""
     dying, living, other = (opened(url) for _ in range(3))
     rule = Rule("max_streams", 3, 0, 2)
 
-    def lasting(seconds: float) -> None:
+    def set_lease(seconds: float) -> None:
         monkeypatch.setattr(sys.modules[SharedLimits.__module__], "LEASE", seconds)
 
     def left() -> int:
         return other.take("k", [rule._replace(cost=0)])[0][0].remaining
 
-    lasting(0.0)
+    set_lease(0.0)
     assert refused(dying.take("k", [rule])[0]) is None
-    wait_until(lambda: left() == 3, "its lease is over")
-    lasting(60.0)
+    wait_until(lambda: left() == 3, "its lease has expired")
+    set_lease(60.0)
     assert refused(living.take("k", [rule])[0]) is None and left() == 1
-    lasting(0.0)
+    set_lease(0.0)
     living.renew()
-    living.take("another", [rule._replace(cost=0)])  # which is counted behind that
-    lasting(60.0)
-    assert left() == 3, "it is renewed, for no time"
+    living.take("another", [rule._replace(cost=0)])  # which is queued behind the renewal
+    set_lease(60.0)
+    assert left() == 3, "it was renewed for zero seconds"
     taken, settle = living.take("k", [rule])
     assert refused(taken) is None and refused(other.take("k", [rule])[0]) is not None
     settle([rule._replace(cost=-2)])
-    wait_until(lambda: left() == 3, "they are given back")
+    wait_until(lambda: left() == 3, "they are released")
 
 
-def test_a_locked_file_does_not_block_requests(
+def test_locked_file_does_not_block_settling(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The carrier's thread does not wait: the amounts that it gives back are added later."""
-    monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # for ever
+    """The carrier's thread does not wait for the lock; its change is written later."""
+    monkeypatch.setattr("choreo_wsgi.replay.database._BUSY", 3600.0)  # longer than any test
     counters, path = opened(f"sqlite:{tmp_path / 'x'}"), tmp_path / "x-limits"
     rule = Rule("max_streams", 1, 0, 1)
     taken, settle = counters.take("k", [rule])
@@ -213,11 +213,11 @@ def test_a_locked_file_does_not_block_requests(
         other.execute("BEGIN EXCLUSIVE")
         settle([rule._replace(cost=-1)])
         other.execute("COMMIT")
-    wait_until(lambda: refused(counters.take("k", [rule])[0]) is None, "it is given back")
+    wait_until(lambda: refused(counters.take("k", [rule])[0]) is None, "the slot is released")
 
 
-def test_a_request_is_one_round_trip(redis: RedisServer, opened: Any) -> None:
-    """If no other process interferes; the first script reads the clock of the store."""
+def test_admission_is_one_redis_round_trip(redis: RedisServer, opened: Any) -> None:
+    """Without contention; two more calls read the clock of the store at first."""
     limits, key = opened(redis.url), Key("k", "ann", KeyOptions(requests_per_minute=100))
     for _ in range(20):
         account = Account(id="", method="", path="", client="", key=key)
@@ -228,39 +228,39 @@ def test_a_request_is_one_round_trip(redis: RedisServer, opened: Any) -> None:
 
 
 @pytest.mark.parametrize("url", ["redis"], indirect=True)
-def test_redis_goes_away(
+def test_each_process_counts_alone_during_a_redis_outage(
     replicas: Start, redis: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Requests are served, each process counts alone, and logs one warning."""
+    """It logs one warning, and shares its counts again afterwards."""
     caplog.set_level(logging.INFO, "choreo_wsgi.app.shared_limits")
     apps = replicas(requests_per_minute="5")
-    assert ask(apps[0])[0] == 200
+    assert post(apps[0])[0] == 200
     redis.stop()
-    assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
-    assert [ask(apps[1])[0] for _ in range(6)] == [200] * 5 + [429]
+    assert [post(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
+    assert [post(apps[1])[0] for _ in range(6)] == [200] * 5 + [429]
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert len(warnings) == 2 and "each process keeps its own" in warnings[0]  # one each
     redis.start()
     apps[0]._completions.limits._retry = 0.1  # type: ignore[union-attr]
-    wait_until(lambda: ask(apps[0])[0] == 200, "the limit is Redis's again")
+    wait_until(lambda: post(apps[0])[0] == 200, "the limit is shared again")
     assert "shared again" in caplog.text
 
 
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
-def test_the_file_cannot_be_used(
+def test_each_process_counts_alone_while_the_file_is_unusable(
     replicas: Start, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = Path(url.partition(":")[2] + "-limits")
     path.write_bytes(b"something else" * 100)
     apps = replicas(requests_per_minute="5")
-    assert [ask(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
+    assert [post(apps[0])[0] for _ in range(6)] == [200] * 5 + [429]
     assert caplog.text.count("each process keeps its own") == 1
     path.unlink()
     apps[0]._completions.limits._retry = 0.1  # type: ignore[union-attr]
-    wait_until(lambda: ask(apps[0])[0] == 200, "the limit is shared again")
+    wait_until(lambda: post(apps[0])[0] == 200, "the limit is shared again")
 
 
-def test_a_missing_redis_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_redis_package_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "choreo_wsgi.replay.redis", raising=False)
     monkeypatch.setitem(sys.modules, "redis", None)
     section = {"digest": hashlib.sha256(KEY.encode()).hexdigest(), "max_streams": "1"}
@@ -268,10 +268,10 @@ def test_a_missing_redis_package_is_reported(monkeypatch: pytest.MonkeyPatch) ->
         make_app({"replay": "redis://127.0.0.1:1"}, {"key ann": section})
 
 
-def test_a_reservation_is_not_given_back_to_the_next_minute(
+def test_reservation_is_not_returned_to_the_next_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stream that ends a minute later gives back nothing to the new minute."""
+    """A stream that ends a minute later returns nothing to the new minute."""
     limits, now = Limits(), time.monotonic()
     key = Key("k", "ann", KeyOptions(tokens_per_minute=1000))
 
@@ -293,16 +293,16 @@ def test_a_reservation_is_not_given_back_to_the_next_minute(
     assert take(0)[1] == "598"
 
 
-def test_a_fork_counts_by_a_thread_of_its_own(
+def test_forked_process_starts_its_own_threads(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its parent's threads do not exist there."""
+    """The threads of its parent do not exist in it."""
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     others = renewing()
     counters.take("k", [rule])
     parents = renewing() - others
     monkeypatch.setattr(os, "getpid", lambda: -1)
-    assert counters.take("k", [rule])[0][0].remaining == 4, "the places of two holders"
+    assert counters.take("k", [rule])[0][0].remaining == 4, "the slots of two holders"
     assert len(renewing() - others - parents) == 2  # one counts, one renews
 
 
@@ -317,20 +317,19 @@ def test_leases_are_renewed_by_a_thread(
     assert renewed.wait(harness.DEADLINE)
 
 
-def test_a_request_after_close_starts_anew(tmp_path: Path, opened: Any) -> None:
-    """As in a test whose application gets a request after it was closed."""
+def test_request_after_close_reopens_the_store(tmp_path: Path, opened: Any) -> None:
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     for left in (5, 4):
         assert counters.take("k", [rule])[0][0].remaining == left
         counters.close()
 
 
-def test_a_store_that_stays_away_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    def away(key: str, step: Any) -> Any:
+def test_unreachable_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    def unreachable(key: str, step: Any) -> Any:
         raise Unreachable("no")
 
-    with contextlib.closing(SharedLimits(away)) as counters:
+    with contextlib.closing(SharedLimits(unreachable)) as counters:
         for _ in range(3):
             assert counters.take("k", [Rule("requests_per_minute", 9, 60, 1)])[0][0].remaining > 0
-            counters._retry = 0.1  # it is time to try again
+            counters._retry = 0.1  # the time of the next attempt
     assert caplog.text.count("each process keeps its own") == 1

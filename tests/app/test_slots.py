@@ -29,7 +29,7 @@ def refuse_head(*head: Any) -> Any:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_server_that_cannot_send_the_head_costs_no_slot(
+def test_failing_start_response_frees_the_slot(
     application: Make, scripted: Callable[[], Script], stream: bool
 ) -> None:
     app = scripted_app(application, max_streams="1")
@@ -41,13 +41,13 @@ def test_a_server_that_cannot_send_the_head_costs_no_slot(
         body = app(environ, refuse_head)
         next(iter(body))
     if hasattr(body, "close"):
-        body.close()  # a server does so whatever happened
+        body.close()  # a server closes it in any case
     assert app.active == 0 and script.closed.is_set()
     scripted().finish("b", Finish())
     assert call(app, "POST", CHAT, chat("a")).status == 200
 
 
-def test_a_stream_closed_twice_gives_back_one_slot(
+def test_stream_closed_twice_frees_one_slot(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     scripts = [scripted(), scripted()]
@@ -74,7 +74,7 @@ def test_a_stream_closed_twice_gives_back_one_slot(
         ("POST", CHAT, {"CONTENT_TYPE": "text/plain"}),
     ],
 )
-def test_a_refused_request_leaves_no_slot_taken(
+def test_rejected_request_frees_its_slot(
     application: Make, method: str, path: str, more: dict[str, str]
 ) -> None:
     app = application(max_streams="1")
@@ -85,30 +85,30 @@ def test_a_refused_request_leaves_no_slot_taken(
     assert call(app, "POST", CHAT, chat("a")).status == 200
 
 
-def test_a_failure_that_is_the_providers_is_logged_without_a_traceback(
+def test_provider_failure_is_logged_without_a_traceback(
     application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "choreo_wsgi")
-    scripted().finish(ProviderError("the provider is ill"))
-    answer = call(scripted_app(application), "POST", CHAT, chat("a"), HTTP_X_REQUEST_ID="ill-1")
+    scripted().finish(ProviderError("the provider is down"))
+    answer = call(scripted_app(application), "POST", CHAT, chat("a"), HTTP_X_REQUEST_ID="down-1")
     assert answer.status == 502
     lines = [record.getMessage() for record in caplog.records if record.name != "py.warnings"]
-    assert any("ill-1" in line and "502" in line for line in lines)
+    assert any("down-1" in line and "502" in line for line in lines)
     assert all(record.exc_info is None for record in caplog.records)
 
 
-def test_a_mistake_of_ours_is_logged_with_its_traceback(
+def test_bug_is_logged_with_its_traceback(
     application: Make, scripted: Callable[[], Script], caplog: pytest.LogCaptureFixture
 ) -> None:
-    scripted().finish(RuntimeError("a mistake in a provider"))
+    scripted().finish(RuntimeError("a bug in a provider"))
     answer = call(scripted_app(application), "POST", CHAT, chat("a"), HTTP_X_REQUEST_ID="bug-1")
-    assert answer.status == 500 and "mistake" not in answer.body.decode()
+    assert answer.status == 500 and "a bug" not in answer.body.decode()
     with_traceback = [record for record in caplog.records if record.exc_info]
     assert with_traceback and "bug-1" in with_traceback[0].getMessage()
-    assert "a mistake in a provider" in caplog.text
+    assert "a bug in a provider" in caplog.text
 
 
-def test_readings_are_waited_for_and_refused_by_a_drain(application: Make) -> None:
+def test_drain_waits_for_readers_and_rejects_new_ones(application: Make) -> None:
     app = application()
     begun = call(app, "POST", CHAT, chat("a", stream=True), HTTP_CHOREO_RESUMABLE="1")
     path = begun.headers["content-location"]
@@ -122,10 +122,10 @@ def test_readings_are_waited_for_and_refused_by_a_drain(application: Make) -> No
     assert refused.headers["retry-after"] == "1"
 
 
-def test_the_next_target_may_need_more_room(
+def test_failover_target_may_need_more_slots(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
-    """It gets one request per choice after the first target has failed."""
+    """It receives one request per choice after the first target has failed."""
     targets = {"a": {"type": "echo", "models": "m"}, "b": {"type": "scripted", "models": "m"}}
     body = {**chat("a"), "model": "m", "n": 3}
     assert call(application(targets, max_streams="3"), "POST", CHAT, body).status == 200
@@ -133,7 +133,7 @@ def test_the_next_target_may_need_more_room(
     assert (refused.status, refused.error["param"]) == (400, "n")
 
 
-def test_a_response_that_is_refused_in_the_background_leaves_no_log(application: Make) -> None:
+def test_rejected_background_response_leaves_no_log(application: Make) -> None:
     app = application(max_streams="1")
     running: Any = app(
         environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None
@@ -153,14 +153,14 @@ def test_a_response_that_is_refused_in_the_background_leaves_no_log(application:
         ("/v1/responses", {"model": "echo", "input": "a", "background": True}, {}),
     ],
 )
-def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
+def test_model_removed_by_a_reload_leaves_no_slot_and_no_log(
     application: Make,
     monkeypatch: pytest.MonkeyPatch,
     path: str,
     body: dict[str, Any],
     more: dict[str, str],
 ) -> None:
-    """Between the admission of a request and its start."""
+    """The reload happens between the admission of a request and its start."""
     app = application(max_streams="1")
     find, models = app._completions.router.targets, []
 
@@ -176,7 +176,7 @@ def test_a_model_that_a_reload_takes_away_leaves_nothing_behind(
     app.close()
 
 
-def test_a_slot_is_given_back_once() -> None:
+def test_slot_is_released_once() -> None:
     slots = Slots(2)
     first, second = slots.take(), slots.take()
     first.release()

@@ -1,4 +1,4 @@
-"""Stored responses: the openai package creates, resumes, retrieves and cancels them."""
+"""Stored responses, created, resumed, retrieved and cancelled by the openai package."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from choreo_wsgi.errors import PermissionDenied, from_provider
 Make = Callable[..., Application]
 ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
 WORDS = " ".join(f"w{number}" for number in range(30))
-#: Responses that are cut: enough that each phase is met.
+#: Enough responses that each phase of one is cut.
 COUNT = examples(60, 1000)
 PROVIDERS = {"slow": {"type": "echo", "models": "slow", "delay_ms": "2"}}
 
 
 @pytest.fixture
 def served(application: Make, serve: Callable[..., harness.Server]) -> Callable[..., str]:
-    """``served(sections)``: the address of a server."""
+    """``served(sections)``: start a server, return its URL."""
 
     def start(sections: Any = PROVIDERS, **settings: str) -> str:
         return serve(application(sections, **settings), threads=40).url
@@ -60,7 +60,7 @@ def client_of(url: str, key: str = "k") -> openai.OpenAI:
 def scripted_url(
     served: Callable[..., str], scripted: Callable[[], Script]
 ) -> Iterator[tuple[str, Script]]:
-    """Return a server whose model follows the script, and that script."""
+    """Return the URL of a server whose model follows a script, and that script."""
     script = scripted()
     yield served({"scripted": {"models": "m"}}), script
     script.finish(Finish())
@@ -77,8 +77,8 @@ def wait_for(responses: Any, id: str, status: str) -> Response:
     return found[-1]
 
 
-def test_many_are_cut_anywhere_and_resumed(served_from_each: Callable[..., str]) -> None:
-    """Every event once, numbered without gaps, with the whole text."""
+def test_responses_cut_anywhere_are_resumed_whole(served_from_each: Callable[..., str]) -> None:
+    """Every event is received once, numbered without gaps, with the whole text."""
     chance = random.Random(13)
     with client_of(served_from_each(max_streams="100")) as client:
         responses = client.responses
@@ -109,7 +109,7 @@ def test_many_are_cut_anywhere_and_resumed(served_from_each: Callable[..., str])
             list(pool.map(run, plans))
 
 
-def test_in_the_background_without_a_stream(served: Callable[..., str]) -> None:
+def test_background_response_is_retrieved_when_complete(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         begun = client.responses.create(model="slow", input=WORDS, background=True)
         assert (begun.status, begun.output, begun.background) == ("queued", [], True)
@@ -119,7 +119,7 @@ def test_in_the_background_without_a_stream(served: Callable[..., str]) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None:
+def test_idempotency_key_creates_one_response(served: Callable[..., str], stream: bool) -> None:
     body: Any = {"model": "slow", "input": "hi", "store": True, "stream": stream}
     headers = {"Idempotency-Key": "once"}
     with client_of(served()) as client:
@@ -137,7 +137,7 @@ def test_a_key_is_one_response(served: Callable[..., str], stream: bool) -> None
             client.responses.create(**{**body, "input": "ho"}, extra_headers=headers)
 
 
-def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
+def test_retrieve_returns_the_text_so_far(scripted_url: tuple[str, Script]) -> None:
     url, script = scripted_url
     with client_of(url) as client:
         begun = client.responses.create(model="m", input="hi", background=True)
@@ -152,8 +152,8 @@ def test_a_response_so_far(scripted_url: tuple[str, Script]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["function", "custom"])
-def test_a_response_whose_text_is_done_so_far(scripted_url: tuple[str, Script], kind: str) -> None:
-    """Ended items are complete, and the running one has its text so far."""
+def test_retrieve_returns_the_tool_call_so_far(scripted_url: tuple[str, Script], kind: str) -> None:
+    """Finished items are complete; the running one has its arguments so far."""
     url, script = scripted_url
     tool: Any = {"type": kind, "name": "f"}
     with client_of(url) as client:
@@ -169,8 +169,8 @@ def test_a_response_whose_text_is_done_so_far(scripted_url: tuple[str, Script], 
         assert (done.input if kind == "custom" else done.arguments) in ("ab", '{"input":"ab"}')
 
 
-def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) -> None:
-    """It is complete from the moment it is queued: retrieved, resumed and cancelled by id."""
+def test_queued_response_can_be_retrieved_and_cancelled(scripted_url: tuple[str, Script]) -> None:
+    """And resumed, although nothing has been generated yet."""
     url, _ = scripted_url
     with client_of(url) as client:
         begun = client.responses.create(model="m", input="hi", background=True)
@@ -184,8 +184,8 @@ def test_a_response_of_which_nothing_has_come(scripted_url: tuple[str, Script]) 
         assert (last.type, last.response.status) == ("response.failed", "cancelled")
 
 
-def test_its_input_is_listed(served: Callable[..., str]) -> None:
-    """Every item with an id, the last one first, page by page."""
+def test_input_items_are_listed_by_page(served: Callable[..., str]) -> None:
+    """Every item has an id; the last one comes first."""
     with client_of(served()) as client:
         listing = client.responses.input_items
         input: Any = [{"role": "user", "content": f"number {number}"} for number in range(5)]
@@ -205,7 +205,7 @@ def test_its_input_is_listed(served: Callable[..., str]) -> None:
             assert raised.value.param == next(iter(members))
 
 
-def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
+def test_cancel_stops_the_response(scripted_url: tuple[str, Script]) -> None:
     url, script = scripted_url
     with client_of(url) as client:
         members: Any = {"model": "m", "input": "hi", "background": True, "stream": True}
@@ -220,10 +220,10 @@ def test_one_is_cancelled(scripted_url: tuple[str, Script]) -> None:
         assert client.responses.cancel(id).status == "cancelled"
 
 
-def test_one_that_is_deleted_is_stopped(
+def test_delete_stops_the_response(
     served_from_each: Callable[..., str], scripted: Callable[[], Script]
 ) -> None:
-    """Though its model sends nothing meanwhile."""
+    """Although its model sends nothing meanwhile."""
     script = scripted()
     with client_of(served_from_each({"scripted": {"models": "m"}})) as client:
         id = client.responses.create(model="m", input="hi", background=True).id
@@ -232,29 +232,29 @@ def test_one_that_is_deleted_is_stopped(
         assert script.closed.wait(harness.DEADLINE)
 
 
-def test_one_that_was_cancelled_elsewhere_is_stopped(
+def test_response_cancelled_by_another_process_is_stopped(
     application: Make,
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
     tmp_path: Path,
 ) -> None:
-    """The server that generates it learns of that a moment later; the answer waits for that."""
+    """The cancel request waits until the generating process has ended it."""
     script, replay = scripted(), f"sqlite:{tmp_path / 'log.sqlite'}"
     made = [application({"scripted": {"models": "m"}}, replay=replay) for _ in range(2)]
     urls = [serve(one, threads=40).url for one in made]
-    with client_of(urls[0]) as making, client_of(urls[1]) as asking:
+    with client_of(urls[0]) as making, client_of(urls[1]) as reading:
         script.say("one ")
         id = making.responses.create(model="m", input="hi", background=True).id
-        wait_for(asking.responses, id, "in_progress")
-        assert asking.responses.cancel(id).status == "cancelled"
-        assert asking.responses.retrieve(id).status == "cancelled"
+        wait_for(reading.responses, id, "in_progress")
+        assert reading.responses.cancel(id).status == "cancelled"
+        assert reading.responses.retrieve(id).status == "cancelled"
     script.finish(Finish())
 
 
-def test_a_providers_own_events_stay_when_it_breaks_off(
+def test_native_events_are_kept_when_the_provider_breaks_off(
     served: Callable[..., str],
 ) -> None:
-    """Its events are forwarded; the failed response has the output that they had until then."""
+    """The failed response has the output of the events forwarded until then."""
     response = {"id": "resp_up", "object": "response", "model": "m", "output": []}
     item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "in_progress"}
     part = {"type": "output_text", "text": "", "annotations": []}
@@ -281,7 +281,7 @@ def test_a_providers_own_events_stay_when_it_breaks_off(
     assert failed.output[0].status == "incomplete"  # type: ignore[union-attr]
 
 
-def test_a_conversation_continues_by_its_id(served: Callable[..., str]) -> None:
+def test_previous_response_id_continues_the_conversation(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="one", store=True, instructions="x")
         assert (first.output_text, first.status, first.store) == ("one", "completed", True)
@@ -297,16 +297,16 @@ def test_a_conversation_continues_by_its_id(served: Callable[..., str]) -> None:
         assert list(third)[-1].response.usage.input_tokens == 5  # type: ignore[union-attr]
 
 
-def test_a_conversation_continues_without_new_input(served: Callable[..., str]) -> None:
+def test_previous_response_id_needs_no_input(served: Callable[..., str]) -> None:
     with client_of(served()) as client:
         first = client.responses.create(model="slow", input="again", background=True)
-        assert first.store is True  # it is stored, with or without the member
+        assert first.store is True  # background implies it
         wait_for(client.responses, first.id, "completed")
         second = client.responses.create(model="slow", previous_response_id=first.id)
         assert second.output_text == "again"
 
 
-def test_a_conversation_does_not_continue_from_half_an_answer(
+def test_running_response_cannot_be_continued(
     scripted_url: tuple[str, Script],
 ) -> None:
     url, script = scripted_url
@@ -319,13 +319,13 @@ def test_a_conversation_does_not_continue_from_half_an_answer(
             assert caught.value.param == "previous_response_id"
 
 
-def test_a_conversation_continues_from_a_cancelled_response(
+def test_cancelled_response_can_be_continued(
     application: Make,
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """With its output; the arguments of an incomplete call would be invalid JSON."""
+    """With its text, but without the incomplete call, whose arguments are invalid JSON."""
     script = scripted()
     requests: list[ChatRequest] = []
     url = serve(application({"scripted": {"models": "m"}}), threads=8).url
@@ -333,7 +333,9 @@ def test_a_conversation_continues_from_a_cancelled_response(
     with client_of(url) as client:
         script.say("half ", Delta(tool_calls=[ToolCall(0, "c", "look", '{"at":')]))
         id = client.responses.create(model="m", input="hi", tools=tools, background=True).id
-        harness.wait_until(lambda: len(client.responses.retrieve(id).output) == 2, "no call came")
+        harness.wait_until(
+            lambda: len(client.responses.retrieve(id).output) == 2, "the call is started"
+        )
         cancelled = client.responses.cancel(id)
         assert [item.status for item in cancelled.output] == ["completed", "incomplete"]  # type: ignore[union-attr]
 
@@ -350,8 +352,8 @@ def test_a_conversation_continues_from_a_cancelled_response(
     ]
 
 
-def test_items_are_found_by_their_ids(served_from_each: Callable[..., str]) -> None:
-    """As the Vercel AI SDK refers to them, which does not send ``store``."""
+def test_item_references_are_resolved(served_from_each: Callable[..., str]) -> None:
+    """As sent by the Vercel AI SDK, which does not send ``store``."""
     with client_of(served_from_each(keep_responses="on")) as client:
         first = client.responses.create(model="slow", input="one")
         (item,) = first.output
@@ -367,29 +369,29 @@ def test_items_are_found_by_their_ids(served_from_each: Callable[..., str]) -> N
                 client.responses.create(model="slow", input=[{**reference, "id": id}])
 
 
-def test_a_missing_response(served_from_each: Callable[..., str]) -> None:
+def test_missing_response_returns_404(served_from_each: Callable[..., str]) -> None:
     url = served_from_each(api_keys="k, other")
     with client_of(url) as client, client_of(url, "other") as other:
         kept = client.responses.create(model="slow", input="one", store=True)
         passing = client.responses.create(model="slow", input="one")
         gone = client.responses.create(model="slow", input="one", store=True)
         client.responses.delete(gone.id)
-        for asking, id in ((client, passing.id), (other, kept.id), (client, gone.id),
+        for caller, id in ((client, passing.id), (other, kept.id), (client, gone.id),
                            (client, "resp_"), (client, "resp_" + "x" * 32)):  # fmt: skip
-            for ask in (asking.responses.retrieve, asking.responses.cancel):
+            for request in (caller.responses.retrieve, caller.responses.cancel):
                 with pytest.raises(openai.NotFoundError) as missed:
-                    ask(id)
+                    request(id)
                 assert missed.value.code == "response_not_found"
             with pytest.raises(openai.BadRequestError) as raised:
-                asking.responses.create(model="slow", input="x", previous_response_id=id)
+                caller.responses.create(model="slow", input="x", previous_response_id=id)
             assert raised.value.code == "previous_response_not_found"
             assert raised.value.param == "previous_response_id"
 
 
-def test_it_outlives_its_server(
+def test_response_survives_its_server(
     application: Make, serve: Callable[..., harness.Server], tmp_path: Path
 ) -> None:
-    """Another process with the same store retrieves and resumes it."""
+    """Another process with the same store can retrieve, resume and continue it."""
     urls = [
         serve(application(PROVIDERS, replay=f"sqlite:{tmp_path / 'replay.db'}")).url
         for _ in range(2)
@@ -406,7 +408,7 @@ def test_it_outlives_its_server(
 
 
 @pytest.mark.parametrize("more", [{}, {"store": True}])
-def test_only_responses_are_kept(application: Make, more: dict[str, Any]) -> None:
+def test_keep_responses_stores_responses_only(application: Make, more: dict[str, Any]) -> None:
     app = application(keep_responses="true")
     body = {"model": "echo", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     for path, kind in (("chat/completions", "chatcmpl-"), ("messages", "msg_")):
@@ -414,7 +416,7 @@ def test_only_responses_are_kept(application: Make, more: dict[str, Any]) -> Non
         assert answer.status == 200 and answer.json()["id"].startswith(kind)
 
 
-def test_members_of_stored_responses_are_no_word_to_a_provider(
+def test_keep_responses_adds_no_field_to_upstream_messages(
     application: Make, upstream: Callable[..., RawServer]
 ) -> None:
     server = upstream(lambda peer: peer.json({"error": {"message": "no"}}, "400 X"))
@@ -425,7 +427,7 @@ def test_members_of_stored_responses_are_no_word_to_a_provider(
     assert server.requests[0].json() == body
 
 
-def test_a_number_that_is_none(application: Make) -> None:
+def test_invalid_response_parameters_are_rejected(application: Make) -> None:
     app = application()
     kept = call(app, "POST", "/v1/responses", {"model": "echo", "input": "x", "store": True}).json()
     path = f"/v1/responses/{kept['id']}"
@@ -443,10 +445,10 @@ def test_a_number_that_is_none(application: Make) -> None:
 @pytest.mark.parametrize(
     ("failure", "status"), [(RuntimeError("a bug"), 500), (PermissionDenied("not you"), 403)]
 )
-def test_a_failure_of_a_kept_response(
+def test_failed_stored_response_returns_its_error(
     scripted_url: tuple[str, Script], failure: Exception, status: int
 ) -> None:
-    """A client that waits for it gets the same answer as any other."""
+    """The waiting client receives the same error as without ``store``."""
     url, script = scripted_url
     with client_of(url) as client:
         script.say("half", failure)
@@ -459,7 +461,7 @@ def test_a_failure_of_a_kept_response(
     ("status", "code"),
     [(429, "rate_limit_exceeded"), (400, "invalid_prompt"), (503, "server_error")],
 )
-def test_the_code_of_a_response_that_fails(
+def test_failed_response_event_has_an_openai_code(
     scripted_url: tuple[str, Script], status: int, code: str
 ) -> None:
     url, script = scripted_url
@@ -469,7 +471,7 @@ def test_the_code_of_a_response_that_fails(
         assert (last.type, last.response.error.code) == ("response.failed", code)
 
 
-def test_a_filtered_response_is_incomplete(scripted_url: tuple[str, Script]) -> None:
+def test_filtered_response_is_incomplete(scripted_url: tuple[str, Script]) -> None:
     url, script = scripted_url
     with client_of(url) as client:
         script.finish("half", Finish("content_filter"))
@@ -479,8 +481,8 @@ def test_a_filtered_response_is_incomplete(scripted_url: tuple[str, Script]) -> 
         assert response.output[0].status == "incomplete"
 
 
-def test_the_logged_request_is_not_sent(application: Make) -> None:
-    """To the client that created the response, that joins it by key, and that retrieves it."""
+def test_stored_request_is_not_sent_to_clients(application: Make) -> None:
+    """Neither to the one that created the response nor to those that join or retrieve it."""
     app = application(PROVIDERS)
     body = {"model": "slow", "input": "hi", "store": True, "stream": True}
     made, joined = (
@@ -492,7 +494,7 @@ def test_the_logged_request_is_not_sent(application: Make) -> None:
     assert made.body.startswith(b"id: 2\nevent: response.created\n")
 
 
-def test_a_client_that_waits_gets_a_cancelled_response(
+def test_waiting_client_receives_the_cancelled_response(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
     script = scripted()
@@ -508,8 +510,8 @@ def test_a_client_that_waits_gets_a_cancelled_response(
     assert (answer.status, answer.json()["status"]) == (200, "cancelled")
 
 
-def test_a_long_text_is_kept_as_it_was_sent(application: Make) -> None:
-    """It is taken out of the request before that is validated."""
+def test_long_input_is_stored_unchanged(application: Make) -> None:
+    """Long strings are parsed separately from the rest of the request."""
     app = application()
     text = "wörter " * 20_000
     body = {"model": "echo", "input": text, "store": True, "max_output_tokens": 1}

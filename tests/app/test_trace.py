@@ -1,4 +1,4 @@
-"""The request's id and its trace context are sent to the provider."""
+"""The request id and the trace context are forwarded to the provider."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def upstream() -> Iterator[RawServer]:
 
 
 def sent_headers(upstream: RawServer, **more: str) -> tuple[dict[str, str], str]:
-    """Return the headers that the provider received, in lower case, and our answer's request id."""
+    """Return the headers received by the provider, in lower case, and our request id."""
     options = {"type": "openai", "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
     answers: list[Any] = []
@@ -44,7 +44,7 @@ def sent_headers(upstream: RawServer, **more: str) -> tuple[dict[str, str], str]
 BODY = chat("x", model="m", stream=True)
 
 
-def test_the_id_and_the_context_go_upstream(upstream: RawServer) -> None:
+def test_request_id_and_trace_context_are_forwarded(upstream: RawServer) -> None:
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=b,c=d", "HTTP_X_REQUEST_ID": "x-1"}
     headers, id = sent_headers(upstream, **more)
     assert headers["x-request-id"] == id == "x-1"
@@ -52,14 +52,14 @@ def test_the_id_and_the_context_go_upstream(upstream: RawServer) -> None:
 
 
 @pytest.mark.parametrize("parent", ["", PARENT.upper(), PARENT + "\r\nx: y"])
-def test_an_invalid_trace_context_is_not_forwarded(upstream: RawServer, parent: str) -> None:
+def test_invalid_trace_context_is_not_forwarded(upstream: RawServer, parent: str) -> None:
     more = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=b"}
     headers, id = sent_headers(upstream, **more)
     assert headers["x-request-id"] == id and id.startswith("req_")
     assert not {"traceparent", "tracestate", "x"} & headers.keys()
 
 
-def test_a_state_that_is_none_stays_here(upstream: RawServer) -> None:
+def test_invalid_tracestate_is_not_forwarded(upstream: RawServer) -> None:
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=\u00e9"}
     headers, _ = sent_headers(upstream, **more)
     assert headers["traceparent"] == PARENT and "tracestate" not in headers

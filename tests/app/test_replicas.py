@@ -1,4 +1,4 @@
-"""Three replicas behind nginx with one Redis: one is drained, one is killed, Redis stops."""
+"""Three replicas behind nginx with one Redis: a drain, a kill, a Redis outage, a restart."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from replay_helpers import RedisServer
 
 import choreoai
 
-WORDS = 60  # of an answer, 40 ms each
+WORDS = 60  # per answer, 40 ms each
 STREAMS = 30
 
 
 class Fleet:
-    """The replicas, nginx and Redis of a test."""
+    """Three replicas, nginx and Redis."""
 
     def __init__(self, folder: Path, more: str = "", **settings: str) -> None:
         for program, package in (("nginx", "nginx-light"), ("redis-server", "redis-server")):
@@ -61,7 +61,7 @@ def words(stream: int) -> str:
 
 
 class Listener:
-    """Reads one resumable stream through nginx; *half* is set when half of it was received."""
+    """Reads one resumable stream through nginx; *half* is set once half is received."""
 
     def __init__(self, url: str, number: int) -> None:
         self.half = threading.Event()
@@ -90,16 +90,18 @@ class Listener:
 
 
 def listen(fleet: Fleet, pool: ThreadPoolExecutor) -> tuple[list[Listener], list[Future[object]]]:
-    """Start the streams; return when half of each was received."""
+    """Start the streams; return when half of each is received."""
     listeners = [Listener(fleet.url, number) for number in range(STREAMS)]
     futures: list[Future[object]] = [pool.submit(one.run) for one in listeners]
     for one in listeners:
-        assert one.half.wait(30), "a stream did not come half of its way"
+        assert one.half.wait(30), "half of the stream was not received"
     return listeners, futures
 
 
-def test_a_replica_drained_and_one_killed(make_fleet: Callable[..., Fleet]) -> None:
-    """Each stream is received completely, or raises producer_lost with the text so far."""
+def test_drained_replica_completes_and_killed_one_reports_lost_streams(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """Each stream is received completely or raises producer_lost with the text so far."""
     fleet = make_fleet()
     with ThreadPoolExecutor(STREAMS) as pool:
         listeners, futures = listen(fleet, pool)
@@ -122,8 +124,9 @@ def test_a_replica_drained_and_one_killed(make_fleet: Callable[..., Fleet]) -> N
     assert 0 < lost < STREAMS
 
 
-def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> None:
-    """Connected clients receive their streams; resuming works again afterwards."""
+def test_streams_survive_a_redis_outage_and_replay_after_it(
+    make_fleet: Callable[..., Fleet],
+) -> None:
     fleet = make_fleet()
     headers = {"Authorization": f"Bearer {KEY}"}
     body = {
@@ -139,7 +142,7 @@ def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> Non
             json=body,
             headers={**headers, "Choreo-Resumable": "1"},
             timeout=30,
-        ) as begun:  # begins without Redis, and is whole
+        ) as begun:  # it starts without Redis, and is complete
             id = begun.headers["Choreo-Stream-Id"]
             assert begun.content.endswith(b"data: [DONE]\n\n")
         answer = requests.get(f"{fleet.url}/v1/streams/{id}", headers=headers, timeout=30)
@@ -153,10 +156,10 @@ def test_redis_goes_away_and_comes_back(make_fleet: Callable[..., Fleet]) -> Non
         again = requests.get(f"{fleet.url}/v1/streams/{id}", headers=headers, timeout=30)
         return again.status_code == 200 and again.content == begun.content.replace(b": ping\n", b"")
 
-    wait_until(replayed, "the stream that began without Redis can be replayed", 30)
+    wait_until(replayed, "the stream started without Redis can be replayed", 30)
 
 
-def test_a_finished_stream_survives_a_restart(tmp_path: Path) -> None:
+def test_finished_stream_survives_a_restart(tmp_path: Path) -> None:
     """sqlite: the server restarts between the cut and the resume."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     body = {

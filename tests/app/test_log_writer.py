@@ -1,4 +1,4 @@
-"""Log lines on standard error, tested by separate programs."""
+"""The thread that writes the log to standard error, tested in separate programs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(program: str, **options: Any) -> tuple[str, str]:
 
 
 def test_unread_lines_are_dropped_and_counted() -> None:
-    """Logging does not block, and a later line reports the number of dropped lines."""
+    """Logging does not block; a later line reports how many were dropped."""
     program = """
 for number in range(40_000):
     logger.info("line %d %s", number, "x" * 100)
@@ -63,10 +63,10 @@ logger.info("the end")
     kept = [line for line in lines if " line " in line]
     assert 10_000 <= len(kept) < 30_000
     dropped = [int(n) for n in re.findall(r"^(\d+) lines of the log were dropped$", err, re.M)]
-    assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been too many
+    assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been dropped
 
 
-def test_a_program_ends_though_its_log_is_not_read() -> None:
+def test_program_exits_although_its_log_is_unread() -> None:
     program = """
 for number in range(3_000):
     logger.info("line %d %s", number, "x" * 100)
@@ -82,7 +82,7 @@ os._exit(0)
             process.kill()
 
 
-def test_a_forked_process_writes_its_own() -> None:
+def test_forked_process_writes_its_own_lines() -> None:
     program = """
 import warnings
 warnings.simplefilter("ignore")  # from Python 3.12 on: that there is a thread
@@ -103,7 +103,7 @@ logger.info("in the parent")
     ]
 
 
-def test_a_record_that_cannot_be_formatted_is_reported_and_the_next_is_written() -> None:
+def test_unformattable_record_is_reported_and_the_next_is_written() -> None:
     program = """
 logger.info("%d of them", "many")
 logger.info("and \\udc80 then")
@@ -118,7 +118,7 @@ except ValueError:
     assert err.endswith("ValueError: half \\udc80 of it\n")
 
 
-def test_without_standard_error_nothing_fails() -> None:
+def test_logging_without_standard_error_does_not_fail() -> None:
     program = 'logger.info("x")\nlogger.handlers[0].flush()\nprint("served")'
     out, _ = run(program, preexec_fn=lambda: os.close(2), stderr=None)
     assert out == "served\n"
@@ -129,14 +129,14 @@ def logger() -> logging.Logger:
     return logging.Logger("somebody's")
 
 
-def test_a_logger_that_is_set_up_already_stays(logger: logging.Logger) -> None:
+def test_configured_logger_is_left_unchanged(logger: logging.Logger) -> None:
     own = logging.NullHandler()
     logger.addHandler(own)
     set_up(logger, Settings(log_level="debug"))
     assert (logger.handlers, logger.level, logger.propagate) == ([own], logging.NOTSET, True)
 
 
-def test_the_level_is_the_settings(logger: logging.Logger) -> None:
+def test_log_level_setting_is_applied(logger: logging.Logger) -> None:
     set_up(logger, Settings(log_level="warning"))
     assert (logger.level, logger.propagate) == (logging.WARNING, False)
 
@@ -180,7 +180,7 @@ OTHER = (
         ("logger.handlers[:] = [other]", [OTHER]),
     ],
 )  # fmt: skip
-def test_an_account_reaches_a_handler_of_the_program(own: str, shown: list[str]) -> None:
+def test_access_line_follows_the_programs_logging_setup(own: str, shown: list[str]) -> None:
     _, err = run(ACCOUNT % own)
     lines = [re.sub(r"^[\d-]{10} [\d:]{8},\d{3} ", "", line) for line in err.splitlines()]
     assert sorted(lines) == shown

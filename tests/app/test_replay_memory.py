@@ -1,4 +1,4 @@
-"""The memory that the server uses for resumable streams."""
+"""The memory that resumable streams use in the server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launched import Launched, launch
 from nightly import examples
 from real_server import KEY, slow_echo
 
-#: Three times the budget in frames, or six times.
+#: Their frames are three (nightly: six) times the budget.
 STREAMS = examples(1000, 2000)
 BUDGET = 32 * 1024 * 1024
 HEADERS = {"Authorization": f"Bearer {KEY}", "Choreo-Resumable": "1"}
@@ -26,22 +26,22 @@ def resident(replica: Launched) -> int:
     return int(found[1]) * 1024
 
 
-def test_streams_that_no_client_reads_to_the_end(tmp_path: Path) -> None:
-    """Within the budget at any time; under 150 MB above idle after they expired."""
+def test_abandoned_streams_stay_within_the_replay_budget(tmp_path: Path) -> None:
+    """At any time; once they have expired, memory is less than 150 MB above idle."""
     config = slow_echo(
-        max_streams=STREAMS,  # each keeps its slot until its generation has ended
+        max_streams=STREAMS,  # each keeps its slot until its generation ends
         replay_ttl_seconds=1,
         replay_total_bytes=BUDGET,
     )
     replica = launch(tmp_path, config)
-    # About 100 kB of frames each: all of them together would be a multiple of the budget.
+    # About 100 kB of frames each: together a multiple of the budget.
     body = {
         "model": "echo",
         "messages": [{"role": "user", "content": "word " * 500}],
         "stream": True,
     }
 
-    def leave(_: int) -> str:
+    def disconnect(_: int) -> str:
         with Client(("127.0.0.1", replica.port)) as client:
             client.request("POST", "/v1/chat/completions", body, HEADERS)
             head = client.read_head()
@@ -51,21 +51,21 @@ def test_streams_that_no_client_reads_to_the_end(tmp_path: Path) -> None:
             return head.headers["choreo-stream-id"]
 
     try:
-        leave(0)
+        disconnect(0)
         idle = resident(replica)
         peak = 0
         with ThreadPoolExecutor(8) as pool:
-            for _ in pool.map(leave, range(STREAMS)):
+            for _ in pool.map(disconnect, range(STREAMS)):
                 peak = max(peak, resident(replica))
-            last = leave(0)
-        # The memory of 8 running streams and their threads is not part of the logs.
+            last = disconnect(0)
+        # The allowance is for 8 running streams and their threads.
         assert peak - idle < BUDGET + 64 * 1024 * 1024
 
-        def gone() -> bool:
+        def expired() -> bool:
             url = f"http://127.0.0.1:{replica.port}/v1/streams/{last}"
             return requests.get(url, headers=HEADERS, timeout=10).status_code == 404
 
-        wait_until(gone, "the last stream expires")
+        wait_until(expired, "the last stream expires")
         assert resident(replica) - idle < 150 * 1024 * 1024
     finally:
         assert replica.end() == 0

@@ -1,4 +1,4 @@
-"""The log: one line for every request, as text and as JSON, without secrets."""
+"""The access log: one line per request, as text and as JSON, without secrets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTHORIZED = {"HTTP_AUTHORIZATION": f"Bearer {KEY}"}
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Any:
-    """Return a function that returns the accounts logged so far."""
+    """Return a function that returns the fields of the lines logged so far."""
     caplog.set_level(logging.INFO, "choreo_wsgi")
 
     def read() -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Any:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_completion(lines: Any, stream: bool) -> None:
+def test_completion_is_logged_with_tokens_and_timing(lines: Any, stream: bool) -> None:
     app = make_app({}, ANN)
     call(app, "POST", CHAT, chat("one two", stream=stream), HTTP_X_REQUEST_ID="x-1", **AUTHORIZED)
     (line,) = lines()
@@ -60,7 +60,7 @@ def test_a_completion(lines: Any, stream: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "body", "more", "status", "outcome"),
+    ("method", "path", "body", "variables", "status", "outcome"),
     [
         ("POST", CHAT, chat("x"), {}, 401, "missing_authorization"),
         ("POST", CHAT, b"{", AUTHORIZED, 400, "invalid_json"),
@@ -69,16 +69,16 @@ def test_a_completion(lines: Any, stream: bool) -> None:
         ("GET", "/v1/models", None, AUTHORIZED, 200, "ok"),
     ],
 )
-def test_every_other_request(
-    lines: Any, method: str, path: str, body: Any, more: dict[str, str], status: int, outcome: str
+def test_other_requests_are_logged_with_status_and_outcome(
+    lines: Any, method: str, path: str, body: Any, variables: Any, status: int, outcome: str
 ) -> None:
-    call(make_app({"default_model": "none"}, ANN), method, path, body, **more)
+    call(make_app({"default_model": "none"}, ANN), method, path, body, **variables)
     (line,) = lines()
     assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path)
-    assert line["key"] == ("ann" if more is AUTHORIZED else None)
+    assert line["key"] == ("ann" if variables is AUTHORIZED else None)
 
 
-def test_the_seconds_are_those_of_the_whole_request() -> None:
+def test_seconds_cover_the_whole_request() -> None:
     account = Account("id", "GET", "/", "")
     account.began -= 5.0
     account.sent(1, account.began + 2.0)
@@ -89,7 +89,7 @@ def test_the_seconds_are_those_of_the_whole_request() -> None:
     assert account.outcome == "ok"
 
 
-def test_a_failing_start_response_is_logged_once(lines: Any) -> None:
+def test_failing_start_response_is_logged_once(lines: Any) -> None:
     def refuse(status: str, headers: Any, exc_info: Any = None) -> Any:
         raise OSError("no")
 
@@ -100,7 +100,7 @@ def test_a_failing_start_response_is_logged_once(lines: Any) -> None:
     assert [line["outcome"] for line in lines()] == ["client_closed", "start_response_failed"]
 
 
-def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
+def test_client_disconnect_mid_stream_is_logged(serve: Any, lines: Any) -> None:
     app = make_app({}, {"provider slow": {"type": "echo", "delay_ms": "20", "models": "slow"}})
     with serve(app).connect() as client:
         client.request("POST", CHAT, chat("word " * 5000, model="slow", stream=True))
@@ -112,16 +112,18 @@ def test_a_client_that_leaves(serve: Any, lines: Any) -> None:
     assert (line["outcome"], line["status"]) == ("client_closed", 200)
 
 
-def test_a_client_that_leaves_before_the_head(lines: Any, scripted: Callable[[], Script]) -> None:
+def test_client_disconnect_before_the_head_is_logged(
+    lines: Any, scripted: Callable[[], Script]
+) -> None:
     scripted()
     app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
-    gone: Any = {"waitress.client_disconnected": lambda: True}
-    call(app, "POST", CHAT, chat("one"), **gone)
+    disconnected: Any = {"waitress.client_disconnected": lambda: True}
+    call(app, "POST", CHAT, chat("one"), **disconnected)
     (line,) = lines()
     assert (line["outcome"], line["status"]) == ("client_closed", 408)
 
 
-def test_a_bug_is_logged_with_its_code(lines: Any, scripted: Callable[[], Script]) -> None:
+def test_bug_is_logged_as_internal_error(lines: Any, scripted: Callable[[], Script]) -> None:
     scripted().say(RuntimeError("a bug"))
     app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
     call(app, "POST", CHAT, chat("one"))
@@ -129,7 +131,9 @@ def test_a_bug_is_logged_with_its_code(lines: Any, scripted: Callable[[], Script
     assert (line["outcome"], line["status"]) == ("internal_error", 500)
 
 
-def test_the_text_is_one_line_for_any_input(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_line_escapes_control_and_non_ascii_characters(
+    lines: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     body = chat("the prompt", model='a"b=c\n2030-01-01 forged\x1b[31mé\x7f')
     call(make_app({"default_model": "none"}, ANN), "POST", CHAT, body, **AUTHORIZED)
     (text,) = map(TextLine().format, caplog.records)
@@ -140,12 +144,14 @@ def test_the_text_is_one_line_for_any_input(lines: Any, caplog: pytest.LogCaptur
 
 
 @pytest.mark.parametrize("text", ["", "a b", 'a"', "a=b", "\u00e9", "\n"])
-def test_a_text_that_could_be_taken_for_more_is_quoted(text: str) -> None:
+def test_ambiguous_values_are_quoted(text: str) -> None:
     logged = str(Members(id="plain", method=text, path="/", status=200))
     assert logged == f"id=plain method={json.dumps(text)} path=/ status=200"
 
 
-def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_json_line_contains_the_account_without_the_prompt(
+    lines: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     call(make_app(), "POST", CHAT, chat("the prompt"))
     (line,) = map(JSONLine().format, caplog.records)
     logged = json.loads(line)
@@ -154,7 +160,7 @@ def test_json_lines(lines: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert logged["time"].endswith("Z") and "message" not in logged
 
 
-def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_json_line_contains_the_traceback(caplog: pytest.LogCaptureFixture) -> None:
     try:
         raise ValueError("two\nlines")
     except ValueError:
@@ -165,7 +171,7 @@ def test_a_bug_in_json_lines(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_an_answer_that_its_server_gives_up_is_logged(
+def test_response_closed_unread_by_the_server_is_logged(
     lines: Any, scripted: Callable[[], Script], stream: bool
 ) -> None:
     scripted()

@@ -20,7 +20,7 @@ AT_ONCE = 25
 
 
 def frames_of(client: Client, limit: int) -> list[bytes]:
-    """Return up to *limit* frames, fewer at the end."""
+    """Return up to *limit* frames, fewer if the stream ends; pings are dropped."""
     frames: list[bytes] = []
     while len(frames) < limit:
         frame = client.read_frame()
@@ -32,7 +32,6 @@ def frames_of(client: Client, limit: int) -> list[bytes]:
 
 
 def number(frame: bytes) -> int:
-    """Return the number of a frame."""
     found = re.match(rb"id: (\d+)\ndata: ", frame)
     assert found, frame
     return int(found[1])
@@ -83,13 +82,15 @@ def texts(frames: list[bytes]) -> tuple[list[str], dict[str, Any] | None]:
     return [found[index] for index in sorted(found)], usage
 
 
-def test_streams_cut_at_random_are_whole(serve: Callable[..., Server], replay_url: str) -> None:
-    """With n=2 and usage: the frames received are those of the log, and the text is complete."""
+def test_streams_cut_at_random_resume_without_loss(
+    serve: Callable[..., Server], replay_url: str
+) -> None:
+    """With n=2 and usage: the received frames equal the log, and the text is complete."""
     section = {"type": "echo", "delay_ms": "1", "models": "slow"}
     app = make_app({"replay": replay_url, "max_streams": "600"}, {"provider slow": section})
     server = serve(app, threads=3 * AT_ONCE)
 
-    def one(seed: int) -> None:
+    def run(seed: int) -> None:
         chance = random.Random(seed)
         words = [f"w{seed}-{n}é\u2028" for n in range(chance.randint(3, 12))]
         body: dict[str, Any] = {
@@ -110,7 +111,7 @@ def test_streams_cut_at_random_are_whole(serve: Callable[..., Server], replay_ur
 
     try:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(one, range(STREAMS)))
-        wait_until(lambda: app.active == 0, "nothing is left running")
+            list(pool.map(run, range(STREAMS)))
+        wait_until(lambda: app.active == 0, "all streams have ended")
     finally:
         app.close()

@@ -1,4 +1,4 @@
-"""A running stream and a failed request keep no reference to the request, however large."""
+"""Running streams and failed requests release the memory of the request, however large."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ EVENT = (
 
 @pytest.fixture
 def more() -> Iterator[threading.Event]:
-    """Set when the upstream may end its answer."""
+    """An event: the upstream may end its response."""
     event = threading.Event()
     yield event
     event.set()
 
 
 def unnamed_files() -> int:
-    """Return the number of open files without a name, such as those of large bodies."""
+    """Return the number of open unnamed files, such as those of large bodies."""
     count = 0
     for descriptor in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # that of the folder itself
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the folder itself
             count += "(deleted)" in str(descriptor.readlink())
     return count
 
 
 def held() -> int:
-    """Return the bytes allocated since tracing began and not freed, without those of tests."""
+    """Return the bytes allocated since tracing began and not freed, tests excluded."""
     gc.collect()
     ours = [
         tracemalloc.Filter(False, "*/tests/*"),
@@ -63,10 +63,10 @@ def held() -> int:
 
 @pytest.mark.parametrize("resumable", [False, True])
 @pytest.mark.parametrize("other", ["", "other"])
-def test_the_request_is_let_go_of_once_the_stream_runs(
+def test_request_is_released_once_the_stream_runs(
     upstream: Callable[..., RawServer], more: threading.Event, resumable: bool, other: str
 ) -> None:
-    """Also with a second target in reserve."""
+    """Also when a second target is left for failover."""
 
     def answer(peer: Peer) -> None:
         peer.request.body = b""
@@ -95,10 +95,10 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
             client.request("POST", "/v1/chat/completions", sent, headers)
             assert client.read_head().status == 200
             assert b'"1"' in client.read_frame()
-            # Not at once: the thread that has sent the frame may be about to leave.
-            harness.wait_until(lambda: held() < SIZE / 4, "the request is let go of")
+            # Wait: the thread that sent the frame may still hold the request.
+            harness.wait_until(lambda: held() < SIZE / 4, "the request is released")
             tracemalloc.stop()
-            harness.wait_until(lambda: unnamed_files() == before, "its file is let go of")
+            harness.wait_until(lambda: unnamed_files() == before, "its file is closed")
             more.set()
             assert b'"2"' in client.read_frame()
     finally:
@@ -107,17 +107,17 @@ def test_the_request_is_let_go_of_once_the_stream_runs(
 
 
 def hang_up(peer: Peer) -> None:
-    """Send no answer."""
+    """Send no response."""
     peer.close()
 
 
 def fail(peer: Peer) -> None:
-    """Answer with an error."""
+    """Send an error response."""
     peer.send(head("500 Oops", "application/json", "Content-Length: 2") + b"{}")
 
 
 def break_off(peer: Peer) -> None:
-    """Send the beginning of an answer."""
+    """Send the first part of a response."""
     peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
     peer.send(chunk(EVENT % (1, b"null")))
     peer.close()
@@ -125,12 +125,12 @@ def break_off(peer: Peer) -> None:
 
 @pytest.mark.parametrize("failure", [ClientGone, RuntimeError("a bug")])
 @pytest.mark.parametrize("stream", [False, True])
-def test_requests_of_clients_that_left_and_of_bugs_are_freed(
+def test_requests_ended_by_disconnects_and_bugs_are_freed(
     scripted: Callable[[], Script], stream: bool, failure: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # pytest keeps log records, with their frames.
     monkeypatch.setattr(logging.getLogger("choreo_wsgi.app.application"), "disabled", True)
-    # With a target in reserve, which the request is kept for.
+    # With a second target, for which the request is kept until the first has answered.
     scripts = {"type": "scripted", "models": "m"}
     app = harness.make_app({}, {"provider s": scripts, "provider t": scripts})
     left: Any = {"waitress.client_disconnected": lambda: failure is ClientGone}
@@ -154,10 +154,10 @@ def test_requests_of_clients_that_left_and_of_bugs_are_freed(
 @pytest.mark.parametrize(
     ("answer", "stream"), [(hang_up, True), (fail, False), (break_off, True), (break_off, False)]
 )
-def test_a_failed_request_is_let_go_of_without_the_collector(
+def test_failed_request_is_freed_without_the_collector(
     upstream: Callable[..., RawServer], answer: Callable[[Peer], None], stream: bool
 ) -> None:
-    """Errors refer to their frames, and frames to the request."""
+    """Exceptions refer to their stack frames, and those to the request."""
     section = {"type": "openai", "base_url": upstream(answer).base_url, "api_key": "k"}
     app = harness.make_app({"listen": "127.0.0.1:0"}, {"provider up": {**section, "models": "m"}})
     served = Running(app)
@@ -172,9 +172,9 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
             for _ in range(3):
                 with served.connect() as client:
                     client.exchange("POST", "/v1/chat/completions", body)
-            # Not at once: the thread that served the last one may be about to leave.
-            harness.wait_until(lambda: not app.active, "all are over")
-            harness.wait_until(lambda: requests() <= before, "the requests are let go of")
+            # Wait: the thread that served the last one may still hold it.
+            harness.wait_until(lambda: not app.active, "all have ended")
+            harness.wait_until(lambda: requests() <= before, "the requests are released")
     finally:
         served.close()
 
@@ -182,10 +182,10 @@ def test_a_failed_request_is_let_go_of_without_the_collector(
 @pytest.mark.parametrize(
     ("api", "stream"), [("chat/completions", True), ("responses", False), ("messages", True)]
 )
-def test_an_answer_is_freed_without_the_collector(
+def test_answer_is_freed_without_the_collector(
     upstream: Callable[..., RawServer], api: str, stream: bool
 ) -> None:
-    """A long text of an answer is freed with its reader and writer."""
+    """The long text of an answer is freed with its reader and writer."""
     function = {"name": "f", "arguments": json.dumps({"a": "x" * 300_000})}
     call = {"index": 0, "id": "c", "type": "function", "function": function}
     said = {"role": "assistant", "content": "y" * 300_000, "tool_calls": [call]}
@@ -216,7 +216,7 @@ def test_an_answer_is_freed_without_the_collector(
                 with served.connect() as client:
                     answered = client.exchange("POST", f"/v1/{api}", body)
                     assert len(answered.body) > 600_000
-            harness.wait_until(lambda: not app.active, "all are over")
-            harness.wait_until(lambda: kept() <= before, "the answers are let go of")
+            harness.wait_until(lambda: not app.active, "all have ended")
+            harness.wait_until(lambda: kept() <= before, "the answers are released")
     finally:
         served.close()
