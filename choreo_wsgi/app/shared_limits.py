@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 from ..replay.backend import Change, Unreachable
@@ -49,7 +50,8 @@ class SharedLimits(Limits):
             if self._process != os.getpid():
                 self._process, self._holder = os.getpid(), secrets.token_hex(8)
                 self._closed, self._worker = threading.Event(), ThreadPoolExecutor(1, "limits")
-                threading.Thread(target=self._renew_leases, name="limits", daemon=True).start()
+                renew = partial(self._renew_leases, self._closed)
+                threading.Thread(target=renew, name="limits", daemon=True).start()
             return self._worker.submit(self._add, key, rules)
 
     def _add(self, key: str, rules: Sequence[Rule]) -> list[Rule] | None:
@@ -70,14 +72,15 @@ class SharedLimits(Limits):
             logger.info("limits are shared again")
         return counted
 
-    def _renew_leases(self) -> None:
-        while not self._closed.wait(_RENEW):
+    def _renew_leases(self, closed: threading.Event) -> None:
+        while not closed.wait(_RENEW):
             self.renew()
 
     def renew(self) -> None:
         """Renew the leases of this process for another LEASE."""
-        for key in tuple(self._keys):
-            self._put(key, [Rule("max_streams", sys.maxsize, 0)])
+        with suppress(RuntimeError):  # closed meanwhile; _put() would start new threads
+            for key in tuple(self._keys):
+                self._worker.submit(self._add, key, [Rule("max_streams", sys.maxsize, 0)])
 
     def close(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from ..errors import ConfigurationError, ProviderNotConfigured
 from ..settings import Configuration, Secret, Settings, parse_options, table
 from ..upstream.address import parse_url
 from .base import COMMON, Provider, SectionOptions
-from .facts import BUILT_IN
+from .facts import BUILT_IN, Facts
 from .registry import Unusable, provider_class
 from .routing import Router, Target
 
@@ -56,15 +56,18 @@ def _check(
     name: str, type: str, options: Mapping[str, str], environment: Mapping[str, str]
 ) -> None:
     """Raise ConfigurationError for an invalid API key, base_url or proxy."""
-    key, url = options.get("api_key", ""), options.get("base_url", "") or BUILT_IN[type].home
-    if not key.isprintable() or max(key, default="") > "\xff":
-        text = f"provider {name}: api_key: it has characters that a header cannot have"
-        raise ConfigurationError(text)
+    facts = BUILT_IN.get(type, Facts())
+    key, url = options.get("api_key", ""), options.get("base_url", "") or facts.home
     try:
         if url:
             parse_url(url, environment)
     except ConfigurationError as error:
         raise ConfigurationError(f"provider {name}: base_url: {error.message}") from None
+    if type not in BUILT_IN:
+        return  # how it uses its key and address is not known
+    if not key.isprintable() or max(key, default="") > "\xff":
+        text = f"provider {name}: api_key: it has characters that a header cannot have"
+        raise ConfigurationError(text)
     for path in ("/chat/completions", "/completions", "/messages", "/responses"):
         if url.rstrip("/").endswith(path):
             text = f"provider {name}: base_url: remove {path}, which is added to it"
@@ -108,7 +111,7 @@ class _Builder:
             cls = provider_class(type)
             if options is None:
                 options = self._section_options(name, cls)
-            if type in BUILT_IN:
+            if type in BUILT_IN or hasattr(cls, "attempt"):  # it is reached over HTTP
                 _check(name, type, options, self._environment)
             made_from = (cls, options)
             if name in self._kept and self._kept[name].made_from == made_from:

@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
@@ -339,6 +340,7 @@ def test_models_are_listed_and_retrieved(application: Make) -> None:
     assert [model["id"] for model in listed["data"]] == ["a/b", "c", "echo"]
     for model in listed["data"]:
         assert sorted(model) == ["created", "id", "object", "owned_by"]
+        assert abs(time.time() - model["created"]) < 3600
         assert call(app, "GET", f"/v1/models/{model['id']}").json() == model
     missing = call(app, "GET", "/v1/models/nobody")
     assert (missing.status, missing.error["code"]) == (404, "model_not_found")

@@ -66,6 +66,26 @@ logger.info("the end")
     assert len(kept) + sum(dropped) in (40_000, 40_001)  # the last one may have been dropped
 
 
+def test_lines_are_written_after_a_full_nonblocking_standard_error() -> None:
+    program = """
+os.set_blocking(2, False)
+for number in range(3_000):
+    logger.info("line %d %s", number, "x" * 100)
+logger.handlers[0].flush()
+print("full", flush=True)
+sys.stdin.readline()
+logger.info("the end")
+"""
+    with start(program) as process:
+        try:
+            assert process.stdout and process.stderr and process.stdout.readline() == "full\n"
+            process.stderr.read(60_000)
+            _, err = process.communicate("\n", timeout=DEADLINE)
+        finally:
+            process.kill()
+    assert err.endswith("INFO choreo_wsgi: the end\n")
+
+
 def test_program_exits_although_its_log_is_unread() -> None:
     program = """
 for number in range(3_000):
@@ -139,6 +159,17 @@ def test_configured_logger_is_left_unchanged(logger: logging.Logger) -> None:
 def test_log_level_setting_is_applied(logger: logging.Logger) -> None:
     set_up(logger, Settings(log_level="warning"))
     assert (logger.level, logger.propagate) == (logging.WARNING, False)
+
+
+def test_access_lines_have_the_level_info() -> None:
+    program = """
+from choreo_wsgi.app.account import Account
+for level in ("WARNING", "INFO"):
+    logger.setLevel(level)
+    Account(level, "GET", "/", "").finish()
+"""
+    _, err = run(program)
+    assert "id=INFO" in err and "id=WARNING" not in err
 
 
 ACCOUNT = """

@@ -91,6 +91,7 @@ def test_gaps_and_seconds_agree_with_the_log(
     assert found["choreo_frame_gap_seconds_count", ()] == blocks - 1
     seconds = found["choreo_request_seconds_sum", ()]
     assert abs(seconds - line["seconds"]) < 0.001
+    assert abs(found["choreo_first_token_seconds_sum", ()] - line["first"]) < 0.001
     gaps, first = found["choreo_frame_gap_seconds_sum", ()], line["first"]
     assert 0 < gaps <= seconds - first + 0.001
     # Each gap is in its bucket: the sum is at least that of the buckets' lower bounds.
@@ -225,9 +226,10 @@ def test_outcome_labels_are_bounded(upstream: Callable[..., RawServer]) -> None:
     app = make_app({"metrics": "on"}, {"provider p": options})
     for _ in range(230):
         assert call(app, "POST", CHAT, chat("x", model="m")).status == 400
+    assert call(app, "POST", CHAT, chat("x")).status == 200
     outcomes = {labels[2]: value for labels, value in requests_of(samples(app)).items()}
     app.close()
-    assert len(outcomes) <= 202 and outcomes["other"] >= 29
+    assert len(outcomes) <= 202 and outcomes["other"] >= 29 and outcomes["completed"] == 1
 
 
 def test_metrics_access_is_restricted() -> None:

@@ -71,13 +71,17 @@ def test_stream_produces_a_genai_span(spans: InMemorySpanExporter, metrics: str)
 def test_provider_receives_our_span_as_parent(spans: InMemorySpanExporter) -> None:
     """So its spans are children of ours, as ours are of the caller's."""
     account = Account("id", "POST", CHAT, "", observers=[Spans(make_app())])
+    account.began -= 5.0
+    account.target = "up/stream"
     account.requested("chat", "m", {"x-request-id": "id", "traceparent": PARENT})
-    account.finish("completed")
+    account.finish("client_left")
     span = only(spans)
     version, trace_id, span_id, flags = account.trace["traceparent"].split("-")
     assert (version, trace_id, flags) == ("00", PARENT.split("-")[1], "01")
     assert span_id == f"{span.context.span_id:016x}" != PARENT.split("-")[2]
     assert account.trace["x-request-id"] == "id"
+    assert span.end_time - span.start_time >= 5e9 and span.status.is_ok
+    assert span.attributes["gen_ai.response.model"] == "stream"
 
 
 def test_failed_request_sets_the_error_of_its_span(spans: InMemorySpanExporter) -> None:

@@ -120,7 +120,7 @@ def test_frames_are_numbered_and_replayed_from_any_number(start: Any) -> None:
     assert b'"usage":{' in frames[-2]
     for after in range(len(frames)):
         assert replay(server, id, after) == frames[after:]
-        assert replay(server, id, Last_Event_ID=str(after)) == frames[after:]
+        assert replay(server, id, 0, Last_Event_ID=str(after)) == frames[after:]
     assert replay(server, id) == frames
     for name in ("starting_after", "from"):  # the names of OpenAI and llama.cpp
         assert replay(server, f"{id}?{name}=2") == frames[2:]
@@ -253,13 +253,20 @@ def test_failed_stream_replays_its_error_frame(start: Any, script: Script) -> No
     assert replay(server, id) == frames
 
 
+def test_choreo_resumable_0_starts_a_plain_stream(start: Any) -> None:
+    app, _ = start()
+    answer = call(app, "POST", "/v1/chat/completions", payload("echo"), HTTP_CHOREO_RESUMABLE="0")
+    assert answer.status == 200 and "choreo-stream-id" not in answer.headers
+
+
 def test_same_idempotency_key_joins_the_stream(start: Any, script: Script) -> None:
     """The same key and body share one generation; another body is a conflict."""
     _, server = start()
+    key = "k" * 255
     with server.connect() as first, server.connect() as second, server.connect() as third:
-        id = begin(first, payload(), Idempotency_Key="k-1")
-        assert begin(second, payload(), Idempotency_Key="k-1") == id
-        headers = {**RESUMABLE, "Idempotency-Key": "k-1"}
+        id = begin(first, payload(), Idempotency_Key=key)
+        assert begin(second, payload(), Idempotency_Key=key) == id
+        headers = {**RESUMABLE, "Idempotency-Key": key}
         answer = third.exchange("POST", "/v1/chat/completions", payload(seed=1), headers)
         assert (answer.status, answer.error["code"]) == (409, "idempotency_conflict")
         script.finish("one ", Finish(), Usage(1, 1))
@@ -281,19 +288,28 @@ def test_immediate_failure_frees_the_idempotency_key(
         assert text_of(read_to_end(client)) == "fine"
 
 
-def test_joined_request_receives_the_same_error(start: Any, script: Script) -> None:
+@pytest.mark.parametrize(
+    ("failure", "message", "code"),
+    [
+        (ProviderError("too long", status=400, code="too_long"), "too long", "too_long"),
+        (RuntimeError("inner secret"), "the server failed to answer this request", None),
+    ],
+)
+def test_joined_request_receives_the_same_error(
+    start: Any, script: Script, failure: Exception, message: str, code: str | None
+) -> None:
     _, server = start(heartbeat_seconds="600")
     joined = {**RESUMABLE, "Idempotency-Key": "k-3"}
     with server.connect() as first, server.connect() as second:
         first.request("POST", "/v1/chat/completions", payload(), joined)
         assert script.asked.wait(harness.DEADLINE)
         begin(second, payload(), Idempotency_Key="k-3")
-        script.say(ProviderError("context too long", status=400, code="too_long"))
-        assert first.read_answer().error["code"] == "too_long"
+        script.say(failure)
+        assert first.read_answer().error["message"] == message
         (frame,) = read_to_end(second)
     assert numbers([frame]) == [1]
     error = json.loads(frame.partition(b"data: ")[2])["error"]
-    assert (error["message"], error["code"]) == ("context too long", "too_long")
+    assert (error["message"], error["code"]) == (message, code or "internal_error")
 
 
 def test_keyed_request_survives_a_disconnect_before_the_head(start: Any, script: Script) -> None:
@@ -635,12 +651,12 @@ def test_delete_ends_a_stream_whose_producer_is_lost(start: Any, tmp_path: Path)
     assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
 
 
-def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["message_start", "content_block_delta"])
+def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path, kind: str) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
-    data = b'{"type":"content_block_delta"}'
-    writer.append(sse.frame(data, 2, event="content_block_delta"), 1)
+    writer.append(sse.frame(b'{"type":"%b"}' % kind.encode(), 2, event=kind), 1)
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     *_, last = replay(server, writer.id)

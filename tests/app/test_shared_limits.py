@@ -317,6 +317,15 @@ def test_leases_are_renewed_by_a_thread(
     assert renewed.wait(harness.DEADLINE)
 
 
+def test_renewal_after_close_starts_no_thread(tmp_path: Path, opened: Any) -> None:
+    """As when the limits are closed while their thread is renewing."""
+    counters, others = opened(f"sqlite:{tmp_path / 'x'}"), renewing()
+    counters.take("k", [Rule("max_streams", 5, 0, 1)])
+    counters.close()
+    counters.renew()
+    wait_until(lambda: not renewing() - others, "the threads have ended")
+
+
 def test_request_after_close_reopens_the_store(tmp_path: Path, opened: Any) -> None:
     counters, rule = opened(f"sqlite:{tmp_path / 'x'}"), Rule("max_streams", 5, 0, 1)
     for left in (5, 4):

@@ -199,6 +199,8 @@ def test_input_items_are_listed_by_page(served: Callable[..., str]) -> None:
         assert texts == ["number 4", "number 3", "number 2", "number 1", "yes", "number 0"]
         rest = listing.list(kept.id, order="asc", after=page.data[1].id)
         assert [item.content[0].text for item in rest.data] == ["number 4"]  # type: ignore[union-attr]
+        many = client.responses.create(model="slow", input=[input[0]] * 21, store=True)
+        assert len(listing.list(many.id).data) == 20
         for members in ({"limit": 0}, {"limit": 101}, {"order": "up"}, {"after": "msg_x"}):
             with pytest.raises(openai.BadRequestError) as raised:
                 listing.list(kept.id, **members)  # type: ignore[arg-type]

@@ -22,13 +22,15 @@ def upstream() -> Iterator[RawServer]:
         yield one
 
 
-def sent_headers(upstream: RawServer, **more: str) -> tuple[dict[str, str], str]:
+def sent_headers(
+    upstream: RawServer, path: str = "chat/completions", **more: str
+) -> tuple[dict[str, str], str]:
     """Return the headers received by the provider, in lower case, and our request id."""
     options = {"type": "openai", "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
     answers: list[Any] = []
     thread = threading.Thread(
-        target=lambda: answers.append(call(app, "POST", "/v1/chat/completions", BODY, **more))
+        target=lambda: answers.append(call(app, "POST", f"/v1/{path}", BODIES[path], **more))
     )
     thread.start()
     one = upstream.call()
@@ -41,14 +43,21 @@ def sent_headers(upstream: RawServer, **more: str) -> tuple[dict[str, str], str]
     return headers, answers[0].headers["x-request-id"]
 
 
-BODY = chat("x", model="m", stream=True)
+BODIES: dict[str, Any] = {
+    "chat/completions": chat("x", model="m", stream=True),
+    "responses": {"model": "m", "input": "x", "store": True},
+}
 
 
-def test_request_id_and_trace_context_are_forwarded(upstream: RawServer) -> None:
-    more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=b,c=d", "HTTP_X_REQUEST_ID": "x-1"}
-    headers, id = sent_headers(upstream, **more)
+@pytest.mark.parametrize("path", ["chat/completions", "responses"])
+@pytest.mark.parametrize("parent", [PARENT, f"01{PARENT[2:]}-of-a-later-version"])
+def test_request_id_and_trace_context_are_forwarded(
+    upstream: RawServer, path: str, parent: str
+) -> None:
+    more = {"HTTP_TRACEPARENT": parent, "HTTP_TRACESTATE": "a=b,c=d", "HTTP_X_REQUEST_ID": "x-1"}
+    headers, id = sent_headers(upstream, path, **more)
     assert headers["x-request-id"] == id == "x-1"
-    assert (headers["traceparent"], headers["tracestate"]) == (PARENT, "a=b,c=d")
+    assert (headers["traceparent"], headers["tracestate"]) == (parent, "a=b,c=d")
 
 
 @pytest.mark.parametrize("parent", ["", PARENT.upper(), PARENT + "\r\nx: y"])
@@ -59,7 +68,8 @@ def test_invalid_trace_context_is_not_forwarded(upstream: RawServer, parent: str
     assert not {"traceparent", "tracestate", "x"} & headers.keys()
 
 
-def test_invalid_tracestate_is_not_forwarded(upstream: RawServer) -> None:
-    more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": "a=\u00e9"}
+@pytest.mark.parametrize("state", ["a=\u00e9", "a=" + "x" * 511])
+def test_invalid_tracestate_is_not_forwarded(upstream: RawServer, state: str) -> None:
+    more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": state}
     headers, _ = sent_headers(upstream, **more)
     assert headers["traceparent"] == PARENT and "tracestate" not in headers

@@ -13,6 +13,7 @@ import pytest
 from raw_server import RawServer
 
 from choreo_wsgi import sse
+from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.providers import registry
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -79,6 +80,8 @@ def test_http_example_provider_answers(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.syspath_prepend(str(tmp_path))
     with RawServer() as upstream:
         try:
+            with pytest.raises(ConfigurationError, match=r"lines: base_url: .* http://HOST"):
+                harness.make_app(sections={"provider lines": {"base_url": "127.0.0.1:9000"}})
             app = harness.make_app(sections={"provider lines": {"base_url": upstream.url}})
             with harness.Server(app) as server:
                 for text, status in (
