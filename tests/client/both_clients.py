@@ -1,4 +1,4 @@
-"""The async client behind the face of the sync one, so that one test drives both."""
+"""The async client with the interface of the sync one, so that one test runs with both."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from raw_server import DEADLINE
 
 from choreoai import AsyncChoreoAI, ChoreoAI
 
-#: Runs a test with both kinds of client: where threads, loops, sockets or time take part.  Any
-#: other needs only the sync one, which is generated from the async one.
+#: Runs a test with both kinds of client: for behaviour that depends on threads, loops, sockets or
+#: time.  Other tests need only the sync one, which is generated from the async one.
 both = pytest.mark.parametrize("clients", ["sync", "async"], indirect=True)
 
 
@@ -37,8 +37,8 @@ async def _awaited(value):
     return await value
 
 
-class _Face:
-    """Passes attributes on; methods that are coroutines are run to their end."""
+class _Proxy:
+    """Forwards attributes; runs coroutine methods to their end."""
 
     def __init__(self, loop: Loop, inner) -> None:
         self._loop = loop
@@ -47,9 +47,9 @@ class _Face:
     def __getattr__(self, name):
         value = getattr(self._inner, name)
         if name in ("chat", "completions", "models", "responses"):
-            return _Face(self._loop, value)
+            return _Proxy(self._loop, value)
         if hasattr(value, "__anext__"):
-            return AsyncFace(self._loop, value)
+            return IteratorProxy(self._loop, value)
         if not callable(value) or isinstance(value, type):
             return value
         return lambda *args, **options: self._result(value(*args, **options))
@@ -58,12 +58,12 @@ class _Face:
         if inspect.isawaitable(value):
             value = self._loop.run(_awaited(value))
         if hasattr(value, "__anext__"):
-            return AsyncFace(self._loop, value)
-        return _Face(self._loop, value) if hasattr(value, "__aenter__") else value
+            return IteratorProxy(self._loop, value)
+        return _Proxy(self._loop, value) if hasattr(value, "__aenter__") else value
 
     def __enter__(self):
         entered = self._loop.run(self._inner.__aenter__())
-        return self if entered is self._inner else AsyncFace(self._loop, entered)
+        return self if entered is self._inner else IteratorProxy(self._loop, entered)
 
     def __exit__(self, *error):
         self._loop.run(self._inner.__aexit__(*error))
@@ -72,8 +72,8 @@ class _Face:
         return repr(self._inner)
 
 
-class AsyncFace(_Face):
-    """A face for what is iterated over."""
+class IteratorProxy(_Proxy):
+    """A proxy for a stream or any other async iterator."""
 
     def __iter__(self):
         return self
@@ -86,7 +86,7 @@ class AsyncFace(_Face):
 
 
 class Clients:
-    """Makes clients of one kind and closes them in the end."""
+    """Makes clients of one kind and closes them at the end."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -100,7 +100,7 @@ class Clients:
         if self._loop is None:
             client = ChoreoAI(base_url=base_url, **options)
         else:
-            client = _Face(self._loop, AsyncChoreoAI(base_url=base_url, **options))
+            client = _Proxy(self._loop, AsyncChoreoAI(base_url=base_url, **options))
         self._made.append(client)
         return client
 

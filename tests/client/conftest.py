@@ -7,16 +7,16 @@ from raw_server import RawServer
 
 @pytest.fixture
 def server():
-    with RawServer() as made:
-        yield made
+    with RawServer() as server:
+        yield server
 
 
 @pytest.fixture
 def clients(request):
-    """Makes sync clients; with the mark ``both`` also async ones with the same face."""
-    made = Clients(getattr(request, "param", "sync"))
-    yield made
-    made.close()
+    """Makes sync clients; with the mark ``both`` also async ones with the same interface."""
+    clients = Clients(getattr(request, "param", "sync"))
+    yield clients
+    clients.close()
 
 
 @pytest.fixture
@@ -25,18 +25,18 @@ def client(clients, server):
 
 
 @pytest.fixture
-def ask(client):
+def open_stream(client):
     """Opens a stream."""
 
-    def ask(**options):
+    def open_stream(**options):
         options = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], **options}
         return client.chat.completions.create(stream=True, **options)
 
-    return ask
+    return open_stream
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch):
+def _clear_environment(monkeypatch):
     for name in ("CHOREOAI_API_KEY", "CHOREOAI_BASE_URL", "HTTP_PROXY", "http_proxy"):
         monkeypatch.delenv(name, raising=False)
 
@@ -46,8 +46,8 @@ def tls_servers(tls, monkeypatch):
     """Makes servers that speak TLS."""
     context, certificate = tls
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificate)
-    with ExitStack() as made:
-        yield lambda: made.enter_context(RawServer(context=context))
+    with ExitStack() as servers:
+        yield lambda: servers.enter_context(RawServer(context=context))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Calls: what is sent, what comes back, retries and time limits."""
+"""Calls: requests, answers, proxies, retries and time limits."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ def complete(client):
 
 
 @both
-def test_a_plain_completion(server, complete):
+def test_create_returns_the_completion(server, complete):
     server.then(lambda peer: peer.json(COMPLETION))
-    made = complete()
-    assert made.choices[0].message.content == "Hello"
-    assert made.choices[0].finish_reason == "stop"
-    assert made.usage.total_tokens == 2
-    assert made.to_dict() == COMPLETION
+    completion = complete()
+    assert completion.choices[0].message.content == "Hello"
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.usage.total_tokens == 2
+    assert completion.to_dict() == COMPLETION
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_a_plain_completion_in_any_framing(server, complete, framing):
+def test_reads_a_plain_answer_in_every_framing(server, complete, framing):
     def script(peer):
         peer.head(kind="application/json", framing=framing)
         for byte in b'{"id": "x", "choices": [{}]}':
@@ -66,10 +66,10 @@ def test_a_plain_completion_in_any_framing(server, complete, framing):
     assert complete().id == "x"
 
 
-def test_every_parameter_is_sent(server, clients, complete):
+def test_sends_all_parameters_and_the_default_headers(server, clients, complete):
     server.then(lambda peer: peer.json(COMPLETION))
-    own = {"invented": {"a": None}}
-    complete(temperature=0.5, tools=[{"type": "function"}], stop=None, extra_body=own)
+    extra = {"invented": {"a": None}}
+    complete(temperature=0.5, tools=[{"type": "function"}], stop=None, extra_body=extra)
     request = server.requests[0]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.json() == {
@@ -85,13 +85,13 @@ def test_every_parameter_is_sent(server, clients, complete):
     assert request.headers["accept-encoding"] == "identity"
 
 
-def test_a_parameter_that_is_not_documented_is_refused(server, complete):
+def test_rejects_an_undocumented_parameter(server, complete):
     with pytest.raises(TypeError, match=r"'temprature'.*extra_body"):
         complete(temprature=3)
     assert server.accepted == 0
 
 
-def test_extra_headers_query_and_body(server, clients):
+def test_extra_headers_query_and_body_override_the_defaults(server, clients):
     server.then(lambda peer: peer.json(COMPLETION))
     client = clients(server.url, default_headers={"X-A": "1", "X-B": "1"})
     client.chat.completions.create(
@@ -107,7 +107,7 @@ def test_extra_headers_query_and_body(server, clients):
     assert request.json() == {"model": "other", "messages": HI, "x": 1}
 
 
-def test_without_a_key_none_is_sent(server, clients, monkeypatch, tmp_path):
+def test_sends_no_authorization_without_a_key(server, clients, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login a password b\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -116,7 +116,7 @@ def test_without_a_key_none_is_sent(server, clients, monkeypatch, tmp_path):
     assert "authorization" not in server.requests[0].headers
 
 
-def test_a_message_of_an_answer_can_be_sent_back(server, complete):
+def test_accepts_a_message_of_an_answer_as_input(server, complete):
     server.then(lambda peer: peer.json(COMPLETION))
     message = complete().choices[0].message
     complete(messages=(m for m in [*HI, message]))
@@ -124,14 +124,14 @@ def test_a_message_of_an_answer_can_be_sent_back(server, complete):
 
 
 @pytest.mark.parametrize("value", [float("nan"), object(), b"bytes"])
-def test_what_json_cannot_say_is_refused(server, complete, value):
+def test_rejects_values_that_have_no_json_form(server, complete, value):
     with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
         complete(extra_body={"x": value})
     assert server.accepted == 0
 
 
 @both
-def test_models(server, client):
+def test_lists_and_retrieves_models(server, client):
     model = {"id": "a/b", "object": "model", "created": 1, "owned_by": "us"}
     server.then(
         lambda peer: peer.json({"object": "list", "data": [model]}),
@@ -159,20 +159,20 @@ def test_models(server, client):
         ("503 Bad", choreoai.InternalServerError),
     ],
 )
-def test_a_status_is_an_error_of_its_class(server, complete, status, kind):
+def test_each_error_status_raises_its_class(server, complete, status, kind):
     error = {"message": "why", "type": "t", "code": "c", "param": "p"}
     server.then(lambda peer: peer.json({"error": error}, status, X_Request_Id="req-1"))
     with pytest.raises(choreoai.APIStatusError, match="why") as caught:
         complete(stream=status in ("400 Bad", "503 Bad"))
-    got = caught.value
-    assert type(got) is kind
-    assert got.status_code == int(status[:3])
-    assert (got.code, got.type, got.param, got.request_id) == ("c", "t", "p", "req-1")
+    raised = caught.value
+    assert type(raised) is kind
+    assert raised.status_code == int(status[:3])
+    assert (raised.code, raised.type, raised.param, raised.request_id) == ("c", "t", "p", "req-1")
 
 
 @both
-def test_an_answer_to_the_head_counts(clients):
-    """The server wants no such body: it answers, and closes with the rest unread."""
+def test_reads_an_answer_sent_before_the_whole_request(clients):
+    """The server rejects the body: it answers and closes without reading the rest."""
 
     def refuse():
         with listener.accept()[0] as peer:
@@ -193,7 +193,7 @@ def test_an_answer_to_the_head_counts(clients):
 
 
 @pytest.mark.parametrize("body", [b"<html>", b'{"error": {"message": "why"}}'])
-def test_a_success_that_is_no_completion(server, complete, body):
+def test_success_with_an_unusable_body_raises(server, complete, body):
     def script(peer):
         peer.head(kind="application/json", framing=len(body))
         peer.send(body)
@@ -213,13 +213,13 @@ def test_a_success_that_is_no_completion(server, complete, body):
     ],
     ids=["no HTTP", "bad length", "cut", "many headers"],
 )
-def test_a_head_that_cannot_be_read(server, complete, head):
+def test_unreadable_head_raises(server, complete, head):
     server.then(lambda peer: peer.send(head.encode()))
     with pytest.raises(choreoai.APIError):
         complete()
 
 
-def test_a_plain_answer_that_is_cut(server, complete):
+def test_cut_plain_answer_raises_without_a_retry(server, complete):
     def script(peer):
         peer.head(kind="application/json", framing=100)
         peer.send(b'{"id":')
@@ -231,7 +231,7 @@ def test_a_plain_answer_that_is_cut(server, complete):
 
 
 @both
-def test_no_server(clients):
+def test_refused_connection_raises_a_connection_error(clients):
     client = clients("http://127.0.0.1:9", max_retries=0)
     with pytest.raises(choreoai.APIConnectionError) as caught:
         client.models.list()
@@ -242,7 +242,7 @@ def test_no_server(clients):
 
 
 @both
-def test_through_a_proxy(server, clients, monkeypatch):
+def test_sends_requests_through_an_http_proxy(server, clients, monkeypatch):
     monkeypatch.setenv("http_proxy", server.url)
     server.then(lambda peer: peer.stream(answer("a")))
     client = clients("http://server.invalid")
@@ -254,7 +254,7 @@ def test_through_a_proxy(server, clients, monkeypatch):
 
 
 def tunnel(peer):
-    """Do what a proxy does with CONNECT, also when the client speaks TLS with it."""
+    """Answer CONNECT as a proxy does, also over TLS."""
     host, port = peer.request.path.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as far:
         peer.send(b"HTTP/1.1 200 Connected\r\nX-A: b\r\n\r\n")
@@ -270,8 +270,10 @@ def tunnel(peer):
 
 @both
 @pytest.mark.parametrize("kind", ["http", "https"])
-def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, kind):
-    """An https address behind a proxy: CONNECT, then TLS through it, or through its own TLS."""
+def test_reaches_an_https_server_through_a_tunnel(
+    server, tls_server, tls_proxy, clients, monkeypatch, kind
+):
+    """CONNECT, then TLS through the proxy, or inside the TLS of the proxy."""
     proxy = server if kind == "http" else tls_proxy
     monkeypatch.setenv("https_proxy", proxy.url)
     proxy.then(tunnel)
@@ -287,7 +289,7 @@ def test_through_a_tunnel(server, tls_server, tls_proxy, clients, monkeypatch, k
 
 
 @both
-def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
+def test_sends_requests_through_an_https_proxy(tls_proxy, clients, monkeypatch):
     monkeypatch.setenv("http_proxy", tls_proxy.url.replace("//", "//user:word@"))
     tls_proxy.then(lambda peer: peer.stream(answer("a")))
     stream = clients("http://server.invalid").chat.completions.create(
@@ -299,7 +301,7 @@ def test_through_a_proxy_that_speaks_tls(tls_proxy, clients, monkeypatch):
 
 
 @both
-def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
+def test_rejects_a_proxy_with_an_untrusted_certificate(tls_proxy, clients, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     monkeypatch.setenv("https_proxy", tls_proxy.url)
     with pytest.raises(choreoai.APIConnectionError, match="certificate"):
@@ -308,8 +310,10 @@ def test_a_proxy_whose_certificate_is_not_good(tls_proxy, clients, monkeypatch):
 
 
 @both
-def test_the_network_settings_of_requests(server, tls_server, clients, monkeypatch, tls):
-    """verify, proxies and a session, also against what the environment says."""
+def test_verify_proxies_and_session_override_the_environment(
+    server, tls_server, clients, monkeypatch, tls
+):
+    """A session does so with ``trust_env = False``."""
     server.then(lambda peer: peer.json(COMPLETION))
     tls_server.then(lambda peer: peer.json(COMPLETION))
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", __file__)
@@ -329,7 +333,7 @@ def test_the_network_settings_of_requests(server, tls_server, clients, monkeypat
 @pytest.mark.parametrize(
     ("proxy", "words"), [("http://127.0.0.1:999999", "999999"), ("http://", "'http://'")]
 )
-def test_a_proxy_without_an_address(clients, proxy, words):
+def test_proxy_without_a_valid_address_raises(clients, proxy, words):
     client = clients("https://server.invalid", proxies={"https": proxy}, max_retries=5)
     with pytest.raises(choreoai.APIConnectionError, match=words):
         client.models.list()
@@ -337,7 +341,7 @@ def test_a_proxy_without_an_address(clients, proxy, words):
 
 @both
 @pytest.mark.parametrize("answer", [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nno TLS", b""])
-def test_a_proxy_that_makes_no_tunnel(server, clients, answer):
+def test_broken_tunnel_raises_a_connection_error(server, clients, answer):
     server.then(lambda peer: peer.send(answer))
     client = clients("https://server.invalid", proxies={"https": server.url}, max_retries=0)
     with pytest.raises(choreoai.APIConnectionError):
@@ -345,14 +349,14 @@ def test_a_proxy_that_makes_no_tunnel(server, clients, answer):
 
 
 @pytest.mark.parametrize("setting", ["verify", "cert"])
-def test_a_certificate_that_is_not_there(server, clients, setting):
+def test_missing_certificate_file_raises_before_any_request(server, clients, setting):
     client = clients(server.url, max_retries=5, **{setting: "/nowhere/x.pem"})
     with pytest.raises(choreoai.APIConnectionError, match=r"no file /nowhere/x\.pem"):
         client.models.list()
     assert not server.requests
 
 
-def test_a_header_that_cannot_be_sent(server, client):
+def test_rejects_invalid_header_names_and_values(server, client):
     for value in (3, None, "\u20ac", "a\r\nB: c"):
         with pytest.raises(choreoai.ChoreoAIError):
             client.models.list(extra_headers={"X-A": value})
@@ -362,7 +366,7 @@ def test_a_header_that_cannot_be_sent(server, client):
     assert not server.requests
 
 
-def test_an_id_that_is_empty(server, client):
+def test_rejects_an_empty_id(server, client):
     calls = (client.models.retrieve, client.responses.retrieve, client.chat.completions.resume)
     for call in calls:
         with pytest.raises(ValueError, match="must not be empty"):
@@ -370,13 +374,13 @@ def test_an_id_that_is_empty(server, client):
     assert not server.requests
 
 
-def test_a_default_header_that_is_left_out(server, client):
+def test_omit_removes_a_default_header(server, client):
     server.then(lambda peer: peer.json({"data": []}))
     client.models.list(extra_headers={"Authorization": choreoai.omit})
     assert server.requests[0].headers["authorization"] is None
 
 
-def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch):
+def test_unusable_proxy_is_rejected_and_not_bypassed(server, clients, monkeypatch):
     for proxy in ("socks5://127.0.0.1:9", "http://me:\u20ac@127.0.0.1:9"):
         monkeypatch.setenv("http_proxy", proxy)
         with pytest.raises(choreoai.APIConnectionError, match="SOCKS"):
@@ -388,17 +392,17 @@ def test_a_socks_proxy_is_refused_and_not_passed_by(server, clients, monkeypatch
 
 
 @pytest.fixture
-def quick(monkeypatch):
-    """No waiting between tries, and a record of the waits that there would be."""
-    waits = []
+def attempts(monkeypatch):
+    """Replaces the backoff between retries by none; returns the list of the attempts."""
+    attempts = []
 
     def backoff(attempt, first=0.5, most=8.0):
-        waits.append(attempt)
+        attempts.append(attempt)
         return 0.001
 
     for module in ("aio.stream", "sync.stream", "base"):
         monkeypatch.setattr(f"choreoai.{module}.backoff", backoff)
-    return waits
+    return attempts
 
 
 def refuse(status, **headers):
@@ -406,19 +410,19 @@ def refuse(status, **headers):
 
 
 @pytest.mark.parametrize(("status", "stream"), [("429 X", True), ("503 X", False)])
-def test_a_call_is_tried_again(server, clients, quick, status, stream):
+def test_retries_an_overloaded_server(server, clients, attempts, status, stream):
     good = lambda peer: peer.stream(answer("x")) if stream else peer.json(COMPLETION)  # noqa: E731
     server.then(refuse(status), refuse(status), good)
     client = clients(server.url, max_retries=2)
-    made = client.chat.completions.create(model="m", messages=HI, stream=stream)
+    result = client.chat.completions.create(model="m", messages=HI, stream=stream)
     if stream:
-        assert "".join(made.text) == "x"
-    assert quick == [0, 1]
+        assert "".join(result.text) == "x"
+    assert attempts == [0, 1]
     assert len({request.body for request in server.requests}) == 1
     assert len(server.requests) == 3
 
 
-def test_a_call_that_is_not_to_be_tried_again(server, client, quick):
+def test_max_retries_0_of_a_call_disables_retries(server, client, attempts):
     server.then(refuse("500 X"))
     with pytest.raises(choreoai.InternalServerError):
         client.chat.completions.create(model="m", messages=HI, max_retries=0)
@@ -426,46 +430,47 @@ def test_a_call_that_is_not_to_be_tried_again(server, client, quick):
 
 
 @both
-def test_what_a_call_asks_for_goes_before_the_clients_own(server, clients, quick):
-    """Also where that is nothing: no try more, no limit of time, no resuming."""
+def test_options_of_a_call_override_the_clients(server, clients, attempts):
+    """Also with 0 retries, no timeout, and for requests that cannot be resumed."""
     client = clients(server.url, max_retries=2, timeout=1e-6, resumable=True)
     server.then(refuse("500 X"), lambda peer: peer.json(COMPLETION))
     with pytest.raises(choreoai.InternalServerError):
         client.chat.completions.create(model="m", messages=HI, max_retries=0, timeout=None)
     assert client.chat.completions.create(model="m", messages=HI, timeout=None).id == "chatcmpl-1"
     assert len(server.requests) == 2
-    for request in server.requests:  # what is not a stream cannot be resumed
+    for request in server.requests:  # only a stream can be resumed
         assert not {"choreo-resumable", "idempotency-key"} & {*map(str.lower, request.headers)}
 
 
 @pytest.mark.parametrize("messages", ["Hi", b"Hi", HI[0], None])
-def test_messages_that_are_no_list(server, client, messages):
+def test_rejects_messages_that_are_not_a_list(server, client, messages):
     with pytest.raises(TypeError, match="list of messages"):
         client.chat.completions.create(model="m", messages=messages)
     assert not server.requests
 
 
-def test_what_has_a_connection_has_no_copies(server):
+def test_clients_and_streams_cannot_be_copied_or_pickled(server):
     server.then(lambda peer: peer.stream(answer("a", "b")))
     with choreoai.ChoreoAI(base_url=server.url) as client:
-        for made in (client, client.chat.completions.create(model="m", messages=HI, stream=True)):
-            for copies in (copy.deepcopy, pickle.dumps):
+        stream = client.chat.completions.create(model="m", messages=HI, stream=True)
+        for value in (client, stream):
+            for make_copy in (copy.deepcopy, pickle.dumps):
                 with pytest.raises(TypeError, match="cop"):
-                    copies(made)
+                    make_copy(value)
         with pytest.raises(TypeError):
-            copy.copy(made)
-        assert "".join(made.text) == "ab"
+            copy.copy(stream)
+        assert "".join(stream.text) == "ab"
 
 
 @both
-def test_not_more_often_than_asked(server, clients, quick):
+def test_retries_at_most_max_retries_times(server, clients, attempts):
     server.then(refuse("500 X"))
     with pytest.raises(choreoai.InternalServerError):
         clients(server.url, max_retries=1).models.list()
     assert len(server.requests) == 2
 
 
-def test_retry_headers_are_obeyed(server, clients, quick):
+def test_obeys_x_should_retry_and_retry_after(server, clients, attempts):
     server.then(
         refuse("400 X", X_Should_Retry="true", Retry_After="0"),
         refuse("500 X", X_Should_Retry="false"),
@@ -473,13 +478,13 @@ def test_retry_headers_are_obeyed(server, clients, quick):
     with pytest.raises(choreoai.InternalServerError):
         clients(server.url, max_retries=5).models.list()
     assert len(server.requests) == 2
-    assert quick == []
+    assert attempts == []
 
 
 @pytest.mark.parametrize(
     ("clients", "how"), [("sync", "reset"), ("async", "close")], indirect=["clients"]
 )
-def test_a_connection_that_breaks_before_the_head_is_tried_again(server, clients, quick, how):
+def test_retries_a_connection_that_breaks_before_the_head(server, clients, attempts, how):
     broken = lambda peer: peer.reset() if how == "reset" else None  # noqa: E731
     server.then(broken, lambda peer: peer.json(COMPLETION))
     client = clients(server.url, max_retries=1)
@@ -487,7 +492,7 @@ def test_a_connection_that_breaks_before_the_head_is_tried_again(server, clients
     assert len(server.requests) == 2
 
 
-def test_nothing_is_tried_again_after_the_first_byte(server, clients, quick):
+def test_does_not_retry_after_the_first_byte(server, clients, attempts):
     server.then(lambda peer: peer.stream([chat_chunk("a")], done=False))
     client = clients(server.url, max_retries=5)
     with pytest.raises(choreoai.StreamInterruptedError):
@@ -502,27 +507,27 @@ def test_nothing_is_tried_again_after_the_first_byte(server, clients, quick):
 @pytest.mark.parametrize(
     ("stream", "head"), [(False, b""), (True, b"HTTP/1.1 200 OK\r\nContent-T")]
 )
-def test_no_head_in_time(server, clients, stream, head):
-    left = threading.Event()
+def test_first_byte_limit_covers_the_head(server, clients, stream, head):
+    closed = threading.Event()
 
     def script(peer):
         peer.send(head)
         peer.wait_until_left()
-        left.set()
+        closed.set()
 
     server.then(script)
     client = clients(server.url, max_retries=3, timeout=choreoai.Timeout(first_byte=0.05))
     with pytest.raises(choreoai.APITimeoutError) as caught:
         client.chat.completions.create(model="m", messages=HI, stream=stream)
     assert isinstance(caught.value, TimeoutError)
-    assert left.wait(DEADLINE)
+    assert closed.wait(DEADLINE)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("clients", "frames"), [("sync", 0), ("async", 2)], indirect=["clients"])
-def test_pings_are_no_progress(server, clients, frames):
+def test_pings_do_not_extend_the_limits(server, clients, frames):
     """Neither before the first chunk nor between two."""
-    left = threading.Event()
+    closed = threading.Event()
 
     def script(peer):
         peer.head()
@@ -533,7 +538,7 @@ def test_pings_are_no_progress(server, clients, frames):
                 if peer.is_left(0.01):
                     break
         finally:
-            left.set()
+            closed.set()
 
     server.then(script)
     limits = {"first_byte": 0.2, "idle": DEADLINE} if frames == 0 else {"idle": 0.2}
@@ -544,19 +549,19 @@ def test_pings_are_no_progress(server, clients, frames):
     with pytest.raises(choreoai.APITimeoutError) as caught:
         next(stream)
     assert caught.value.partial_text == ("a" if frames else "")
-    assert left.wait(DEADLINE)
+    assert closed.wait(DEADLINE)
 
 
 @both
 @pytest.mark.parametrize("timeout", [None, 86400 * 300])
-def test_no_limit_and_a_very_long_one(server, clients, timeout):
+def test_accepts_no_timeout_and_a_very_long_one(server, clients, timeout):
     server.then(lambda peer: peer.stream(answer("a")))
     client = clients(server.url, timeout=timeout)
     stream = client.chat.completions.create(model="m", messages=HI, stream=True)
     assert "".join(stream.text) == "a"
 
 
-def test_no_limit_of_one_kind_is_not_the_other(server, clients):
+def test_first_byte_and_idle_limits_are_independent(server, clients):
     server.then(lambda peer: peer.stream(answer("a")))
     for begun, limits in enumerate([{"first_byte": None}, {"idle": None}]):
         client = clients(server.url, timeout=choreoai.Timeout(**limits))
@@ -565,15 +570,15 @@ def test_no_limit_of_one_kind_is_not_the_other(server, clients):
             assert stream._exchange.deadline(not begun) < math.inf
 
 
-def test_the_time_that_the_caller_takes_is_not_counted(server, clients, monkeypatch):
-    go = threading.Event()
-    real, taken = time.monotonic, 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: real() + taken)
+def test_idle_limit_excludes_the_time_between_reads(server, clients, monkeypatch):
+    finish = threading.Event()
+    real, elapsed = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + elapsed)
 
     def script(peer):
         peer.head()
         peer.frame(answer("a")[0])
-        assert go.wait(DEADLINE)
+        assert finish.wait(DEADLINE)
         for value in [*answer("a")[1:], "[DONE]"]:
             peer.frame(value)
         peer.end()
@@ -582,21 +587,21 @@ def test_the_time_that_the_caller_takes_is_not_counted(server, clients, monkeypa
     client = clients(server.url, timeout=choreoai.Timeout(idle=DEADLINE))
     stream = client.chat.completions.create(model="m", messages=HI, stream=True)
     next(stream)
-    taken = 2 * DEADLINE
-    go.set()
+    elapsed = 2 * DEADLINE
+    finish.set()
     assert "".join(stream.text) == "a"
 
 
-# --- the package ------------------------------------------------------------------------
+# --- memory ------------------------------------------------------------------------
 
 
 @both
-def test_a_dropped_stream_is_gone_at_once(server, ask):
-    """No cycle keeps it alive until the next garbage collection."""
+def test_dropped_stream_is_freed_without_garbage_collection(server, open_stream):
+    """No reference cycle holds it."""
     server.then(lambda peer: peer.stream(answer("x")))
     gc.disable()
     try:
-        stream = ask()
+        stream = open_stream()
         assert len(list(stream)) == 3
         gone = weakref.ref(getattr(stream, "_inner", stream))
         del stream

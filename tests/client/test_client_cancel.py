@@ -1,4 +1,4 @@
-"""Giving up: signals, cancelled tasks, TLS, and many streams at once."""
+"""Interrupted calls: signals and cancelled tasks; TLS, and many streams at once."""
 
 from __future__ import annotations
 
@@ -11,32 +11,11 @@ import time
 import pytest
 from both_clients import both
 from raw_server import DEADLINE, answer, frame
+from silent_script import SilentAfter
 
 import choreoai
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-
-
-class Silence:
-    """A script that says some things, then nothing, and notices when its client leaves."""
-
-    def __init__(self, *frames, head=True, body=b""):
-        self.frames = frames
-        self.head = head
-        self.body = body
-        self.silent = threading.Event()
-        self.left = threading.Event()
-
-    def __call__(self, peer):
-        if self.head:
-            peer.head()
-        if self.body:
-            peer.send(self.body)
-        for value in self.frames:
-            peer.frame(value)
-        self.silent.set()
-        peer.wait_until_left()
-        self.left.set()
 
 
 # --- signals, in the main thread --------------------------------------------------------
@@ -46,7 +25,7 @@ class Silence:
 def alarm():
     """Sends SIGALRM with a handler that raises a given exception, once an event is set.
 
-    The main thread gets it, or else the one that sends it.
+    The signal is sent to the main thread, or else to the sending thread.
     """
     old = signal.getsignal(signal.SIGALRM)
     threads = []
@@ -57,7 +36,7 @@ def alarm():
 
         def send():
             assert event.wait(DEADLINE)
-            time.sleep(0.05)  # so that the main thread waits, most of the time
+            time.sleep(0.05)  # so that the main thread is usually waiting
             receiver = threading.main_thread() if to_main else threading.current_thread()
             signal.pthread_kill(receiver.ident, signal.SIGALRM)
 
@@ -71,7 +50,7 @@ def alarm():
     signal.signal(signal.SIGALRM, old)
 
 
-# The first two are of the kinds that the client itself catches and turns into errors of its own.
+# The client itself catches exceptions of the first two classes and converts them.
 ERRORS = [TimeoutError("Stream timeout"), ConnectionResetError("mine"), KeyboardInterrupt()]
 
 
@@ -80,49 +59,49 @@ ERRORS = [TimeoutError("Stream timeout"), ConnectionResetError("mine"), Keyboard
     [*((error, False, True) for error in ERRORS), (ERRORS[0], True, False)],
     ids=repr,
 )
-def test_a_handlers_exception_comes_out_of_create_as_it_is(server, alarm, error, head, stream):
-    silence = Silence(head=head)
-    server.then(silence)
-    alarm(silence.silent, error)
+def test_create_raises_a_signal_handlers_exception_unchanged(server, alarm, error, head, stream):
+    script = SilentAfter(head=head)
+    server.then(script)
+    alarm(script.silent, error)
     with choreoai.ChoreoAI(base_url=server.url, max_retries=5) as client:
         with pytest.raises(type(error)) as caught:
             client.chat.completions.create(**HI, stream=stream)
         assert caught.value is error
-        assert silence.left.wait(DEADLINE)
+        assert script.closed.wait(DEADLINE)
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("error", "frames"), [*zip(ERRORS, (0, 2, 2), strict=True)], ids=repr)
-def test_a_handlers_exception_comes_out_of_the_loop_as_it_is(server, alarm, error, frames):
-    silence = Silence(*answer("partial")[:frames])
-    server.then(silence)
-    alarm(silence.silent, error)
+def test_iterating_raises_a_signal_handlers_exception_unchanged(server, alarm, error, frames):
+    script = SilentAfter(*answer("partial")[:frames])
+    server.then(script)
+    alarm(script.silent, error)
     with choreoai.ChoreoAI(base_url=server.url, max_retries=5) as client:
         stream = client.chat.completions.create(**HI, stream=True)
         with pytest.raises(type(error)) as caught:
             for _ in stream:
                 pass
         assert caught.value is error
-        assert silence.left.wait(DEADLINE)
+        assert script.closed.wait(DEADLINE)
         assert stream.partial_text == ("partial" if frames else "")
         with pytest.raises(choreoai.StreamInterruptedError):
             next(stream)
     assert len(server.requests) == 1
 
 
-def test_a_signal_that_another_thread_gets_ends_the_wait_too(server, alarm):
-    """As one that comes just before the wait: the system ends no wait of the main thread."""
-    silence = Silence(*answer("partial")[:2])
-    server.then(silence)
+def test_signal_received_by_another_thread_interrupts_the_wait(server, alarm):
+    """That does not interrupt the main thread's system call; nor does a signal just before it."""
+    script = SilentAfter(*answer("partial")[:2])
+    server.then(script)
     error = TimeoutError("mine")
-    alarm(silence.silent, error, to_main=False)
+    alarm(script.silent, error, to_main=False)
     with choreoai.ChoreoAI(base_url=server.url) as client:
         with pytest.raises(TimeoutError) as caught:
             list(client.chat.completions.create(**HI, stream=True))
         assert caught.value is error
 
 
-def test_a_handlers_exception_ends_the_wait_between_tries(server, alarm):
+def test_signal_handlers_exception_ends_the_wait_between_retries(server, alarm):
     refused = threading.Event()
 
     def refuse(peer):
@@ -139,7 +118,7 @@ def test_a_handlers_exception_ends_the_wait_between_tries(server, alarm):
     assert len(server.requests) == 1
 
 
-def test_a_signal_that_raises_nothing_disturbs_nothing(server):
+def test_signal_whose_handler_returns_does_not_disturb_the_stream(server):
     received = threading.Event()
     old = signal.signal(signal.SIGALRM, lambda *_: received.set())
 
@@ -164,26 +143,26 @@ def test_a_signal_that_raises_nothing_disturbs_nothing(server):
 
 
 @pytest.mark.parametrize(("stream", "body"), [(True, b""), (False, b"HTTP/1.1 200 OK\r\nX-Half")])
-def test_cancelling_before_the_head(server, stream, body):
-    silence = Silence(head=False, body=body)
-    server.then(silence)
+def test_cancelling_create_before_the_head_closes_the_connection(server, stream, body):
+    script = SilentAfter(head=False, body=body)
+    server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
             task = asyncio.create_task(client.chat.completions.create(**HI, stream=stream))
-            await asyncio.to_thread(silence.silent.wait, DEADLINE)
+            await asyncio.to_thread(script.silent.wait, DEADLINE)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+            assert await asyncio.to_thread(script.closed.wait, DEADLINE)
 
     asyncio.run(main())
     assert len(server.requests) == 1
 
 
-def test_cancelling_the_loop(server):
-    silence = Silence(*answer("partial")[:2])
-    server.then(silence)
+def test_cancelling_an_iterating_task_closes_the_connection(server):
+    script = SilentAfter(*answer("partial")[:2])
+    server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
@@ -194,12 +173,12 @@ def test_cancelling_the_loop(server):
                     pass
 
             task = asyncio.create_task(read())
-            await asyncio.to_thread(silence.silent.wait, DEADLINE)
-            await asyncio.sleep(0.05)  # so that the task waits, most of the time
+            await asyncio.to_thread(script.silent.wait, DEADLINE)
+            await asyncio.sleep(0.05)  # so that the task is usually waiting
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+            assert await asyncio.to_thread(script.closed.wait, DEADLINE)
             with pytest.raises(choreoai.StreamInterruptedError):
                 await stream.__anext__()
             assert stream.partial_text == "partial"
@@ -207,9 +186,9 @@ def test_cancelling_the_loop(server):
     asyncio.run(main())
 
 
-def test_wait_for(server):
-    silence = Silence(*answer("a")[:1])
-    server.then(silence)
+def test_wait_for_timeout_closes_the_connection(server):
+    script = SilentAfter(*answer("a")[:1])
+    server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
@@ -217,13 +196,13 @@ def test_wait_for(server):
             await stream.__anext__()
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(stream.__anext__(), 0.05)
-            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+            assert await asyncio.to_thread(script.closed.wait, DEADLINE)
 
     asyncio.run(main())
 
 
 def test_cancelling_while_connecting_returns_at_once():
-    """Nobody accepts, and the backlog is full: connect() hangs."""
+    """No connection is accepted, and the backlog is full: connect() hangs."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -245,9 +224,9 @@ def test_cancelling_while_connecting_returns_at_once():
             filler.close()
 
 
-def test_a_loop_that_ends_before_its_stream(server):
-    silence = Silence(*answer("a")[:1])
-    server.then(silence)
+def test_dropping_a_stream_after_its_loop_closed_closes_the_connection(server):
+    script = SilentAfter(*answer("a")[:1])
+    server.then(script)
 
     async def main():
         client = choreoai.AsyncChoreoAI(base_url=server.url)
@@ -257,13 +236,13 @@ def test_a_loop_that_ends_before_its_stream(server):
 
     stream = asyncio.run(main())
     del stream
-    assert silence.left.wait(DEADLINE)
+    assert script.closed.wait(DEADLINE)
 
 
-def test_a_slow_consumer_slows_the_server_down(server):
-    """What nobody takes does not pile up in the client: the server's send blocks."""
+def test_slow_consumer_blocks_the_servers_send(server):
+    """Unread chunks do not pile up in the client: the server's send blocks."""
     blocked = threading.Event()
-    go_on = threading.Event()
+    finish = threading.Event()
     sent = 0
     frames = answer(*["x" * 10_000] * 2_000)
 
@@ -272,17 +251,17 @@ def test_a_slow_consumer_slows_the_server_down(server):
         peer.head()
         peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
         peer.sock.settimeout(0.3)
-        waiting = b""
+        unsent = b""
         for value in frames:
-            waiting += b"%x\r\n%b\r\n" % (len(frame(value)), frame(value))
-            while waiting:
+            unsent += b"%x\r\n%b\r\n" % (len(frame(value)), frame(value))
+            while unsent:
                 try:
-                    waiting = waiting[peer.sock.send(waiting) :]
+                    unsent = unsent[peer.sock.send(unsent) :]
                 except TimeoutError:
                     blocked.set()
                     peer.sock.settimeout(DEADLINE)
             sent += 1
-        go_on.wait(DEADLINE)
+        finish.wait(DEADLINE)
         peer.frame("[DONE]")
         peer.end()
 
@@ -294,15 +273,15 @@ def test_a_slow_consumer_slows_the_server_down(server):
             await stream.__anext__()
             assert await asyncio.to_thread(blocked.wait, DEADLINE)
             assert sent < len(frames) / 2
-            go_on.set()
+            finish.set()
             final = await stream.get_final_completion()
             assert len(final.choices[0].message.content) == 20_000_000
 
     asyncio.run(main())
 
 
-def test_200_streams_on_one_loop(server):
-    """All are open at once, and the loop goes on turning."""
+def test_200_streams_run_concurrently_on_one_loop(server):
+    """All are open at the same time, and none blocks the loop."""
     number = 200
     barrier = threading.Barrier(number, timeout=DEADLINE)
 
@@ -326,11 +305,11 @@ def test_200_streams_on_one_loop(server):
             texts = await asyncio.gather(*(read() for _ in range(number)))
             assert texts == ["ab"] * number
             assert server.accepted == number
-            # The connections went back to the pool.
-            assert await read_again(client) == "x"
+            # The connections were returned to the pool.
+            assert await read_one(client) == "x"
             assert server.accepted == number
 
-    async def read_again(client):
+    async def read_one(client):
         server.scripts[:] = [lambda peer: peer.stream(answer("x"))]
         stream = await client.chat.completions.create(**HI, stream=True)
         return "".join([text async for text in stream.text])
@@ -342,7 +321,7 @@ def test_200_streams_on_one_loop(server):
 
 
 @both
-def test_tls(tls_server, clients):
+def test_streams_over_tls_and_reuses_the_connection(tls_server, clients):
     """Records that hold several frames, frames that span records, and reuse."""
     tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
     client = clients(tls_server.url)
@@ -352,9 +331,9 @@ def test_tls(tls_server, clients):
     assert tls_server.accepted == 1
 
 
-def test_closing_a_tls_stream(tls_server):
-    silence = Silence(*answer("a")[:1])
-    tls_server.then(silence)
+def test_cancelling_a_tls_stream_closes_the_connection(tls_server):
+    script = SilentAfter(*answer("a")[:1])
+    tls_server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=tls_server.url) as client:
@@ -364,17 +343,17 @@ def test_closing_a_tls_stream(tls_server):
                     pass
 
             task = asyncio.create_task(read())
-            await asyncio.to_thread(silence.silent.wait, DEADLINE)
+            await asyncio.to_thread(script.silent.wait, DEADLINE)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await asyncio.to_thread(silence.left.wait, DEADLINE)
+            assert await asyncio.to_thread(script.closed.wait, DEADLINE)
 
     asyncio.run(main())
 
 
 @both
-def test_a_certificate_that_nobody_vouches_for(tls_server, clients, monkeypatch):
+def test_rejects_an_untrusted_certificate_without_a_retry(tls_server, clients, monkeypatch):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
     with pytest.raises(choreoai.APIConnectionError, match="certificate"):
         clients(tls_server.url, max_retries=5).models.list()

@@ -1,4 +1,4 @@
-"""What servers, proxies and programs do that they should not, for both clients."""
+"""Misbehaving servers, proxies and programs, for both clients."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import zlib
 import pytest
 from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk, chunk, frame, head
+from silent_script import SilentAfter
 
 import choreoai
 
@@ -40,21 +41,21 @@ kind, url = sys.argv[1:]
 client = (ChoreoAI if kind == "sync" else AsyncChoreoAI)("k", url, max_retries=0, timeout=20)
 run = (lambda value: value) if kind == "sync" else asyncio.new_event_loop().run_until_complete
 
-def ask(text, **options):
+def complete(text, **options):
     messages = [{"role": "user", "content": text}]
     return run(client.chat.completions.create(model="m", messages=messages, **options))
 
-def all_of(stream):
+def text_of(stream):
     return run(stream.get_final_completion()).choices[0].message.content
 
-def check(who):
+def check(process):
     for number in range(5):
-        text = f"{who} {number}"
-        assert ask(text).choices[0].message.content == text
-        assert all_of(ask(text, stream=True)) == text
+        text = f"{process} {number}"
+        assert complete(text).choices[0].message.content == text
+        assert text_of(complete(text, stream=True)) == text
 
 check("before")
-held = ask("held", stream=True)
+held = complete("held", stream=True)
 run((held.__next__ if kind == "sync" else held.__anext__)())
 check("again")  # leaves a connection idle
 child = os.fork()
@@ -65,42 +66,42 @@ if child == 0:
             run = asyncio.new_event_loop().run_until_complete
         check("child")
         try:
-            all_of(held)
+            text_of(held)
             print("the child read its parent's stream")
         except StreamInterruptedError as error:
             assert "fork()" in str(error), error
         held = None
         gc.collect()
-        ask("child done")
+        complete("child done")
     finally:
         sys.stdout.flush()
         os._exit(0)
-os.waitpid(child, 0)  # first: whoever finds the other's answer on a connection lets it go
+os.waitpid(child, 0)  # first: a process that finds the other's answer on a connection drops it
 check("parent")
-print(all_of(held))
+print(text_of(held))
 """
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-def test_after_a_fork_each_process_has_its_own_connections(server, kind):
+def test_processes_share_no_connection_after_fork(server, kind):
     done = threading.Event()
     connections = {True: set(), False: set()}  # the child's, and the parent's
 
     def script(peer):
-        said = peer.request.json()["messages"][0]["content"]
-        connections[said.startswith("child")].add(peer.number)
-        if said == "child done":
+        prompt = peer.request.json()["messages"][0]["content"]
+        connections[prompt.startswith("child")].add(peer.number)
+        if prompt == "child done":
             done.set()
         if not peer.request.json().get("stream"):
-            message = {"role": "assistant", "content": said}
+            message = {"role": "assistant", "content": prompt}
             choice = {"index": 0, "message": message, "finish_reason": "stop"}
             peer.json({**COMPLETION, "choices": [choice]})
             return
         peer.head()
-        if said == "held":
+        if prompt == "held":
             peer.frame(chat_chunk("he"))
             assert done.wait(DEADLINE)
-        for value in [*answer("ld" if said == "held" else said)[1:], "[DONE]"]:
+        for value in [*answer("ld" if prompt == "held" else prompt)[1:], "[DONE]"]:
             peer.frame(value)
         peer.end()
 
@@ -111,15 +112,15 @@ def test_after_a_fork_each_process_has_its_own_connections(server, kind):
     assert connections[True] and connections[True].isdisjoint(connections[False])
 
 
-# --- one stream, two readers; finalisers ------------------------------------------------
+# --- two readers of one stream; finalisers ------------------------------------------------
 
 
-def test_two_tasks_on_one_stream(server):
-    go_on = threading.Event()
+def test_second_of_two_reading_tasks_gets_a_runtime_error(server):
+    send = threading.Event()
 
     def script(peer):
         peer.head()
-        assert go_on.wait(DEADLINE)
+        assert send.wait(DEADLINE)
         for value in [*answer("a"), "[DONE]"]:
             peer.frame(value)
         peer.end()
@@ -133,22 +134,15 @@ def test_two_tasks_on_one_stream(server):
             await asyncio.sleep(0)
             with pytest.raises(RuntimeError, match="already reading"):
                 await stream.__anext__()
-            go_on.set()
-            # The stream itself is none the worse for it.
+            send.set()
+            # The first task's stream is not affected.
             assert (await first).choices[0].message.content == "a"
 
     asyncio.run(main())
 
 
-def test_closing_while_another_task_reads(server):
-    left = threading.Event()
-
-    def script(peer):
-        peer.head()
-        peer.frame(chat_chunk("a"))
-        peer.wait_until_left()
-        left.set()
-
+def test_closing_a_stream_ends_the_loop_of_another_task(server):
+    script = SilentAfter(chat_chunk("a"))
     server.then(script)
 
     async def main():
@@ -165,7 +159,7 @@ def test_closing_while_another_task_reads(server):
             assert await reading == ["a"]
 
     asyncio.run(main())
-    assert left.wait(DEADLINE)
+    assert script.closed.wait(DEADLINE)
 
 
 EXIT = """
@@ -190,30 +184,20 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("how", ["plain", "cycle", "task"])
-def test_a_program_ends_with_its_streams_open(server, how):
-    def script(peer):
-        peer.head()
-        peer.frame(chat_chunk("a"))
-        peer.wait_until_left()
-
-    server.then(script)
+def test_program_exits_cleanly_with_an_open_stream(server, how):
+    server.then(SilentAfter(chat_chunk("a")))
     command = [sys.executable, "-W", "error", "-c", EXIT, server.url, how]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
     assert (ran.returncode, ran.stderr) == (0, "")
 
 
-def test_a_stop_iteration_of_a_signal_handler_is_no_end(server):
-    """Python takes one that comes out of ``__next__`` for the loop's end; the stream knows."""
-
-    def script(peer):
-        peer.head()
-        peer.frame(chat_chunk("a"))
-        peer.wait_until_left()
+def test_signal_handlers_stop_iteration_does_not_end_the_stream(server):
+    """Python would take a StopIteration raised by ``__next__`` for the end of the loop."""
 
     def handler(signum, frame):
         raise StopIteration
 
-    server.then(script)
+    server.then(SilentAfter(chat_chunk("a")))
     old = signal.signal(signal.SIGALRM, handler)
     try:
         with choreoai.ChoreoAI(base_url=server.url) as client:
@@ -229,20 +213,20 @@ def test_a_stop_iteration_of_a_signal_handler_is_no_end(server):
 # --- events -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", [b"data:\n\n", b"id: 7\ndata:\n\n"])
-def test_what_says_nothing_is_passed_over(server, ask, noise):
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"id: 7\ndata:\n\n"])
+def test_skips_events_with_empty_data(server, open_stream, empty):
     def script(peer):
         peer.head()
         for value in [*map(frame, answer("a", "b")), frame("[DONE]")]:
-            peer.body(noise + value)
+            peer.body(empty + value)
         peer.end()
 
     server.then(script)
-    assert "".join(ask().text) == "ab"
+    assert "".join(open_stream().text) == "ab"
 
 
-def test_an_id_that_stands_for_all_that_follow(server, ask):
-    """A server that is asked for no resumable stream may give one id, and no numbers."""
+def test_accepts_an_id_that_applies_to_all_later_events(server, open_stream):
+    """Without a resumable stream an id is not the number of its event."""
     read = threading.Event()
 
     def script(peer):
@@ -255,42 +239,42 @@ def test_an_id_that_stands_for_all_that_follow(server, ask):
         peer.end()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     next(iter(stream))
     read.set()
     assert "".join(stream.text) == "ab"
 
 
-def test_bytes_that_are_not_utf_8_raise(server, ask):
+def test_bytes_that_are_not_utf_8_raise(server, open_stream):
     def script(peer):
         peer.head()
         peer.body(frame(chat_chunk("a")) + frame(chat_chunk("bX")).replace(b"bX", b"b\xe9"))
         peer.end()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     with pytest.raises(choreoai.APIError, match="UTF-8") as caught:
         list(stream)
     assert caught.value.partial_text == "a"
 
 
-def test_a_finish_reason_that_is_a_failure_raises(server, ask, client):
-    word = "network_error"
-    failed = chat_chunk(None, finish=word)
+def test_finish_reason_that_means_failure_raises(server, open_stream, client):
+    reason = "network_error"
+    failed = chat_chunk(None, finish=reason)
     server.then(lambda peer: peer.stream([chat_chunk("half"), failed]))
-    with pytest.raises(choreoai.APIError, match=word) as caught:
-        list(ask())
+    with pytest.raises(choreoai.APIError, match=reason) as caught:
+        list(open_stream())
     assert caught.value.partial_text == "half"
     assert (caught.value.type, caught.value.code) == ("provider_error", "provider_api_error")
-    choice = {**COMPLETION["choices"][0], "finish_reason": word}
+    choice = {**COMPLETION["choices"][0], "finish_reason": reason}
     server.scripts[:] = [lambda peer: peer.json({**COMPLETION, "choices": [choice]})]
-    with pytest.raises(choreoai.APIError, match=word):
+    with pytest.raises(choreoai.APIError, match=reason):
         client.chat.completions.create(**HI)
 
 
-def test_a_finish_reason_that_stands_for_none_ends_nothing(server, ask):
+def test_finish_reason_null_as_text_does_not_finish_a_choice(server, open_stream):
     server.then(lambda peer: peer.stream([chat_chunk("some", finish="null")], done=False))
-    stream = ask()
+    stream = open_stream()
     with pytest.raises(choreoai.StreamInterruptedError) as raised:
         list(stream)
     assert raised.value.partial_text == "some"
@@ -298,8 +282,8 @@ def test_a_finish_reason_that_stands_for_none_ends_nothing(server, ask):
 
 
 @both
-def test_a_kept_connection_that_proves_dead_is_no_try(server, client, ask):
-    """The server closed it while it was idle, and that shows only when it is used."""
+def test_dead_kept_connection_does_not_count_as_an_attempt(server, client, open_stream):
+    """The server closed it while it was idle, which shows only when it is used."""
 
     def answer(peer):
         peer.json(COMPLETION)
@@ -308,20 +292,20 @@ def test_a_kept_connection_that_proves_dead_is_no_try(server, client, ask):
         server.then(answer, lambda peer: peer.reset())
     server.then(lambda peer: peer.stream([chat_chunk("ok", finish="stop")]))
     assert client.chat.completions.create(**HI).id == "c"
-    assert client.chat.completions.create(**HI).id == "c"  # the second try
-    assert [chunk.choices[0].delta.content for chunk in ask()] == ["ok"]
+    assert client.chat.completions.create(**HI).id == "c"  # the second connection
+    assert [chunk.choices[0].delta.content for chunk in open_stream()] == ["ok"]
 
 
 @pytest.mark.parametrize("how", ["late", "inside the head"])
-def test_a_kept_connection_that_breaks_at_work_is_a_try(server, client, monkeypatch, how):
-    """The request may be at work: only the caller knows whether it may be sent again."""
-    real, passed = time.monotonic, 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: real() + passed)
+def test_kept_connection_that_breaks_later_counts_as_an_attempt(server, client, monkeypatch, how):
+    """The server may be working on the request: only the caller knows if it may be sent again."""
+    real, elapsed = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + elapsed)
 
     def broken(peer):
-        nonlocal passed
+        nonlocal elapsed
         if how == "late":
-            passed = 1.0
+            elapsed = 1.0
         else:
             peer.send(b"HTTP/1.1 200 OK\r\nContent-")
         peer.cut()
@@ -333,15 +317,15 @@ def test_a_kept_connection_that_breaks_at_work_is_a_try(server, client, monkeypa
     assert len(server.requests) == 2
 
 
-def test_a_new_connection_that_breaks_is_one(server, client):
+def test_new_connection_that_breaks_counts_as_an_attempt(server, client):
     server.then(lambda peer: peer.reset(), lambda peer: peer.json(COMPLETION))
     with pytest.raises(choreoai.APIConnectionError):
         client.chat.completions.create(**HI)
 
 
 @pytest.mark.parametrize(("length", "sent"), [(1024 * 1024 + 1,) * 2, (9, 1)])
-def test_the_status_of_an_error_counts_whatever_its_body_is(server, client, length, sent):
-    """One that is too long, and one that is cut."""
+def test_unreadable_error_body_does_not_hide_the_status(server, client, length, sent):
+    """A body that is too long, and one that is cut."""
 
     def refuse(peer):
         peer.head("500 X", "application/json", framing=length)
@@ -354,7 +338,7 @@ def test_the_status_of_an_error_counts_whatever_its_body_is(server, client, leng
     assert (str(raised.value), raised.value.content) == ("HTTP 500", b"")
 
 
-def test_an_answer_whose_framing_goes_wrong_is_not_whole(server, client):
+def test_answer_with_invalid_framing_raises(server, client):
     def answer(peer):
         peer.head(kind="application/json")
         peer.send(chunk(json.dumps(COMPLETION).encode()) + b"no size\r\n")
@@ -365,7 +349,7 @@ def test_an_answer_whose_framing_goes_wrong_is_not_whole(server, client):
         client.chat.completions.create(**HI)
 
 
-def test_a_header_that_comes_twice_is_a_list(server, ask):
+def test_repeated_header_is_joined_with_commas(server, open_stream):
     def answer(peer):
         peer.send(
             head("200 OK", "text/event-stream", "X-Seen: a", "x-seen: b", "Connection: close")
@@ -373,24 +357,24 @@ def test_a_header_that_comes_twice_is_a_list(server, ask):
         peer.send(frame(chat_chunk("ok", finish="stop")) + frame("[DONE]"))
 
     server.then(answer)
-    assert ask().headers["X-SEEN"] == "a, b"
+    assert open_stream().headers["X-SEEN"] == "a, b"
 
 
-def test_an_error_as_vllm_writes_it(server, ask):
+def test_error_object_in_vllms_form_raises(server, open_stream):
     error = {"object": "error", "message": "no memory", "code": 500}
     server.then(lambda peer: peer.stream([chat_chunk("some"), error]))
     with pytest.raises(choreoai.APIError, match="no memory"):
-        list(ask())
+        list(open_stream())
 
 
-def test_a_finish_reason_that_is_none_comes_as_it_is(server, ask):
+def test_unknown_finish_reason_is_passed_on(server, open_stream):
     server.then(lambda peer: peer.stream([chat_chunk("a"), chat_chunk(None, finish="end_turn")]))
-    assert [c.choices[0].finish_reason for c in ask()] == [None, "end_turn"]
+    assert [c.choices[0].finish_reason for c in open_stream()] == [None, "end_turn"]
 
 
-def test_the_partial_text_at_every_chunk(server, ask):
+def test_partial_text_grows_with_each_chunk(server, open_stream):
     server.then(lambda peer: peer.stream(answer(*"abc")))
-    stream = ask()
+    stream = open_stream()
     seen = []
     for _ in stream:
         seen.append(stream.partial_text)
@@ -400,13 +384,13 @@ def test_the_partial_text_at_every_chunk(server, ask):
 PARTS = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]
 
 
-def test_content_in_parts(server, ask, client):
-    pieces = [
+def test_content_in_parts_becomes_text_and_reasoning(server, open_stream, client):
+    chunks = [
         chat_chunk(None, content=PARTS),
         chat_chunk(None, content=[{"type": "text", "text": "four"}]),
     ]
-    server.then(lambda peer: peer.stream([*pieces, chat_chunk(None, finish="stop")]))
-    message = ask().get_final_completion().choices[0].message
+    server.then(lambda peer: peer.stream([*chunks, chat_chunk(None, finish="stop")]))
+    message = open_stream().get_final_completion().choices[0].message
     assert (message.content, message.reasoning_content) == ("four", "hm")
     whole = {"role": "assistant", "content": [*PARTS, {"type": "text", "text": "four"}]}
     choice = {"index": 0, "message": whole, "finish_reason": "stop"}
@@ -416,7 +400,7 @@ def test_content_in_parts(server, ask, client):
 
 
 @pytest.mark.parametrize("indexes", [(0, 0), (1, 2), (None, None)])
-def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, indexes):
+def test_renumbers_parallel_tool_calls_with_wrong_indexes(server, open_stream, indexes):
     def piece(index, arguments, **start):
         function = {"arguments": arguments, **({"name": start.pop("name")} if start else {})}
         call = {"index": index, **start, "function": function}
@@ -427,7 +411,7 @@ def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, index
         pieces.append(piece(index, "", id=f"call_{name}", type="function", name=name))
         pieces += [piece(index, '{"x":'), piece(index, f'"{name}"}}')]
     server.then(lambda peer: peer.stream([*pieces, chat_chunk(None, finish="tool_calls")]))
-    stream = ask()
+    stream = open_stream()
     seen = [call.index for part in stream for call in part.choices[0].delta.tool_calls or ()]
     assert seen == [0, 0, 0, 1, 1, 1]
     calls = stream.partial.choices[0].message.tool_calls
@@ -440,7 +424,7 @@ def test_parallel_calls_are_told_apart_whatever_their_indexes(server, ask, index
 # --- heads and bodies -------------------------------------------------------------------
 
 
-def test_interim_heads_are_passed_over(server, client, ask):
+def test_skips_interim_responses(server, client, open_stream):
     def script(peer):
         for _ in range(2):
             peer.send(b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n")
@@ -451,26 +435,26 @@ def test_interim_heads_are_passed_over(server, client, ask):
 
     server.then(script)
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
-    assert "".join(ask().text) == "a"
+    assert "".join(open_stream().text) == "a"
     assert server.accepted == 1
 
 
-def squeezed(data: bytes, coding: str) -> bytes:
+def compressed(data: bytes, coding: str) -> bytes:
     return gzip.compress(data) if coding == "gzip" else zlib.compress(data)
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-def test_a_compressed_answer_that_nobody_asked_for(server, client, ask, coding):
+def test_decompresses_an_unrequested_content_coding(server, client, open_stream, coding):
     def script(peer):
         if peer.request.json().get("stream"):
             peer.head(Content_Encoding=coding)
             data = b"".join(map(frame, [*answer("a", "b"), "[DONE]"]))
-            data = squeezed(data, coding)
+            data = compressed(data, coding)
             for at in range(len(data)):
                 peer.body(data[at : at + 1])
             peer.end()
         else:
-            data = squeezed(json.dumps(COMPLETION).encode(), coding)
+            data = compressed(json.dumps(COMPLETION).encode(), coding)
             kind = "application/json"
             peer.head(framing=len(data), kind=kind, Content_Encoding=coding)
             peer.send(data)
@@ -478,10 +462,10 @@ def test_a_compressed_answer_that_nobody_asked_for(server, client, ask, coding):
 
     server.then(script)
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
-    assert "".join(ask().text) == "ab"
+    assert "".join(open_stream().text) == "ab"
 
 
-def test_a_coding_that_cannot_be_read_is_named(server, client):
+def test_error_names_an_unsupported_content_coding(server, client):
     def script(peer):
         peer.head(framing=2, Content_Encoding="br")
         peer.send(b"xx")
@@ -499,7 +483,7 @@ def test_a_coding_that_cannot_be_read_is_named(server, client):
         ({"error": {"message": None, "details": "deep"}}, "deep"),
     ],
 )
-def test_the_words_of_an_error_of_another_shape(server, client, body, message):
+def test_error_message_is_found_in_other_forms(server, client, body, message):
     server.then(lambda peer: peer.json(body, "400 X"))
     with pytest.raises(choreoai.BadRequestError) as caught:
         client.chat.completions.create(**HI)
@@ -508,7 +492,9 @@ def test_the_words_of_an_error_of_another_shape(server, client, body, message):
 
 @both
 @pytest.mark.parametrize(("status", "connections"), [("407 X", 1), ("502 Bad", 3)])
-def test_a_tunnel_that_is_refused(server, clients, monkeypatch, status, connections):
+def test_refused_tunnel_is_retried_only_after_5xx(
+    server, clients, monkeypatch, status, connections
+):
     monkeypatch.setattr("choreoai.base.backoff", lambda attempt: 0.001)
     monkeypatch.setenv("https_proxy", server.url)
     server.then(lambda peer: peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))

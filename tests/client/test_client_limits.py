@@ -1,4 +1,4 @@
-"""What bounds a call, and which connections are used again."""
+"""The bounds of a call, and which connections are reused."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 )
 
 
-def test_the_callers_own_idempotency_key_is_kept(server, clients):
+def test_keeps_the_callers_idempotency_key(server, clients):
     server.then(lambda peer: peer.stream(answer("x")))
     client = clients(server.url, resumable=True)
-    own = {"idempotency-key": "mine"}
-    for given in ({}, own):
-        list(client.chat.completions.create(**HI, stream=True, extra_headers=given))
+    with_key = {"idempotency-key": "mine"}
+    for headers in ({}, with_key):
+        list(client.chat.completions.create(**HI, stream=True, extra_headers=headers))
     first, second = (request.headers["idempotency-key"] for request in server.requests)
     assert second == "mine" and len(first) >= 32
 
 
-def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
+def test_clients_timeout_applies_to_its_calls(server, clients):
     server.then(lambda peer: peer.wait_until_left())
     client = clients(server.url, timeout=0.05, max_retries=0)
     assert client.timeout == choreoai.Timeout(0.05, 0.05, 0.05)
@@ -42,20 +42,20 @@ def test_the_limits_of_the_client_are_those_of_its_calls(server, clients):
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs signals for a thread")
-def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
-    """A signal handler raised while it was being made: nobody knows of it any more."""
-    waiting, go, made = threading.Event(), threading.Event(), []
+def test_connection_made_after_an_interrupt_is_closed(server, monkeypatch):
+    """A signal handler raised during connect(), so no caller has the socket."""
+    waiting, release, connected = threading.Event(), threading.Event(), []
     connect = blocking._connect
 
-    class Waited(Future):
+    class WatchedFuture(Future):
         def done(self):
             waiting.set()
             return super().done()
 
-    def slowly(*where):
-        go.wait(DEADLINE)
-        made.append(connect(*where))
-        return made[0]
+    def connect_late(*where):
+        release.wait(DEADLINE)
+        connected.append(connect(*where))
+        return connected[0]
 
     main = threading.get_ident()
 
@@ -66,8 +66,8 @@ def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
     def handler(number, frame):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(blocking, "_connect", slowly)
-    monkeypatch.setattr(blocking, "Future", Waited)
+    monkeypatch.setattr(blocking, "_connect", connect_late)
+    monkeypatch.setattr(blocking, "Future", WatchedFuture)
     before = signal.signal(signal.SIGUSR1, handler)
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -77,12 +77,12 @@ def test_a_connection_that_comes_too_late_is_closed(server, monkeypatch):
     finally:
         thread.join()
         signal.signal(signal.SIGUSR1, before)
-        go.set()
-    harness.wait_until(lambda: made and made[0].fileno() == -1, "it is closed")
+        release.set()
+    harness.wait_until(lambda: connected and connected[0].fileno() == -1, "the socket is closed")
 
 
-def test_who_reads_waits_until_there_is_something_to_read(server, monkeypatch):
-    """A socket can nearly always be written to: who waited for that would never rest."""
+def test_waits_for_readability_after_the_request_was_sent(server, monkeypatch):
+    """A socket is nearly always writable: waiting for that would be a busy loop."""
     client = choreoai.ChoreoAI("k", server.url)
     reads = threading.Event()
     wait = blocking.wait_for_read
@@ -98,14 +98,14 @@ def test_who_reads_waits_until_there_is_something_to_read(server, monkeypatch):
     client.close()
 
 
-def test_a_mapping_is_an_object(server, client):
+def test_mapping_is_sent_as_a_json_object(server, client):
     server.then(lambda peer: peer.send(HEAD + PLAIN))
     client.chat.completions.create(**HI, metadata=MappingProxyType({"a": "b"}))
     assert server.requests[0].json()["metadata"] == {"a": "b"}
 
 
 @both
-def test_a_plain_answer_that_stops_coming(server, clients):
+def test_idle_limit_applies_to_a_plain_answer(server, clients):
     def script(peer):
         peer.send(HEAD + PLAIN[:3])
         peer.wait_until_left()
@@ -117,7 +117,7 @@ def test_a_plain_answer_that_stops_coming(server, clients):
 
 
 @both
-def test_a_plain_answer_without_end(server, client, monkeypatch):
+def test_plain_answer_over_the_length_limit_raises(server, client, monkeypatch):
     for module in ("sync", "aio"):
         monkeypatch.setattr(f"choreoai.{module}.exchange._MAX_ANSWER", 100_000)
 
@@ -128,27 +128,27 @@ def test_a_plain_answer_without_end(server, client, monkeypatch):
                 peer.body(b" " * 10_000)
             peer.end()
         except ConnectionError:
-            pass  # it has left
+            pass  # the client has closed the connection
 
     server.then(script)
     with pytest.raises(choreoai.APIConnectionError, match="longer than 100000 bytes"):
         client.chat.completions.create(**HI)
 
 
-def test_a_head_without_end(server, clients):
+def test_head_over_the_length_limit_raises(server, clients):
     def script(peer):
         try:
             peer.send(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 20_000)
             peer.send(b"\r\n")
         except ConnectionError:
-            pass  # it has left
+            pass  # the client has closed the connection
 
     server.then(script)
     with pytest.raises(choreoai.APIError, match="head is too long"):
         clients(server.url, max_retries=0).chat.completions.create(**HI)
 
 
-def test_an_event_that_is_too_long(server, ask):
+def test_event_over_the_length_limit_raises(server, open_stream):
     huge = frame(chat_chunk("x" * (9 * 1024 * 1024)))
 
     def script(peer):
@@ -158,17 +158,17 @@ def test_an_event_that_is_too_long(server, ask):
             peer.body(huge)
             peer.end()
         except ConnectionError:
-            pass  # it has left
+            pass  # the client has closed the connection
 
     server.then(script)
-    got = []
+    received = []
     with pytest.raises(choreoai.APIError, match="longer than"):
-        for text in ask().text:
-            got.append(text)
-    assert got == ["short"]
+        for text in open_stream().text:
+            received.append(text)
+    assert received == ["short"]
 
 
-def test_nothing_counts_behind_the_end_marker(server, ask):
+def test_ignores_events_after_done(server, open_stream):
     ending = b"".join(map(frame, answer("x"))) + frame("[DONE]")
     late = frame({"error": {"message": "too late"}}) + frame(chat_chunk("late"))
 
@@ -179,29 +179,29 @@ def test_nothing_counts_behind_the_end_marker(server, ask):
 
     server.then(script)
     for _ in range(3):
-        assert "".join(ask().text) == "x"
+        assert "".join(open_stream().text) == "x"
     assert server.accepted == 1  # the answer was read to its end
 
 
 def read_twice(server, client, first):
-    """Have *first* answer the first request; return what the second's answer is called."""
+    """Answer the first request with *first*; return the id of the answer to the second."""
     server.then(first, lambda peer: peer.json({**json.loads(PLAIN), "id": "second"}))
     assert client.chat.completions.create(**HI).id == "x"
     return client.chat.completions.create(**HI).id
 
 
-def test_more_than_the_answer_is_no_answer_to_the_next(server, client):
-    poison = HEAD + PLAIN.replace(b"x", b"p")
+def test_bytes_after_an_answer_do_not_answer_the_next_request(server, client):
+    excess = HEAD + PLAIN.replace(b"x", b"p")
 
     def first(peer):
-        peer.send(HEAD + PLAIN + poison)
+        peer.send(HEAD + PLAIN + excess)
         peer.keep = True
 
     assert read_twice(server, client, first) == "second"
     assert server.accepted == 2
 
 
-def test_more_than_an_answer_of_nothing_is_no_answer_to_the_next(server, client):
+def test_bytes_after_an_empty_answer_do_not_answer_the_next_request(server, client):
     def first(peer):
         peer.send(HEAD.replace(b"%d" % len(PLAIN), b"0") + HEAD + PLAIN.replace(b"x", b"p"))
         peer.keep = True
@@ -213,30 +213,30 @@ def test_more_than_an_answer_of_nothing_is_no_answer_to_the_next(server, client)
     assert server.accepted == 2
 
 
-def test_what_comes_between_two_requests_is_no_answer(server, client):
-    """A server says that it closes an idle connection, as with 408."""
-    asked_again, sent = threading.Event(), threading.Event()
+def test_bytes_on_an_idle_connection_do_not_answer_a_request(server, client):
+    """For example a 408 that announces the close of an idle connection."""
+    first_is_read, sent = threading.Event(), threading.Event()
 
     def first(peer):
         peer.send(HEAD + PLAIN)
-        assert asked_again.wait(DEADLINE)
+        assert first_is_read.wait(DEADLINE)
         peer.send(HEAD + PLAIN.replace(b"x", b"p"))
         peer.keep = True
         sent.set()
 
     server.then(first, lambda peer: peer.json({"id": "second", "choices": [{}]}))
     assert client.chat.completions.create(**HI).id == "x"
-    asked_again.set()
+    first_is_read.set()
     assert sent.wait(20)
     assert client.chat.completions.create(**HI).id == "second"
     assert server.accepted == 2
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/1.0"])
-def test_a_connection_that_the_server_closes_is_not_used_again(server, client, version):
+def test_does_not_reuse_a_connection_that_the_server_will_close(server, client, version):
     def first(peer):
-        said = b"Connection: close\r\n\r\n" if version == b"HTTP/1.1" else b"\r\n"
-        peer.send(HEAD.replace(b"HTTP/1.1", version)[:-2] + said + PLAIN)
+        last = b"Connection: close\r\n\r\n" if version == b"HTTP/1.1" else b"\r\n"
+        peer.send(HEAD.replace(b"HTTP/1.1", version)[:-2] + last + PLAIN)
         peer.keep = True
 
     assert read_twice(server, client, first) == "second"

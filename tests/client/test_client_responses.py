@@ -27,7 +27,7 @@ def responses(clients, served):
 
 
 @both
-def test_a_response_and_its_stream(responses):
+def test_create_returns_a_response_or_its_events(responses):
     response = responses.create(model="slow", input="one two", instructions="be brief")
     assert (response.output_text, response.status) == ("one two", "completed")
     assert response.usage.output_tokens == 2
@@ -43,21 +43,21 @@ def test_a_response_and_its_stream(responses):
 
 
 @both
-def test_one_in_the_background(responses):
-    begun = responses.create(model="slow", input=WORDS, background=True)
-    assert begun.status == "queued"
-    stream = responses.retrieve(begun.id, stream=True)
+def test_retrieves_streams_and_deletes_a_background_response(responses):
+    response = responses.create(model="slow", input=WORDS, background=True)
+    assert response.status == "queued"
+    stream = responses.retrieve(response.id, stream=True)
     assert stream.get_final_response().output_text == WORDS
-    rest = list(responses.retrieve(begun.id, stream=True, starting_after=9))
+    rest = list(responses.retrieve(response.id, stream=True, starting_after=9))
     assert rest[0].sequence_number == 10
-    assert responses.retrieve(begun.id).output_text == WORDS
-    responses.delete(begun.id)
+    assert responses.retrieve(response.id).output_text == WORDS
+    responses.delete(response.id)
     with pytest.raises(choreoai.NotFoundError):
-        responses.retrieve(begun.id)
+        responses.retrieve(response.id)
 
 
 @both
-def test_one_is_cancelled(responses):
+def test_cancel_ends_the_stream_with_an_error(responses):
     stream = responses.create(model="slow", input=WORDS, stream=True, resumable=True)
     id = next(stream).response.id
     assert responses.cancel(id).status == "cancelled"
@@ -75,7 +75,7 @@ def numbered(first, last):
 
 
 @both
-def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
+def test_resumable_stream_resumes_over_another_connection(clients, server):
     def begin(peer):
         assert peer.request.json()["background"] is True
         peer.head(Choreo_Stream_Id="strm_1")
@@ -83,17 +83,17 @@ def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
             peer.frame(event, event["sequence_number"] + 2)
         peer.reset()
 
-    def go_on(peer):
+    def resume(peer):
         assert (peer.request.path, peer.request.headers["last-event-id"]) == (
             "/v1/streams/strm_1",
             "5",
         )
         peer.head(Choreo_Stream_Id="strm_1")
-        for event in numbered(3, 7):  # one comes twice
+        for event in numbered(3, 7):  # event 3 is sent twice
             peer.frame(event, event["sequence_number"] + 2)
         peer.end()
 
-    server.then(begin, go_on)
+    server.then(begin, resume)
     stream = clients(server.url).responses.create(model="m", input="x", stream=True, resumable=True)
     assert [event.sequence_number for event in stream] == list(range(8))
     assert stream.partial_text == "w0 w1 w2 w3 w4 w5 "
@@ -108,7 +108,7 @@ def test_a_resumable_stream_goes_on_over_another_connection(clients, server):
             {"code": "server_error", "message": "broken"}}})], "broken"),
     ],
 )  # fmt: skip
-def test_what_does_not_end_well_raises(clients, server, events, message):
+def test_missing_event_cut_and_failure_raise(clients, server, events, message):
     def script(peer):
         peer.head()
         for number, event in events:
@@ -121,14 +121,14 @@ def test_what_does_not_end_well_raises(clients, server, events, message):
         list(stream)
 
 
-def test_a_failed_answer_raises(clients, server):
+def test_failed_response_raises(clients, server):
     failed = {"status": "failed", "error": {"code": "server_error", "message": "broken"}}
     server.then(lambda peer: peer.json(failed))
     with pytest.raises(choreoai.APIError, match="broken"):
         clients(server.url).responses.create(model="m", input="x")
 
 
-def test_a_parameter_of_another_name(responses):
+def test_unknown_or_missing_parameter_raises_type_error(responses):
     with pytest.raises(TypeError, match="max_tokens"):
         responses.create(model="slow", input="x", max_tokens=5)
     with pytest.raises(TypeError, match="input"):
@@ -136,14 +136,14 @@ def test_a_parameter_of_another_name(responses):
 
 
 @both
-def test_nothing_is_left_running(app, responses):
+def test_leaving_a_with_block_stops_the_generation(app, responses):
     with responses.create(model="slow", input=WORDS, stream=True) as stream:
         next(stream)
-    harness.wait_until(lambda: app.active == 0, "the stream goes on")
+    harness.wait_until(lambda: app.active == 0, "the generation still runs")
 
 
-def events_of(*values):
-    """Answer with a stream of *values*, whatever they are."""
+def send_events(*values):
+    """Return a script that sends *values*, valid or not, as events."""
 
     def script(peer):
         peer.head()
@@ -157,9 +157,9 @@ def events_of(*values):
 LAST = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
 
 
-def test_a_server_that_does_not_count_and_says_done(clients, server):
+def test_accepts_unnumbered_events_and_done(clients, server):
     delta = {"type": "response.output_text.delta", "delta": "Hi"}
-    server.then(events_of({"type": "response.created"}, delta, delta, LAST, "[DONE]"))
+    server.then(send_events({"type": "response.created"}, delta, delta, LAST, "[DONE]"))
     stream = clients(server.url).responses.create(model="m", input="x", stream=True)
     assert len(list(stream)) == 4
     assert (stream.partial_text, stream.response.id) == ("HiHi", "resp_1")
@@ -174,9 +174,9 @@ def test_a_server_that_does_not_count_and_says_done(clients, server):
         ({"type": 5}, "event without a type"),
     ],
 )
-def test_an_event_that_is_a_failure(clients, server, event, message):
+def test_failure_events_raise_with_the_partial_text(clients, server, event, message):
     delta = {"type": "response.output_text.delta", "delta": "half"}
-    server.then(events_of(delta, event, LAST))
+    server.then(send_events(delta, event, LAST))
     stream = clients(server.url).responses.create(model="m", input="x", stream=True)
     with pytest.raises(choreoai.APIError, match=message) as caught:
         list(stream)

@@ -8,30 +8,31 @@ import threading
 import pytest
 from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk
+from silent_script import SilentAfter
 
 import choreoai
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
 
-class Log:
-    """A resumable stream: its frames, and a script for every way to read it."""
+class Recording:
+    """A resumable stream: its frames, and scripts that send them."""
 
     id = "strm_0/1"
 
     def __init__(self, *texts):
         self.frames = [*answer(*texts), "[DONE]"]
-        self.asked = []
+        self.requests = []
 
     def head(self, peer, **headers):
         peer.head(Choreo_Stream_Id=self.id, Content_Location="/v1/streams/strm_0%2F1", **headers)
 
     def send(self, upto=None, how="end", first=1):
-        """Send the frames from *first* on, before number *upto*, then end, close or reset."""
+        """Send the frames *first* to *upto* - 1, then end, close or reset."""
 
         def script(peer):
             after = int(peer.request.headers.get("last-event-id", first - 1))
-            self.asked.append((peer.request.method, peer.request.path, after))
+            self.requests.append((peer.request.method, peer.request.path, after))
             self.head(peer)
             for number, value in enumerate(self.frames, 1):
                 if after < number and (upto is None or number < upto):
@@ -41,21 +42,21 @@ class Log:
             elif how == "half":
                 peer.send(b"30\r\nid: 99\ndata: {")
             elif how == "reset":
-                assert self.taken.wait(DEADLINE)
+                assert self.received.wait(DEADLINE)
                 peer.reset()
 
         return script
 
-    taken = threading.Event()
+    received = threading.Event()
 
 
 @pytest.fixture
-def log():
-    return Log("a", "b", "c", "d")
+def recording():
+    return Recording("a", "b", "c", "d")
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
+def _no_backoff(monkeypatch):
     for half in ("aio", "sync"):
         monkeypatch.setattr(f"choreoai.{half}.stream.backoff", lambda attempt, first=0.0: 0.001)
 
@@ -65,15 +66,15 @@ def client(clients, server):
     return clients(server.url, resumable=True)
 
 
-def start(client, **options):
+def open_stream(client, **options):
     return client.chat.completions.create(**HI, stream=True, **options)
 
 
 @pytest.mark.parametrize(("how", "upto"), [("end", 4), ("half", 1), ("close", 7)])
-def test_a_cut_stream_goes_on(server, client, log, how, upto):
-    server.then(log.send(upto, how), log.send(upto + 1, how), log.send())
-    stream = start(client)
-    assert stream.id == log.id
+def test_cut_stream_resumes_after_the_last_event(server, client, recording, how, upto):
+    server.then(recording.send(upto, how), recording.send(upto + 1, how), recording.send())
+    stream = open_stream(client)
+    assert stream.id == recording.id
     seen = [c.choices[0].delta.content for c in stream]
     assert seen == ["", "a", "b", "c", "d", None]
     assert stream.last_event_id == 7
@@ -81,7 +82,7 @@ def test_a_cut_stream_goes_on(server, client, log, how, upto):
     expected = [("POST", "/v1/chat/completions", 0), ("GET", path, upto - 1)]
     if upto < 7:
         expected.append(("GET", path, upto))
-    assert log.asked == expected
+    assert recording.requests == expected
     assert server.requests[0].headers["choreo-resumable"] == "1"
     assert server.requests[0].headers["idempotency-key"]
     assert "choreo-resumable" not in server.requests[1].headers
@@ -89,65 +90,66 @@ def test_a_cut_stream_goes_on(server, client, log, how, upto):
 
 
 @both
-def test_a_reset_stream_goes_on(server, client, log):
-    log.taken = threading.Event()
-    server.then(log.send(3, "reset"), log.send())
-    stream = start(client)
+def test_reset_stream_resumes(server, client, recording):
+    recording.received = threading.Event()
+    server.then(recording.send(3, "reset"), recording.send())
+    stream = open_stream(client)
     seen = [next(stream), next(stream)]
-    log.taken.set()
+    recording.received.set()
     seen += stream
     assert len(seen) == 6
 
 
 @both
-def test_frames_that_come_twice_are_passed_over(server, client, log):
-    def again(peer):
+def test_drops_frames_received_twice(server, client, recording):
+    def send_all(peer):
         peer.request.headers.replace_header("last-event-id", "0")
-        log.send()(peer)
+        recording.send()(peer)
 
-    server.then(log.send(4, "close"), again)
-    assert "".join(start(client).text) == "abcd"
+    server.then(recording.send(4, "close"), send_all)
+    assert "".join(open_stream(client).text) == "abcd"
 
 
-def test_a_server_that_is_away_for_a_while(server, client, log):
+def test_reconnects_until_the_server_is_back(server, client, recording):
     busy = lambda peer: peer.json({"error": {"message": "x"}}, "503 X")  # noqa: E731
-    nothing = lambda peer: None  # noqa: E731
-    server.then(log.send(3, "close"), busy, nothing, busy, log.send(4, "close"), busy, log.send())
-    assert "".join(start(client).text) == "abcd"
+    close = lambda peer: None  # noqa: E731
+    send = recording.send
+    server.then(send(3, "close"), busy, close, busy, send(4, "close"), busy, send())
+    assert "".join(open_stream(client).text) == "abcd"
 
 
 @both
-def test_reconnecting_is_given_up(server, client, log):
-    server.then(log.send(3, "close"), lambda peer: None)
-    stream = start(client)
+def test_gives_up_after_nine_failed_reconnections(server, client, recording):
+    server.then(recording.send(3, "close"), lambda peer: None)
+    stream = open_stream(client)
     with pytest.raises(choreoai.StreamInterruptedError, match="reconnecting") as caught:
         list(stream)
     assert caught.value.partial_text == "a"
     assert len(server.requests) == 10
 
 
-def test_connections_that_bring_nothing_new_are_given_up(server, client, log):
-    server.then(log.send(3, "close"))
+def test_gives_up_after_nine_reconnections_without_new_events(server, client, recording):
+    server.then(recording.send(3, "close"))
     with pytest.raises(choreoai.StreamInterruptedError, match="reconnecting"):
-        list(start(client))
+        list(open_stream(client))
     assert len(server.requests) == 10
 
 
 @both
-def test_a_stream_that_is_gone(server, client, log):
+def test_expired_stream_raises_without_another_attempt(server, client, recording):
     error = {"error": {"message": "m", "code": "stream_gone"}}
-    server.then(log.send(3, "close"), lambda peer: peer.json(error, "410 X"))
+    server.then(recording.send(3, "close"), lambda peer: peer.json(error, "410 X"))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
-        list(start(client))
+        list(open_stream(client))
     assert caught.value.code == "stream_gone"
     assert caught.value.partial_text == "a"
     assert len(server.requests) == 2
 
 
-def test_an_error_frame_is_an_end(server, client, log):
-    log.frames[3] = {"error": {"message": "m", "code": "producer_lost"}}
-    server.then(log.send())
-    stream = start(client)
+def test_error_frame_is_not_followed_by_a_reconnection(server, client, recording):
+    recording.frames[3] = {"error": {"message": "m", "code": "producer_lost"}}
+    server.then(recording.send())
+    stream = open_stream(client)
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         list(stream)
     assert caught.value.partial_text == "ab"
@@ -155,43 +157,43 @@ def test_an_error_frame_is_an_end(server, client, log):
 
 
 @both
-def test_resuming_from_elsewhere(server, clients, log):
-    server.then(log.send())
+def test_resume_reads_the_events_after_a_number(server, clients, recording):
+    server.then(recording.send())
     client = clients(server.url)
-    stream = client.chat.completions.resume(log.id, after=3)
+    stream = client.chat.completions.resume(recording.id, after=3)
     assert "".join(stream.text) == "cd"
-    assert log.asked == [("GET", "/v1/streams/strm_0%2F1", 3)]
+    assert recording.requests == [("GET", "/v1/streams/strm_0%2F1", 3)]
 
 
-def test_what_was_resumed_goes_on_after_a_cut(server, clients, log):
-    server.then(log.send(5, "close"), log.send())
-    stream = clients(server.url).chat.completions.resume(log.id, after=2)
+def test_resumed_stream_resumes_again_after_a_cut(server, clients, recording):
+    server.then(recording.send(5, "close"), recording.send())
+    stream = clients(server.url).chat.completions.resume(recording.id, after=2)
     assert "".join(stream.text) == "bcd"
-    assert [after for *_, after in log.asked] == [2, 4]
+    assert [after for *_, after in recording.requests] == [2, 4]
 
 
-def test_resuming_what_is_not_there(server, clients):
+def test_resuming_an_unknown_id_raises_not_found(server, clients):
     server.then(lambda peer: peer.json({"error": {"message": "m"}}, "404 X"))
     with pytest.raises(choreoai.NotFoundError):
         clients(server.url).chat.completions.resume("nothing")
 
 
-def test_the_headers_of_the_call_go_along(server, client, log):
-    """A proxy may ask for them each time."""
-    server.then(log.send(4, "close"), log.send())
-    list(start(client, extra_headers={"X-Tenant": "a"}))
+def test_reconnection_sends_the_calls_extra_headers(server, client, recording):
+    """A proxy may need them for each request."""
+    server.then(recording.send(4, "close"), recording.send())
+    list(open_stream(client, extra_headers={"X-Tenant": "a"}))
     assert [request.headers["x-tenant"] for request in server.requests] == ["a", "a"]
 
 
-def test_per_call_and_without_a_server_that_can(server, clients):
+def test_resumable_is_set_per_call_and_needs_the_servers_id(server, clients):
     client = clients(server.url)
     server.then(lambda peer: peer.stream(answer("x")[:2], done=False))
     with pytest.raises(choreoai.StreamInterruptedError):
-        list(start(client, resumable=True))
+        list(open_stream(client, resumable=True))
     assert server.requests[0].headers["choreo-resumable"] == "1"
     assert len(server.requests) == 1
     server.scripts[:] = [lambda peer: peer.stream(answer("x"))]
-    list(start(clients(server.url, resumable=True), resumable=False))
+    list(open_stream(clients(server.url, resumable=True), resumable=False))
     assert "choreo-resumable" not in server.requests[-1].headers
 
 
@@ -200,20 +202,20 @@ def test_per_call_and_without_a_server_that_can(server, clients):
     [("sync", "204 No Content"), ("async", "404 Not Found")],
     indirect=["clients"],
 )
-def test_cancel_stops_the_generation(server, client, log, status):
-    left = threading.Event()
+def test_cancel_stops_the_generation(server, client, recording, status):
+    closed = threading.Event()
 
     def run(peer):
-        log.head(peer)
-        peer.frame(log.frames[0], 1)
+        recording.head(peer)
+        peer.frame(recording.frames[0], 1)
         peer.wait_until_left()
-        left.set()
+        closed.set()
 
     server.then(run, lambda peer: peer.json({}, status))
-    stream = start(client)
+    stream = open_stream(client)
     next(stream)
     stream.cancel()
-    assert left.wait(DEADLINE)
+    assert closed.wait(DEADLINE)
     assert (server.requests[1].method, server.requests[1].path) == (
         "DELETE",
         "/v1/streams/strm_0%2F1",
@@ -221,62 +223,55 @@ def test_cancel_stops_the_generation(server, client, log, status):
     assert list(stream) == []
 
 
-def test_cancel_of_a_stream_that_is_not_resumable_only_closes(server, clients):
-    left = threading.Event()
-
-    def run(peer):
-        peer.head()
-        peer.frame(chat_chunk("a"))
-        peer.wait_until_left()
-        left.set()
-
-    server.then(run)
-    stream = start(clients(server.url))
+def test_cancel_of_a_plain_stream_only_closes_the_connection(server, clients):
+    script = SilentAfter(chat_chunk("a"))
+    server.then(script)
+    stream = open_stream(clients(server.url))
     next(stream)
     stream.cancel()
-    assert left.wait(DEADLINE)
+    assert script.closed.wait(DEADLINE)
     assert len(server.requests) == 1
 
 
 @both
-def test_closing_while_it_reconnects(server, client, log):
+def test_closing_during_a_reconnection_ends_the_loop(server, client, recording):
     waiting = threading.Event()
-    left = threading.Event()
+    closed = threading.Event()
 
     def silent(peer):
         waiting.set()
         peer.wait_until_left()
-        left.set()
+        closed.set()
 
-    server.then(log.send(3, "close"), silent)
-    stream = start(client)
+    server.then(recording.send(3, "close"), silent)
+    stream = open_stream(client)
     next(stream)
     next(stream)
     closer = threading.Thread(target=lambda: (waiting.wait(DEADLINE), stream.close()))
     closer.start()
     assert list(stream) == []
     closer.join()
-    assert left.wait(DEADLINE)
+    assert closed.wait(DEADLINE)
 
 
 @both
-def test_random_cuts(server, client):
-    """Wherever it is cut, the text is the same, no frame twice and none missing."""
+def test_random_cuts_lose_and_repeat_no_frame(server, client):
+    """The text is the same wherever the stream is cut."""
     rng = random.Random(7)
-    log = Log(*(f"word{number} " for number in range(60)))
+    recording = Recording(*(f"word{number} " for number in range(60)))
 
     def script(peer):
         after = int(peer.request.headers.get("last-event-id", "0"))
         upto = after + rng.randint(1, 12)
-        log.send(upto, rng.choice(["end", "close", "half"]))(peer)
+        recording.send(upto, rng.choice(["end", "close", "half"]))(peer)
 
     server.then(script)
     for _ in range(5):
-        stream = start(client)
-        numbers = [c.choices[0].delta.content for c in stream]
-        assert numbers == ["", *(f"word{number} " for number in range(60)), None]
+        stream = open_stream(client)
+        texts = [c.choices[0].delta.content for c in stream]
+        assert texts == ["", *(f"word{number} " for number in range(60)), None]
 
 
-def test_only_the_end_marker_is_left(client, server, log):
-    server.then(log.send())
-    assert list(client.chat.completions.resume(log.id, after=len(log.frames) - 1)) == []
+def test_resuming_before_done_yields_no_chunks(client, server, recording):
+    server.then(recording.send())
+    assert list(client.chat.completions.resume(recording.id, after=len(recording.frames) - 1)) == []

@@ -1,4 +1,4 @@
-"""Streams: arrival, endings, leaving."""
+"""Streams: delivery, endings, and closing early."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ def texts(stream):
 @pytest.mark.parametrize(
     ("clients", "framing"), [("sync", "chunked"), ("async", "close")], indirect=["clients"]
 )
-def test_a_frame_is_delivered_before_the_next_is_made(server, ask, framing):
-    taken = threading.Semaphore(0)
+def test_delivers_each_frame_before_the_next_is_sent(server, open_stream, framing):
+    received = threading.Semaphore(0)
 
     def script(peer):
         peer.head(framing=framing)
         for value in answer("a", "b", "c"):
             peer.frame(value)
-            assert taken.acquire(timeout=DEADLINE)
+            assert received.acquire(timeout=DEADLINE)
         peer.frame("[DONE]")
         peer.end()
 
     server.then(script)
     seen = []
-    for piece in ask():
-        seen.append(piece.choices[0].delta.content)
-        taken.release()
+    for chunk in open_stream():
+        seen.append(chunk.choices[0].delta.content)
+        received.release()
     assert seen == ["", "a", "b", "c", None]
 
 
 @both
-def test_the_last_chunk_does_not_wait_for_the_end_of_the_body(server, ask):
-    """It comes with the end marker; what follows that is nobody's business."""
-    taken = threading.Event()
+def test_last_chunk_does_not_wait_for_the_end_of_the_body(server, open_stream):
+    """The last chunk arrives together with ``[DONE]``, the end of the body later."""
+    received = threading.Event()
 
     def script(peer):
         peer.head()
         peer.body(b"".join(frame(value) for value in [*answer("a"), "[DONE]"]))
-        assert taken.wait(DEADLINE)
+        assert received.wait(DEADLINE)
         peer.end()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     assert [next(stream).choices[0].delta.content for _ in range(3)] == ["", "a", None]
-    taken.set()
+    received.set()
     assert list(stream) == []
 
 
 @both
-def test_create_returns_with_the_head(server, ask):
+def test_create_returns_when_the_head_is_received(server, open_stream):
     go = threading.Event()
 
     def script(peer):
@@ -70,12 +70,12 @@ def test_create_returns_with_the_head(server, ask):
         peer.end()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     go.set()
     assert texts(stream) == ["", "late", None]
 
 
-def test_byte_by_byte(server, ask):
+def test_reads_frames_sent_byte_by_byte(server, open_stream):
     def script(peer):
         peer.head()
         for value in [*answer("Grüße ", "🐍\u2028", "end"), "[DONE]"]:
@@ -84,10 +84,10 @@ def test_byte_by_byte(server, ask):
         peer.end()
 
     server.then(script)
-    assert "".join(ask().text) == "Grüße 🐍\u2028end"
+    assert "".join(open_stream().text) == "Grüße 🐍\u2028end"
 
 
-def test_pings_ids_and_crlf_are_passed_over(server, ask):
+def test_skips_pings_and_accepts_ids_and_crlf(server, open_stream):
     def script(peer):
         peer.head()
         for number, value in enumerate([*answer("a", "b"), "[DONE]"], 1):
@@ -95,7 +95,7 @@ def test_pings_ids_and_crlf_are_passed_over(server, ask):
         peer.end()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     assert "".join(stream.text) == "ab"
     assert stream.last_event_id == 5
 
@@ -110,32 +110,32 @@ def test_pings_ids_and_crlf_are_passed_over(server, ask):
     ],
     indirect=["clients"],
 )
-def test_a_cut_stream_raises_with_the_partial_text(server, ask, framing, cut, frames):
-    taken = threading.Event()
+def test_cut_stream_raises_with_the_partial_text(server, open_stream, framing, cut, frames):
+    received = threading.Event()
 
     def script(peer):
         peer.head(framing=framing)
         for value in answer("Hello", " world")[:frames]:
             peer.frame(value)
         if cut == "reset":
-            assert taken.wait(DEADLINE)  # a reset may take unread bytes with it
+            assert received.wait(DEADLINE)  # a reset may take unread bytes with it
             peer.reset()
 
     server.then(script)
-    stream = ask()
+    stream = open_stream()
     seen = []
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         if frames == 0:
-            taken.set()
-        for piece in stream:
-            seen.append(piece)
+            received.set()
+        for chunk in stream:
+            seen.append(chunk)
             if len(seen) == frames:
-                taken.set()
+                received.set()
     assert len(seen) == frames
     expected = "".join(["", "Hello", " world"][:frames])
     assert caught.value.partial_text == stream.partial_text == expected
     assert stream.partial.to_dict() == caught.value.partial.to_dict()
-    # The specification catches this one around its loop.
+    # Documented programs catch this error around their loop.
     assert isinstance(caught.value, requests.exceptions.ChunkedEncodingError)
     assert isinstance(caught.value, ConnectionError)
     with pytest.raises(choreoai.StreamInterruptedError):
@@ -144,7 +144,7 @@ def test_a_cut_stream_raises_with_the_partial_text(server, ask, framing, cut, fr
         stream.get_final_completion()
 
 
-def test_a_chunk_of_the_transfer_coding_cut_in_half(server, ask):
+def test_half_a_transfer_chunk_raises(server, open_stream):
     def half(peer):
         peer.head()
         peer.frame(answer("x")[0])
@@ -152,33 +152,33 @@ def test_a_chunk_of_the_transfer_coding_cut_in_half(server, ask):
 
     server.then(half)
     with pytest.raises(choreoai.StreamInterruptedError):
-        list(ask())
+        list(open_stream())
 
 
-def test_a_clean_close_without_an_end_is_no_end(server, ask):
+def test_clean_close_before_the_end_raises(server, open_stream):
     server.then(lambda peer: peer.stream(answer("half")[:2], done=False))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
-        list(ask())
+        list(open_stream())
     assert caught.value.partial_text == "half"
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_every_finish_reason_is_an_end_without_the_marker(server, ask, framing):
+def test_stream_without_done_ends_when_all_choices_are_finished(server, open_stream, framing):
     server.then(lambda peer: peer.stream(answer("all"), framing=framing, done=False))
-    assert "".join(ask().text) == "all"
+    assert "".join(open_stream().text) == "all"
 
 
-def test_one_of_two_choices_finished_is_no_end(server, ask):
+def test_stream_without_done_raises_if_a_choice_is_unfinished(server, open_stream):
     chunks = [chat_chunk("a"), chat_chunk("b", index=1), chat_chunk(finish="stop")]
     server.then(lambda peer: peer.stream(chunks, done=False))
     with pytest.raises(choreoai.StreamInterruptedError):
-        list(ask(n=2))
+        list(open_stream(n=2))
 
 
-def test_a_choice_that_never_came_is_no_end(server, ask):
+def test_stream_without_done_raises_if_a_choice_is_missing(server, open_stream):
     server.then(lambda peer: peer.stream(answer("a"), done=False))
     with pytest.raises(choreoai.StreamInterruptedError):
-        list(ask(n=2))
+        list(open_stream(n=2))
 
 
 @pytest.mark.parametrize(
@@ -188,15 +188,15 @@ def test_a_choice_that_never_came_is_no_end(server, ask):
         ({"tool_calls": [{"id": "c", "function": {"name": "f"}}]}, "tool_calls"),
     ],
 )
-def test_the_end_marker_stands_for_missing_finish_reasons(server, ask, delta, reason):
-    """The server judges its upstreams in the same way: see Normaliser.end."""
+def test_done_supplies_missing_finish_reasons(server, open_stream, delta, reason):
+    """The server applies the same rule to its upstreams: see Normaliser.end."""
     chunks = [
         {**chat_chunk(), "choices": [{"index": 0, "delta": delta}]},
         chat_chunk("cut", index=1),
         chat_chunk(index=1, finish="length"),
     ]
     server.then(lambda peer: peer.stream(chunks))
-    stream = ask(n=2)
+    stream = open_stream(n=2)
     list(stream)
     assert [c.finish_reason for c in stream.get_final_completion().choices] == [reason, "length"]
 
@@ -204,9 +204,9 @@ def test_the_end_marker_stands_for_missing_finish_reasons(server, ask, delta, re
 @pytest.mark.parametrize(
     "chunks", [[], [{**chat_chunk(), "choices": [], "usage": {"total_tokens": 3}}]]
 )
-def test_the_end_marker_before_any_choice_is_no_end(server, ask, chunks):
+def test_done_before_any_choice_raises(server, open_stream, chunks):
     server.then(lambda peer: peer.stream(chunks))
-    stream = ask()
+    stream = open_stream()
     with pytest.raises(choreoai.StreamInterruptedError, match="before its answer began"):
         list(stream)
     with pytest.raises(choreoai.StreamInterruptedError, match="before its answer began"):
@@ -223,15 +223,15 @@ def test_the_end_marker_before_any_choice_is_no_end(server, ask, chunks):
         ({"message": "m", "type": "t", "code": 429, "param": "p"}, "APIError"),
     ],
 )
-def test_an_error_frame_raises(server, ask, error, kind):
+def test_error_frame_raises(server, open_stream, error, kind):
     def script(peer):
         peer.stream([*answer("some")[:2], {"error": error}], done=False)
 
     server.then(script)
     seen = []
     with pytest.raises(choreoai.APIError) as caught:
-        for piece in ask():
-            seen.append(piece)
+        for chunk in open_stream():
+            seen.append(chunk)
     assert type(caught.value).__name__ == kind
     assert (caught.value.message, caught.value.type) == ("m", "t")
     assert caught.value.code == str(error["code"])
@@ -241,7 +241,7 @@ def test_an_error_frame_raises(server, ask, error, kind):
     assert len(seen) == 2
 
 
-def test_an_error_event_with_a_flat_body_raises(server, ask):
+def test_error_event_with_a_flat_body_raises(server, open_stream):
     def script(peer):
         peer.head()
         peer.body(b'event: error\ndata: {"message":"flat","code":"x"}\n\n')
@@ -249,14 +249,14 @@ def test_an_error_event_with_a_flat_body_raises(server, ask):
 
     server.then(script)
     with pytest.raises(choreoai.APIError, match="flat") as caught:
-        list(ask())
+        list(open_stream())
     assert caught.value.code == "x"
 
 
 @pytest.mark.parametrize("data", ["{broken", "[1]", "{" * 5000])
-def test_data_that_is_no_chunk_raises(server, ask, data):
+def test_data_that_is_not_a_chunk_raises(server, open_stream, data):
     server.then(lambda peer: peer.stream([chat_chunk("a"), data]))
-    stream = ask()
+    stream = open_stream()
     assert next(stream).choices[0].delta.content == "a"
     with pytest.raises(choreoai.APIError, match="not a chunk"):
         next(stream)
@@ -267,50 +267,50 @@ def test_data_that_is_no_chunk_raises(server, ask, data):
     [("async", "application/json"), ("sync", "text/html; charset=utf-8")],
     indirect=["clients"],
 )
-def test_an_answer_that_is_no_stream_raises(server, ask, kind):
+def test_answer_that_is_not_a_stream_raises(server, open_stream, kind):
     def script(peer):
         peer.head(kind=kind, framing=2)
         peer.send(b"{}")
 
     server.then(script)
     with pytest.raises(choreoai.APIError, match="instead of a stream"):
-        ask()
+        open_stream()
 
 
-def test_a_chunk_without_choices_is_safe_to_read_through(server, ask):
+def test_accepts_chunks_without_choices(server, open_stream):
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     extra = [{"id": "x", "choices": []}, {"id": "x"}, {"choices": None, "usage": usage}]
     server.then(lambda peer: peer.stream([extra[0], *answer("a", "b"), *extra[1:]]))
-    stream = ask()
+    stream = open_stream()
     assert list(stream.text) == ["a", "b"]
     final = stream.get_final_completion()
     assert final.choices[0].message.content == "ab"
     assert final.usage.total_tokens == 3
 
 
-# --- leaving ----------------------------------------------------------------------------
+# --- closing early ----------------------------------------------------------------------------
 
 
 @pytest.fixture
 def endless(server):
-    """A stream that goes on until its client leaves; the event tells that it did."""
-    left = threading.Event()
+    """A stream that stays open until the client closes it; the event is set then."""
+    closed = threading.Event()
 
     def script(peer):
-        with suppress(ConnectionError):  # it may leave before all of this is sent
+        with suppress(ConnectionError):  # the client may close it before all of this is sent
             peer.head()
             for value in answer("a", "b")[:2]:
                 peer.frame(value)
             peer.wait_until_left()
-        left.set()
+        closed.set()
 
     server.then(script)
-    return left
+    return closed
 
 
 @both
-def test_closing_a_stream_closes_the_connection(ask, endless):
-    stream = ask()
+def test_closing_a_stream_closes_the_connection(open_stream, endless):
+    stream = open_stream()
     next(stream)
     stream.close()
     assert endless.wait(DEADLINE)
@@ -321,36 +321,36 @@ def test_closing_a_stream_closes_the_connection(ask, endless):
 
 
 @both
-def test_leaving_a_with_block_closes_the_connection(ask, endless):
-    with ask() as stream:
+def test_leaving_a_with_block_closes_the_connection(open_stream, endless):
+    with open_stream() as stream:
         next(stream)
     assert endless.wait(DEADLINE)
 
 
 @both
-def test_dropping_a_stream_closes_the_connection(ask, endless):
-    for _ in ask():
+def test_dropping_a_stream_closes_the_connection(open_stream, endless):
+    for _ in open_stream():
         break
     assert endless.wait(DEADLINE)
 
 
 @both
-def test_dropping_its_text_closes_the_connection(ask, endless):
-    for piece in ask().text:
-        assert piece == "a"
+def test_dropping_the_text_iterator_closes_the_connection(open_stream, endless):
+    for chunk in open_stream().text:
+        assert chunk == "a"
         break
     assert endless.wait(DEADLINE)
 
 
 @both
-def test_an_unread_stream_that_is_dropped_closes_the_connection(ask, endless):
-    ask()
+def test_dropping_an_unread_stream_closes_the_connection(open_stream, endless):
+    open_stream()
     assert endless.wait(DEADLINE)
 
 
 @both
-def test_closing_from_another_thread_ends_the_loop(ask, endless):
-    stream = ask()
+def test_closing_from_another_thread_ends_the_loop(open_stream, endless):
+    stream = open_stream()
     seen = []
     next(stream)
     closer = threading.Timer(0.1, stream.close)
@@ -362,31 +362,31 @@ def test_closing_from_another_thread_ends_the_loop(ask, endless):
 
 
 @both
-def test_the_connection_is_used_again(server, client, ask):
+def test_reuses_the_connection_after_a_complete_answer(server, client, open_stream):
     server.then(lambda peer: peer.stream(answer("x")))
     for _ in range(5):
-        assert "".join(ask().text) == "x"
+        assert "".join(open_stream().text) == "x"
     server.scripts[:] = [lambda peer: peer.json({"object": "list", "data": [{"id": "m"}]})]
     assert [model.id for model in client.models.list()] == ["m"]
     assert server.accepted == 1
 
 
 @both
-def test_a_connection_left_in_the_middle_is_not_used_again(server, ask, endless):
-    with ask() as stream:
+def test_does_not_reuse_the_connection_after_an_early_close(server, open_stream, endless):
+    with open_stream() as stream:
         next(stream)
     assert endless.wait(DEADLINE)
     server.scripts[:] = [lambda peer: peer.stream(answer("y"))]
-    assert "".join(ask().text) == "y"
+    assert "".join(open_stream().text) == "y"
     assert server.accepted == 2
 
 
 @both
-def test_the_events_of_each_choice_hold_its_own_text(server, clients):
-    pieces = [chat_chunk(text, index=index) for text in ("a", "b") for index in (0, 1)]
-    pieces[1:2] = [chat_chunk("x", index=1)]
+def test_events_hold_the_text_of_their_own_choice(server, clients):
+    chunks = [chat_chunk(text, index=index) for text in ("a", "b") for index in (0, 1)]
+    chunks[1:2] = [chat_chunk("x", index=1)]
     ends = [chat_chunk(index=index, finish="stop") for index in (0, 1)]
-    server.then(lambda peer: peer.stream([*pieces, *ends]))
+    server.then(lambda peer: peer.stream([*chunks, *ends]))
     hi = [{"role": "user", "content": "Hi"}]
     with clients(server.url).chat.completions.stream(model="m", messages=hi, n=2) as stream:
         events = list(stream)

@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 class Run:
-    """A running example."""
+    """The process of an example."""
 
     def __init__(self, url, name, *arguments, **environment):
         self.process = subprocess.Popen(
@@ -32,13 +32,13 @@ class Run:
         )
 
     def read(self, size):
-        """Return the next *size* bytes that it prints."""
+        """Return the next *size* bytes of its output."""
         data = self.process.stdout.read(size)
         assert len(data) == size, self.process.stderr.read().decode()
         return data.decode()
 
     def rest(self, status=0):
-        """Return what it prints until it ends, which it must do with *status*."""
+        """Wait until it exits with *status*; return the rest of its output."""
         out, err = self.process.communicate(timeout=DEADLINE)
         assert self.process.returncode == status, err.decode()
         self.err = err.decode()
@@ -51,7 +51,7 @@ class Run:
 
 @pytest.fixture
 def run():
-    """Starts an example, and ends it with the test."""
+    """Starts examples, and kills them after the test."""
     runs = []
 
     def start(url, name, *arguments, **environment):
@@ -65,15 +65,15 @@ def run():
 
 @pytest.fixture
 def echo(serve):
-    """The address of a server that says what it was told."""
+    """The address of a server that echoes the prompt."""
     app = harness.make_app({"default_model": "echo"})
     yield serve(app).url
     app.close()
 
 
 @pytest.fixture
-def told(serve, scripted):
-    """The address of a server that says what the test says, and the making of its scripts."""
+def scripted_server(serve, scripted):
+    """The address of a server with scripted answers, and the fixture that creates the scripts."""
     section = {"type": "scripted", "models": "default"}
     app = harness.make_app({"default_model": "none"}, {"provider scripted": section})
     yield serve(app).url, scripted
@@ -87,9 +87,9 @@ def test_every_example_is_tested():
     assert [name for name in names if f'"{name}"' not in tests] == []
 
 
-def test_basic(run, told):
-    """Each word is on the screen before the next is said."""
-    url, script = told
+def test_basic_prints_words_as_they_are_received(run, scripted_server):
+    """Each word is printed before the server sends the next."""
+    url, script = scripted_server
     answer = script()
     process = run(url, "basic.py", "Hello")
     for word in ("Rivers ", "are ", "wet."):
@@ -99,11 +99,11 @@ def test_basic(run, told):
     assert process.rest() == "\n"
 
 
-def test_asynchronous(run, told):
-    url, script = told
+def test_asynchronous_answers_prompts_within_a_limit(run, scripted_server):
+    url, script = scripted_server
     scripts = [script(), script()]
     process = run(url, "asynchronous.py", "One?", "Two?", LIMIT="4")
-    harness.wait_until(lambda: all(s.asked.is_set() for s in scripts), "both are asked")
+    harness.wait_until(lambda: all(s.asked.is_set() for s in scripts), "both requests were sent")
     scripts[1].finish("an answer", Finish())
     scripts[0].say("half an")
     lines = process.rest().splitlines()
@@ -111,7 +111,7 @@ def test_asynchronous(run, told):
     assert scripts[0].closed.wait(DEADLINE)
 
 
-def test_accumulate(run, echo):
+def test_accumulate_prints_length_finish_reason_and_usage(run, echo):
     out = run(echo, "accumulate.py", "Name three rivers.").rest()
     assert out.splitlines() == [
         "Name three rivers.",
@@ -121,8 +121,8 @@ def test_accumulate(run, echo):
     ]
 
 
-def test_indicator(run, told):
-    url, script = told
+def test_indicator_spins_until_the_first_token(run, scripted_server):
+    url, script = scripted_server
     answer = script()
     process = run(url, "indicator.py", "Hello")
     assert process.process.stderr.read(4) == b"\r|\r/"
@@ -131,15 +131,15 @@ def test_indicator(run, told):
     assert process.err.endswith("\r \r")
 
 
-def test_multi_choice(run, echo):
+def test_multi_choice_prints_two_answers(run, echo):
     out = run(echo, "multi_choice.py", "A boat").rest()
-    said, _, finals = out.partition("\nAnswer 1:\n")
-    assert sorted(said.split("\n")) == ["", "0: 'A '", "0: 'boat'", "1: 'A '", "1: 'boat'"]
+    pieces, _, finals = out.partition("\nAnswer 1:\n")
+    assert sorted(pieces.split("\n")) == ["", "0: 'A '", "0: 'boat'", "1: 'A '", "1: 'boat'"]
     assert finals == "A boat\n\nAnswer 2:\nA boat\n"
 
 
-def test_buffered(run, told):
-    url, script = told
+def test_buffered_prints_whole_paragraphs(run, scripted_server):
+    url, script = scripted_server
     answer = script()
     process = run(url, "buffered.py", "Hello")
     answer.say("one ", "two\nthree", " four\n\nfi")
@@ -148,8 +148,8 @@ def test_buffered(run, told):
     assert process.rest() == "five"
 
 
-def test_timeout(run, told):
-    url, script = told
+def test_timeout_stops_a_late_answer(run, scripted_server):
+    url, script = scripted_server
     answer = script()
     process = run(url, "timeout.py", "Hello", LIMIT="4")
     answer.say("once")
@@ -157,7 +157,7 @@ def test_timeout(run, told):
     assert answer.closed.wait(DEADLINE)
 
 
-def test_timeout_in_time(run, echo):
+def test_timeout_prints_an_answer_in_time(run, echo):
     assert run(echo, "timeout.py", "In time").rest() == "In time\n[complete]\n"
 
 
@@ -171,14 +171,14 @@ def test_timeout_in_time(run, echo):
     ],
     ids=["stop", "length", "cut", "error"],
 )
-def test_incomplete(run, told, end, printed, status):
-    url, script = told
+def test_incomplete_reports_how_the_answer_ended(run, scripted_server, end, printed, status):
+    url, script = scripted_server
     script().finish("Dear ", end)
     assert run(url, "incomplete.py", "Write").rest(status) == printed
 
 
-def test_reconnect(run, told, tmp_path):
-    url, script = told
+def test_reconnect_continues_after_an_interrupt(run, scripted_server, tmp_path):
+    url, script = scripted_server
     answer = script()
     state = {"STATE": str(tmp_path / "state.json")}
     first = run(url, "reconnect.py", "Count", **state)
@@ -198,8 +198,8 @@ def test_reconnect(run, told, tmp_path):
     assert not (tmp_path / "state.json").exists()
 
 
-def test_tools(run, told):
-    url, script = told
+def test_tools_answers_a_call_with_an_error(run, scripted_server):
+    url, script = scripted_server
     first, second = script(), script()
     process = run(url, "tools.py", "What time is it?")
     call = ToolCall(0, "call_1", "tell_time", '{"zone": "Mars/Olympus"}')
@@ -211,21 +211,21 @@ def test_tools(run, told):
     assert printed.endswith("]\nI cannot tell.\n")
 
 
-def test_structured_output(run, told):
+def test_structured_output_prints_items_as_they_are_parsed(run, scripted_server):
     pytest.importorskip("pydantic")
-    url, script = told
+    url, script = scripted_server
     answer = script()
     process = run(url, "structured_output.py", "A pie")
     answer.say('{"title": "Pie", "ingredients": [{"name": "apple", "amount": "6"}, ')
     answer.say('{"name": "sug')
-    # The first is on the screen while the second is being written.
+    # The first is printed while the second is still being sent.
     assert process.read(8) == "- apple\n"
     answer.finish('ar", "amount": "1 cup"}]}', Finish())
     assert process.rest() == "Pie: 2 ingredients\n  6 apple\n  1 cup sugar\n"
 
 
-def test_web_resume(run, told):
-    url, script = told
+def test_web_resume_continues_after_last_event_id(run, scripted_server):
+    url, script = scripted_server
     answer = script()
     process = run(url, "web_resume.py", PORT="0")
     address = process.process.stdout.readline().decode().strip()

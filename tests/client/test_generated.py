@@ -1,4 +1,4 @@
-"""The sync client is what the async one says, the objects have the members of openai's."""
+"""The generated files: the sync client, and the objects with the members of openai's."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import unasync
 
 
-def test_what_is_made_is_as_it_would_be_made_now() -> None:
+def test_generated_files_are_up_to_date() -> None:
     pytest.importorskip("ruff", reason="ruff is in the extra `check`")
-    wanted = dict(unasync.generated())
+    expected = dict(unasync.generated())
     assert {*unasync.TARGET.glob("*.py*")} == {
-        path for path in wanted if path.parent == unasync.TARGET
+        path for path in expected if path.parent == unasync.TARGET
     }
-    for path, text in wanted.items():
-        made = path.read_text(encoding="utf-8")
-        if "types of openai" in made[:100] and f"openai {version('openai')} " not in made:
-            continue  # another release: nothing is known of that
-        assert made == text, f"{path}: run `make sync`"
+    for path, text in expected.items():
+        found = path.read_text(encoding="utf-8")
+        if "types of openai" in found[:100] and f"openai {version('openai')} " not in found:
+            continue  # another release has other types
+        assert found == text, f"{path}: run `make sync`"

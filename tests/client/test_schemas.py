@@ -1,4 +1,4 @@
-"""What is asked for with a model's type is what OpenAI's own client asks for."""
+"""The schemas that the client sends for pydantic models are those of the openai package."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class City(BaseModel):
     people: int = Field(1, description="how many")
 
 
-class Told(BaseModel):
-    """References of which more is said beside them."""
+class Annotated(BaseModel):
+    """References with other members beside them."""
 
     city: City = Field(description="where")
     color: Color = Field(Color.RED, description="which")
 
 
-class Left(BaseModel):
+class Optionals(BaseModel):
     number: Optional[int] = None  # noqa: UP045
     either: Union[int, str, None] = Field(None, title="One")
     city: Optional[City] = None  # noqa: UP045
@@ -40,7 +40,7 @@ class Left(BaseModel):
 
 class Lists(BaseModel):
     many: list[City]
-    mixed: list[Union[City, Told]]
+    mixed: list[Union[City, Annotated]]
     letter: Literal["a", "b"] = "a"
     pair: tuple[int, str]
     anything: Any = None
@@ -57,12 +57,12 @@ class Combined(BaseModel):
     two: Any = Field(json_schema_extra={"allOf": [{"type": "string"}, {"minLength": 1}]})
 
 
-class Closed(BaseModel):
+class NoExtras(BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid")
 
 
-@pytest.mark.parametrize("model", [City, Told, Left, Lists, Tree, Combined, Closed])
-def test_a_tool_is_as_the_openai_client_makes_it(model: type[BaseModel]) -> None:
+@pytest.mark.parametrize("model", [City, Annotated, Optionals, Lists, Tree, Combined, NoExtras])
+def test_function_tool_equals_openais(model: type[BaseModel]) -> None:
     assert choreoai.pydantic_function_tool(model) == openai.pydantic_function_tool(model)
     named = {"name": "n", "description": ""}
     assert choreoai.pydantic_function_tool(model, **named) == openai.pydantic_function_tool(

@@ -1,4 +1,4 @@
-"""What type checkers say about programs that use the client."""
+"""Type checkers on programs that use the client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECKERS = {
 
 @pytest.fixture(scope="module", params=CHECKERS)
 def errors(request: pytest.FixtureRequest) -> dict[str, set[int]]:
-    """The lines that a checker objects to, by the program; it reads the package once for both."""
+    """The lines with errors by program, from one run of a checker for both programs."""
     checker = str(request.param)
     pytest.importorskip(checker, reason=f"{checker} is in the extra `check`")
     programs = ["uses_everything.py", "ten_mistakes.py"]
@@ -33,12 +33,12 @@ def errors(request: pytest.FixtureRequest) -> dict[str, set[int]]:
 
 
 @pytest.mark.timeout(300)
-def test_a_program_that_uses_everything_is_right(errors: dict[str, set[int]]) -> None:
+def test_program_that_uses_everything_has_no_type_errors(errors: dict[str, set[int]]) -> None:
     assert errors["uses_everything.py"] == set()
 
 
 @pytest.mark.timeout(300)
-def test_each_of_ten_mistakes_is_found(errors: dict[str, set[int]]) -> None:
+def test_type_checkers_report_each_of_ten_mistakes(errors: dict[str, set[int]]) -> None:
     text = (FOLDER / "ten_mistakes.py").read_text(encoding="utf-8")
     lines = enumerate(text.splitlines(), 1)
     mistakes = {number for number, line in lines if line.endswith("# MISTAKE")}

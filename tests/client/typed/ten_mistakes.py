@@ -1,4 +1,4 @@
-"""Ten mistakes, a line each that says MISTAKE: type checkers must find each, and nothing else."""
+"""Ten lines with a MISTAKE: type checkers must report each of them, and nothing else."""
 
 # pyright: strict
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The async client on other loops than asyncio's own: trio, and uvloop."""
+"""The async client on asyncio's loop, uvloop, trio and anyio."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import threading
 
 import pytest
 from raw_server import DEADLINE, answer
+from silent_script import SilentAfter
 
 import choreoai
 
@@ -37,24 +38,8 @@ def on_anyio(main):
 
 @pytest.fixture(params=[on_asyncio, on_trio])
 def run(request):
-    """Runs an async function on one of the loops that have a waiter of their own."""
+    """Runs an async function on asyncio and on trio, each with its own waiter class."""
     return request.param
-
-
-class Silence:
-    """Says some frames, then nothing, and notices when its client leaves."""
-
-    def __init__(self, *frames):
-        self.frames = frames
-        self.silent, self.left = threading.Event(), threading.Event()
-
-    def __call__(self, peer):
-        peer.head()
-        for value in self.frames:
-            peer.frame(value)
-        self.silent.set()
-        peer.wait_until_left()
-        self.left.set()
 
 
 async def read(client):
@@ -63,7 +48,7 @@ async def read(client):
 
 
 @pytest.mark.parametrize("run", [on_asyncio, on_trio, on_uvloop, on_anyio])
-def test_a_stream_and_its_connection_used_again(server, run):
+def test_reads_a_stream_and_reuses_its_connection(server, run):
     server.then(lambda peer: peer.stream(answer("a", "b")))
 
     async def main():
@@ -75,17 +60,17 @@ def test_a_stream_and_its_connection_used_again(server, run):
     assert server.accepted == 1
 
 
-def test_a_reading_task_is_itself_whoever_wakes_it(server):
-    """The loop's callback wakes it in its own context; a cancellation says what it was told."""
-    silence = Silence(*answer("a", "b")[:2])
-    server.then(silence)
-    own = contextvars.ContextVar("own", default="nobody's")
+def test_reading_task_keeps_its_context_and_cancel_message(server):
+    """The loop's callback wakes the task in the task's context; the cancel message reaches it."""
+    script = SilentAfter(*answer("a", "b")[:2])
+    server.then(script)
+    variable = contextvars.ContextVar("name", default="the default")
 
     async def main():
         async def read():
-            own.set("the reader's")
+            variable.set("the reader's")
             async for _ in stream:
-                seen.append((own.get(), asyncio.current_task().get_name()))
+                seen.append((variable.get(), asyncio.current_task().get_name()))
                 if len(seen) == 2:
                     both.set()
 
@@ -97,17 +82,17 @@ def test_a_reading_task_is_itself_whoever_wakes_it(server):
             task.cancel("enough")
             with pytest.raises(asyncio.CancelledError) as raised:
                 await task
-        assert seen == [("the reader's", "reader")] * 2 and own.get() == "nobody's"
+        assert seen == [("the reader's", "reader")] * 2 and variable.get() == "the default"
         assert sys.version_info < (3, 11) or raised.value.args == ("enough",)
 
     asyncio.run(main())
-    assert silence.left.wait(DEADLINE)
+    assert script.closed.wait(DEADLINE)
 
 
-def test_texts_that_are_left_close_their_stream_at_once(server, run):
-    """The loop need not go on for that, and trio has nothing to warn of."""
-    silence = Silence(*answer("a", "b")[:2])
-    server.then(silence)
+def test_leaving_a_text_loop_closes_the_stream_at_once(server, run):
+    """No further iteration of the loop is needed, and trio warns of nothing."""
+    script = SilentAfter(*answer("a", "b")[:2])
+    server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
@@ -116,12 +101,12 @@ def test_texts_that_are_left_close_their_stream_at_once(server, run):
                 assert text == "a"
                 break
             del stream
-            assert silence.left.wait(DEADLINE)
+            assert script.closed.wait(DEADLINE)
 
     run(main)
 
 
-def test_a_client_from_one_loop_to_the_next(server, run):
+def test_client_keeps_its_connection_from_one_loop_to_the_next(server, run):
     server.then(lambda peer: peer.stream(answer("a")))
     client = choreoai.AsyncChoreoAI(base_url=server.url)
     texts = []
@@ -137,18 +122,18 @@ def test_a_client_from_one_loop_to_the_next(server, run):
 
 
 @pytest.mark.parametrize("run", [on_asyncio, on_trio, on_uvloop])
-def test_a_time_limit_that_moves(server, run):
-    """A second frame comes inside the limit that began with the first."""
-    read_one, left = threading.Event(), threading.Event()
+def test_idle_limit_starts_again_with_each_chunk(server, run):
+    """A second frame is sent within the limit that began with the first."""
+    read_one, closed = threading.Event(), threading.Event()
 
     def script(peer):
         peer.head()
         peer.frame(answer("a")[0])
         assert read_one.wait(DEADLINE)
-        assert not left.wait(0.4)  # of the second that the limit has
+        assert not closed.wait(0.4)  # less than the limit of one second
         peer.frame(answer("a")[1])
         peer.wait_until_left()
-        left.set()
+        closed.set()
 
     server.then(script)
     limits = choreoai.Timeout(first_byte=DEADLINE, idle=1.0)
@@ -163,19 +148,19 @@ def test_a_time_limit_that_moves(server, run):
             assert caught.value.partial_text == "a"
 
     run(main)
-    assert left.wait(DEADLINE)
+    assert closed.wait(DEADLINE)
 
 
 @pytest.mark.parametrize(
     ("run", "url", "port"),
     [(on_asyncio, "http://llm.test", 80), (on_trio, "https://llm.test/v1", 443)],
 )
-def test_the_port_of_a_url_without_one(run, monkeypatch, url, port):
-    asked = []
+def test_default_port_depends_on_the_scheme(run, monkeypatch, url, port):
+    looked_up = []
 
     def find(host, port, **options):
         if options.get("flags") != socket.AI_NUMERICHOST:
-            asked.append((host, port))
+            looked_up.append((host, port))
         raise socket.gaierror(socket.EAI_NONAME, "no such host")
 
     monkeypatch.setattr(socket, "getaddrinfo", find)
@@ -186,11 +171,11 @@ def test_the_port_of_a_url_without_one(run, monkeypatch, url, port):
                 await client.models.list()
 
     run(main)
-    assert asked == [("llm.test", port)]
+    assert looked_up == [("llm.test", port)]
 
 
 @pytest.mark.parametrize("run", [on_trio, on_uvloop])
-def test_tls(tls_server, run):
+def test_streams_over_tls_and_reuses_the_connection(tls_server, run):
     tls_server.then(lambda peer: peer.stream(answer("a", "x" * 40_000, "b")))
 
     async def main():
@@ -202,8 +187,8 @@ def test_tls(tls_server, run):
     assert tls_server.accepted == 1
 
 
-def test_a_handshake_that_never_comes(run):
-    """The limit for connecting holds for TLS too."""
+def test_connect_limit_covers_the_tls_handshake(run):
+    """It also holds for the sync client."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         limits = choreoai.Timeout(connect=0.1)
@@ -218,8 +203,8 @@ def test_a_handshake_that_never_comes(run):
             choreoai.ChoreoAI(base_url=url, timeout=limits, max_retries=0).models.list()
 
 
-def test_a_body_that_fills_the_connection(server, run):
-    """It is sent in pieces, as the server takes them."""
+def test_sends_a_body_larger_than_the_socket_buffer(server, run):
+    """It is sent in pieces, as the server reads them."""
     text = "x" * 8_000_000
     server.then(lambda peer: peer.json({"choices": [{}]}))
 
@@ -232,10 +217,10 @@ def test_a_body_that_fills_the_connection(server, run):
     assert server.requests[0].json()["messages"][0]["content"] == text
 
 
-def test_trio_cancels(server):
+def test_trio_cancellation_closes_the_connection(server):
     trio = pytest.importorskip("trio")
-    silence = Silence(*answer("partial")[:2])
-    server.then(silence)
+    script = SilentAfter(*answer("partial")[:2])
+    server.then(script)
 
     async def main():
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
@@ -247,12 +232,12 @@ def test_trio_cancels(server):
                         pass
 
                 nursery.start_soon(consume)
-                assert await trio.to_thread.run_sync(silence.silent.wait, DEADLINE)
+                assert await trio.to_thread.run_sync(script.silent.wait, DEADLINE)
                 nursery.cancel_scope.cancel()
             assert stream.partial_text in ("", "partial")
 
     trio.run(main)
-    assert silence.left.wait(DEADLINE)
+    assert script.closed.wait(DEADLINE)
 
 
 # --- a thousand streams -------------------------------------------------------------------
@@ -270,18 +255,18 @@ async def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, most), most))
     client = AsyncChoreoAI("k", sys.argv[1])
 
-    async def begin():
+    async def open_one():
         stream = await client.chat.completions.create(
             model="m", messages=[{"role": "user", "content": "Hi"}], stream=True
         )
         assert (await stream.__anext__()).choices[0].delta.content == "a"
         return stream
 
-    kept = [await begin()]  # what every first stream needs once
+    streams = [await open_one()]  # the first stream allocates what all share
     gc.collect()
     before, threads = memory(), threading.active_count()
-    kept += await asyncio.gather(*(begin() for _ in range(1000)))
-    reading = [asyncio.create_task(stream.__anext__()) for stream in kept]
+    streams += await asyncio.gather(*(open_one() for _ in range(1000)))
+    reading = [asyncio.create_task(stream.__anext__()) for stream in streams]
     await asyncio.sleep(0)
     gc.collect()
     print((memory() - before) // 1000, threading.active_count() - threads)
@@ -294,8 +279,8 @@ print(threading.active_count())
 """
 
 
-def test_a_thousand_streams_need_no_thread_and_little_memory():
-    """Under 25 kB each, their tasks included (12 here), and at most 3 threads for all."""
+def test_1000_streams_need_few_threads_and_little_memory():
+    """Under 25 kB each with its task (about 12 measured), and at most 3 threads for all."""
     first = b"data: " + json.dumps(answer("a")[1]).encode() + b"\n\n"
 
     async def serve(reader, writer):
@@ -317,7 +302,7 @@ def test_a_thousand_streams_need_no_thread_and_little_memory():
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
-    size, threads, left = map(int, asyncio.run(main()))
+    size, threads, remaining = map(int, asyncio.run(main()))
     assert size < 25_000
     assert threads <= 3
-    assert left == 1
+    assert remaining == 1

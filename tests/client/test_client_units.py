@@ -1,4 +1,4 @@
-"""Models, folding, framing and policy: no sockets."""
+"""Objects, folding, parsing, settings and retry rules, without a server."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from choreoai.reading import Reading, records
 # --- models -----------------------------------------------------------------------------
 
 
-def test_members_are_attributes_and_absent_ones_are_none():
-    made = choreoai.ChatCompletionChunk.from_dict(chat_chunk("Hi", citations=["x"]))
-    delta = made.choices[0].delta
+def test_members_are_attributes_and_absent_fields_are_none():
+    result = choreoai.ChatCompletionChunk.from_dict(chat_chunk("Hi", citations=["x"]))
+    delta = result.choices[0].delta
     assert delta.content == "Hi"
     assert delta.role is None
     assert delta.tool_calls is None
-    assert made.choices[0].finish_reason is None
-    assert made.usage is None
+    assert result.choices[0].finish_reason is None
+    assert result.usage is None
     assert delta.citations == ["x"]
     with pytest.raises(AttributeError):
         _ = delta.contents
@@ -49,22 +49,22 @@ def test_members_are_attributes_and_absent_ones_are_none():
         {"choices": [{"index": 0, "delta": {"content": "a"}, "logprobs": {"content": []}}]},
     ],
 )
-def test_to_dict_gives_back_what_came(members):
+def test_to_dict_returns_the_received_members(members):
     original = copy.deepcopy(members)
-    made = ChatCompletionChunk.from_dict(copy.deepcopy(members))
-    assert made.to_dict() == original
+    result = ChatCompletionChunk.from_dict(copy.deepcopy(members))
+    assert result.to_dict() == original
     read = ChatCompletionChunk.from_dict(copy.deepcopy(members))
-    assert repr(read).startswith("ChatCompletionChunk(")  # its parts are made by now
-    assert read == made
+    assert repr(read).startswith("ChatCompletionChunk(")  # creates its parts
+    assert read == result
     assert json.loads(json.dumps(read.to_dict())) == original
-    assert pickle.loads(pickle.dumps(made)) == made
-    assert copy.deepcopy(made) == made
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert copy.deepcopy(result) == result
 
 
 @pytest.mark.parametrize("choices", [None, [{}], [{"delta": None}]])
-def test_what_is_missing_can_be_read_through(choices):
-    made = ChatCompletionChunk.from_dict({"choices": choices})
-    for choice in made.choices:
+def test_missing_choices_and_messages_read_as_empty_objects(choices):
+    result = ChatCompletionChunk.from_dict({"choices": choices})
+    for choice in result.choices:
         assert choice.delta.content is None
         assert choice.index == 0
     assert ChatCompletionChunk.from_dict({}).choices == []
@@ -72,11 +72,11 @@ def test_what_is_missing_can_be_read_through(choices):
     assert whole.choices[0].message.content is None
 
 
-def test_repr_names_what_is_there():
-    made = choreoai.ChatCompletionChunk.from_dict(
+def test_repr_shows_the_members_that_are_not_none():
+    result = choreoai.ChatCompletionChunk.from_dict(
         {"id": "x", "choices": [{"index": 0, "delta": {"content": "Hi"}, "finish_reason": None}]}
     )
-    assert repr(made) == (
+    assert repr(result) == (
         "ChatCompletionChunk(id='x', choices=[ChunkChoice(index=0, delta=Delta(content='Hi'))])"
     )
 
@@ -87,7 +87,7 @@ USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
 
 def recorded():
-    """A stream with two choices, tool calls, reasoning, usage and all kinds of text."""
+    """Return the chunks of a stream with two choices, tool calls, reasoning and usage."""
     first = {"index": 0, "id": "call_a", "type": "function", "function": {"name": "f"}}
     second = {"index": 1, "id": "call_b", "type": "function", "function": {"name": "g"}}
     return [
@@ -143,7 +143,7 @@ def read(blocks, n=2):
     return reading.fold.completion().to_dict()
 
 
-def test_folding_at_every_split():
+def test_folding_does_not_depend_on_block_boundaries():
     data = b"".join(frame(value) for value in [*recorded(), "[DONE]"])
     assert read([data]) == expected()
     assert read([data[i : i + 1] for i in range(len(data))]) == expected()
@@ -151,7 +151,7 @@ def test_folding_at_every_split():
         assert read([data[:at], data[at:]]) == expected()
 
 
-def test_the_chunks_are_not_changed_by_folding():
+def test_folding_does_not_change_the_chunks():
     chunks = [ChatCompletionChunk.from_dict(value) for value in recorded()]
     fold = choreoai.Fold()
     for value in chunks:
@@ -161,7 +161,7 @@ def test_the_chunks_are_not_changed_by_folding():
     assert fold.completion().to_dict() == expected()
 
 
-def test_tool_calls_without_an_index():
+def test_numbers_tool_calls_without_an_index():
     fold = choreoai.Fold()
     for call in (
         {"id": "a", "function": {"name": "f", "arguments": "{}"}},
@@ -176,18 +176,18 @@ def test_tool_calls_without_an_index():
     ]
 
 
-def test_a_custom_tool_call_is_put_together_and_sent_back_as_it_came():
+def test_merges_a_custom_tool_call():
     fold = choreoai.Fold()
     for name, text in (("sql", "SELECT"), ("", " 1")):
         piece = {"index": 0, "id": "a", "type": "custom", "custom": {"name": name, "input": text}}
         fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, tool_calls=[piece])))
     (call,) = fold.completion().choices[0].message.tool_calls
     assert call.function.arguments is None
-    made = {"name": "sql", "input": "SELECT 1"}
-    assert call.to_dict() == {"id": "a", "type": "custom", "custom": made}
+    custom = {"name": "sql", "input": "SELECT 1"}
+    assert call.to_dict() == {"id": "a", "type": "custom", "custom": custom}
 
 
-def test_an_unfinished_fold():
+def test_fold_is_finished_with_n_finish_reasons():
     fold = choreoai.Fold()
     assert not fold.finished()
     assert fold.completion().choices == []
@@ -199,18 +199,18 @@ def test_an_unfinished_fold():
     assert not fold.finished(2)
 
 
-def test_json_of_an_object_is_as_people_read_it():
-    made = ChatCompletionChunk.from_dict({"id": "é", "choices": []})
-    assert made.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
+def test_to_json_indents_and_does_not_escape():
+    result = ChatCompletionChunk.from_dict({"id": "é", "choices": []})
+    assert result.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
 
 
-def test_a_choice_without_a_number_is_the_first():
+def test_choice_without_an_index_is_choice_0():
     fold = choreoai.Fold()
     fold.add(ChatCompletionChunk.from_dict({"choices": [{"delta": {"content": "a"}}]}))
     assert (fold.text(), fold.completion().choices[0].index) == ("a", 0)
 
 
-def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
+def test_json_response_format_is_sent_unchanged_and_parses_nothing():
     ready = {"type": "json_object"}
     body = {"response_format": ready}
     parser = Parser(body, "response_format")
@@ -218,19 +218,19 @@ def test_a_ready_format_is_sent_as_it_is_and_parses_nothing():
     assert parser.content("{}") is None
 
 
-def test_only_strict_tools_have_their_arguments_parsed():
+def test_parses_the_arguments_of_only_strict_tools():
     tools = [{"function": {"name": "f", "strict": True}}, {"function": {"name": "g"}}]
     parser = Parser({"tools": tools}, "response_format")
     assert parser.arguments("f", '{"a": 1}') == {"a": 1}
     assert parser.arguments("g", '{"a": 1}') is None
 
 
-def test_what_has_no_schema_is_no_type_of_an_answer():
+def test_rejects_a_response_format_without_a_schema():
     with pytest.raises(TypeError, match="neither a pydantic model nor a dataclass"):
         Parser({"response_format": int}, "response_format")
 
 
-def test_without_pydantic_arguments_are_parsed_when_they_are_whole(monkeypatch):
+def test_without_pydantic_only_complete_arguments_are_parsed(monkeypatch):
     parser = Parser({"tools": [{"function": {"name": "f", "strict": True}}]}, "response_format")
     assert parser.arguments("f", '{"a": [1', partial=True) == {"a": [1]}
     assert parser.arguments("f", "", partial=True) is None
@@ -239,33 +239,33 @@ def test_without_pydantic_arguments_are_parsed_when_they_are_whole(monkeypatch):
     assert parser.arguments("f", '{"a": [1]}') == {"a": [1]}
 
 
-def test_asking_for_a_long_text_after_each_piece_copies_it_never():
-    """Python grows a string in place where nothing traces it: so in a process without a tracer."""
+def test_reading_the_text_after_each_chunk_does_not_copy_it():
+    """In another process: Python appends to a string in place only without a trace function."""
     program = """
 import tracemalloc, choreoai
 def chunk(text):
     delta = {"index": 0, "delta": {"content": text}, "finish_reason": None}
     return choreoai.ChatCompletionChunk.from_dict({"choices": [delta]})
-def ask(fold, times):
+def add(fold, times):
     for _ in range(times):
         fold.add(chunk("y"))
         assert fold.text()[-1] == "y"
-ask(choreoai.Fold(), 100)  # it does so once it has seen that it can
+add(choreoai.Fold(), 100)  # Python specialises the instruction after some calls
 fold = choreoai.Fold()
 fold.add(chunk("x" * 8_000_000))
-ask(fold, 1)
+add(fold, 1)
 tracemalloc.start()
-ask(fold, 3)
+add(fold, 3)
 print(tracemalloc.get_traced_memory()[1])
 """
-    # -S: no site, whose files could start a measurement; the path is given instead.
+    # -S: without site, whose .pth files could start a coverage measurement.
     environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-S", "-c", program]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert int(ran.stdout) < 12_000_000
 
 
-def test_a_refusal_has_no_content_and_logprobs_add_up():
+def test_merges_refusals_and_logprobs():
     fold = choreoai.Fold()
     for text in ("I ", "won't"):
         value = chat_chunk(None, refusal=text)
@@ -291,7 +291,7 @@ def test_a_refusal_has_no_content_and_logprobs_add_up():
     ],
     ids=repr,
 )
-def test_what_has_not_the_form_of_a_chunk(wrong):
+def test_invalid_chunk_raises_with_the_partial_text(wrong):
     reading = Reading()
     reading.take((None, chat_chunk("kept")))
     with pytest.raises(choreoai.APIError, match="invalid chunk") as caught:
@@ -328,21 +328,21 @@ CHUNKS = st.fixed_dictionaries(
 
 
 @given(st.lists(CHUNKS, max_size=4))
-def test_no_json_breaks_more_than_its_stream(values):
-    """A chunk, or an APIError: whatever a server sends."""
+def test_any_json_value_is_read_or_raises_an_api_error(values):
+    """The error ends only its own stream."""
     reading = Reading()
     for value in values:
         try:
-            made = reading.take((None, copy.deepcopy(value)))
+            result = reading.take((None, copy.deepcopy(value)))
         except choreoai.APIError:
             break
-        repr(made)
-        made.to_dict()
+        repr(result)
+        result.to_dict()
     reading.fold.completion().to_dict()
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.text(min_size=1))))
-def test_texts_of_choices_never_mix(pieces):
+def test_fold_separates_the_texts_of_choices(pieces):
     fold = choreoai.Fold()
     whole: dict[int, str] = {}
     for index, text in pieces:
@@ -374,7 +374,7 @@ DATE = datetime.datetime.fromtimestamp(NOW + 7, datetime.timezone.utc)
         (400, {}, None),
     ],
 )
-def test_retry_delay(status, headers, delay):
+def test_retry_delay_follows_the_headers(status, headers, delay):
     assert base.retry_delay(errors.status_error(status, headers, b"{}"), 0, NOW) == delay
 
 
@@ -385,18 +385,18 @@ def test_retry_delay(status, headers, delay):
         *((503, after) for after in ("soon", "-1", "\u0663")),
     ],
 )
-def test_retry_delay_backs_off(status, after):
+def test_retry_delay_doubles_up_to_8_seconds(status, after):
     headers = {} if after is None else {"retry-after": after}
     for attempt, most in enumerate([0.5, 1.0, 2.0, 4.0, 8.0, 8.0]):
         delay = base.retry_delay(errors.status_error(status, headers, b"{}"), attempt, NOW)
         assert most / 2 <= delay <= most
 
 
-def test_clients_that_failed_together_do_not_come_back_together():
+def test_backoff_is_random():
     assert len({base.backoff(0) for _ in range(20)}) > 1
 
 
-def test_timeouts():
+def test_timeout_of_converts_all_accepted_forms():
     assert options.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
     assert options.timeout_of(choreoai.Timeout(idle=5)).idle == 5
@@ -422,11 +422,11 @@ def test_timeouts():
         ("https://v1/", "https://v1/v1"),
     ],
 )
-def test_base_url(url, base):
+def test_base_url_is_completed_with_v1(url, base):
     assert choreoai.ChoreoAI(base_url=url).base_url == base
 
 
-def test_settings_from_the_environment(monkeypatch):
+def test_reads_key_and_base_url_from_the_environment(monkeypatch):
     assert choreoai.ChoreoAI().base_url == "http://localhost:8000/v1"
     assert choreoai.ChoreoAI().api_key is None
     monkeypatch.setenv("CHOREOAI_API_KEY", "sk-env")
@@ -444,20 +444,20 @@ def test_settings_from_the_environment(monkeypatch):
     assert choreoai.ChoreoAI().base_url == "http://openai:9/v1"
 
 
-def test_a_copy_keeps_what_is_not_changed():
+def test_copy_keeps_unchanged_settings():
     settings = {"api_key": "k", "base_url": "http://a:9", "timeout": 3.0, "max_retries": 7}
     client = choreoai.ChoreoAI(**settings, default_headers={"X-A": "a"}, default_query={"b": "1"})
     for name, new in {**settings, "api_key": "n", "base_url": "http://n:1/v1"}.items():
         copy = client.with_options(**{name: new})
-        made = {one: getattr(copy, one) for one in settings}
+        result = {one: getattr(copy, one) for one in settings}
         kept = {one: getattr(client, one) for one in settings}
-        assert made == {**kept, name: getattr(choreoai.ChoreoAI(**{name: new}), name)}
+        assert result == {**kept, name: getattr(choreoai.ChoreoAI(**{name: new}), name)}
         assert copy.default_query == client.default_query
     always = choreoai.ChoreoAI(resumable=True)
     assert always.copy().resumable and not always.copy(resumable=False).resumable
 
 
-def test_a_copy_with_a_session_of_its_own_has_its_own_connections():
+def test_copy_shares_connections_unless_given_a_session():
     client = choreoai.ChoreoAI()
     same, other = client.copy(), client.copy(http_client=requests.Session())
     client.close()
@@ -466,18 +466,18 @@ def test_a_copy_with_a_session_of_its_own_has_its_own_connections():
 
 
 @pytest.mark.parametrize("key", ["a b", "schlüssel"])
-def test_a_key_that_no_header_can_carry(key):
+def test_rejects_a_key_that_a_header_cannot_hold(key):
     with pytest.raises(ValueError, match="API key"):
         choreoai.ChoreoAI(key)
 
 
-def test_a_key_that_is_no_text():
+def test_rejects_a_key_that_is_not_a_string():
     with pytest.raises(TypeError, match="api_key"):
         choreoai.ChoreoAI(b"key")
 
 
 @pytest.mark.parametrize("tries", [-1, "2"])
-def test_tries_that_are_no_number(tries):
+def test_rejects_invalid_max_retries(tries):
     with pytest.raises(ValueError, match="max_retries"):
         choreoai.ChoreoAI(max_retries=tries)
     with pytest.raises(ValueError, match="max_retries"):
@@ -485,14 +485,14 @@ def test_tries_that_are_no_number(tries):
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://", 5])
-def test_a_base_url_that_is_none(url):
+def test_rejects_an_invalid_base_url(url):
     with pytest.raises(ValueError, match="base URL"):
         choreoai.ChoreoAI(base_url=url)
 
 
-def test_signatures_name_every_parameter():
-    made = choreoai.ChoreoAI()
-    completions, responses = made.chat.completions, made.responses
+def test_signatures_show_all_parameters():
+    result = choreoai.ChoreoAI()
+    completions, responses = result.chat.completions, result.responses
     raw, streamed = completions.with_raw_response, completions.with_streaming_response
     for method in (completions.create, completions.parse, completions.stream, raw.create):
         assert {"messages", "stop", "n", "max_retries"} <= inspect.signature(
@@ -506,12 +506,12 @@ def test_signatures_name_every_parameter():
         assert "stream" in inspect.signature(method).parameters
 
 
-def test_another_packages_http_client_is_refused():
+def test_rejects_an_http_client_of_another_class():
     with pytest.raises(TypeError, match=r"requests\.Session"):
         choreoai.ChoreoAI(http_client=object())
 
 
-def test_the_key_is_not_in_a_repr():
+def test_repr_of_a_client_hides_the_key():
     assert "sk-secret" not in repr(choreoai.ChoreoAI(api_key="sk-secret"))
 
 
@@ -526,7 +526,7 @@ def test_the_key_is_not_in_a_repr():
         (None, "HTTP 400", None),
     ],
 )
-def test_error_objects_of_all_kinds(body, message, code):
+def test_status_error_reads_all_forms_of_error_bodies(body, message, code):
     text = (body or "") if isinstance(body, str | None) else json.dumps(body)
     content = text.encode()
     error = errors.status_error(400, {"x-request-id": "r"}, content)
@@ -546,7 +546,7 @@ def test_errors_can_be_pickled():
     assert copied.request.url == "http://server/"
 
 
-def test_the_names_that_are_loaded_late_are_there():
+def test_lazily_imported_names_exist():
     assert choreoai.AsyncOpenAI is choreoai.AsyncChoreoAI
     assert choreoai.AsyncStream.__name__ == "AsyncStream"
     with pytest.raises(AttributeError):

@@ -22,12 +22,20 @@ from choreo_wsgi.errors import UpstreamTruncated
 
 @pytest.fixture
 def scripts(serve, scripted, monkeypatch):
-    """Makes the server's next answer; the server is the one of the environment."""
+    """Creates the server's next answer; the environment holds the server's address."""
     section = {"type": "scripted", "models": "default, other"}
     app = harness.make_app({"default_model": "none"}, {"provider scripted": section})
     monkeypatch.setenv("CHOREOAI_BASE_URL", serve(app).url)
     yield scripted
     app.close()
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The requests that the provider receives."""
+    received, script = [], Scripted.script
+    monkeypatch.setattr(Scripted, "script", lambda r: (received.append(r), script(r))[1])
+    return received
 
 
 def start(*arguments, **options):
@@ -38,7 +46,7 @@ def start(*arguments, **options):
 
 @pytest.fixture
 def chat():
-    """Starts the command, and ends it with the test."""
+    """Starts the command, and kills it after the test."""
     processes = []
 
     def chat(*arguments):
@@ -57,7 +65,7 @@ def end(process, status=0):
     return out.decode(), (err or b"").decode()
 
 
-def test_a_prompt_is_answered_word_by_word(scripts, chat):
+def test_prints_the_answer_word_by_word(scripts, chat):
     answer = scripts()
     process = chat("What", "is", "it?")
     answer.say("It ")
@@ -68,7 +76,7 @@ def test_a_prompt_is_answered_word_by_word(scripts, chat):
 
 @pytest.fixture
 def main(monkeypatch, capsys):
-    """Runs the command in this process; returns status, output and remarks."""
+    """Runs the command in this process; returns its status, stdout and stderr."""
 
     def main(*arguments, stdin=""):
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
@@ -78,44 +86,44 @@ def main(monkeypatch, capsys):
     return main
 
 
-def test_the_prompt_may_come_in_a_pipe(scripts, main):
+def test_reads_the_prompt_from_a_pipe(scripts, main):
     scripts().finish("Fine.\n", Finish())
     assert main(stdin="How are you?\n") == (0, "Fine.\n", "")
 
 
-def test_an_empty_prompt_is_refused(main):
+def test_rejects_an_empty_prompt(main):
     assert main(stdin=" \n") == (2, "", "choreo-wsgi chat: the prompt is empty\n")
 
 
-def test_an_answer_that_is_cut(scripts, main):
+def test_reports_a_cut_answer(scripts, main):
     scripts().finish("Half an ", UpstreamTruncated("the provider left"))
-    remark = "[the answer was cut off: the provider left]\n"
-    assert main("Go") == (1, "Half an \n", remark)
+    note = "[the answer was cut off: the provider left]\n"
+    assert main("Go") == (1, "Half an \n", note)
 
 
-def test_an_answer_at_its_token_limit(scripts, main):
+def test_reports_the_token_limit(scripts, main):
     scripts().finish("Half", Finish("length"))
     assert main("Go") == (0, "Half\n", "[the answer reached its token limit]\n")
 
 
-def test_no_server(main):
+def test_reports_a_refused_connection(main):
     status, out, err = main("Go", "--base-url", "http://127.0.0.1:9")
     assert (status, out) == (1, "")
     assert "127.0.0.1" in err and "refused" in err
 
 
-def test_a_model_that_is_not_there(scripts, main):
+def test_reports_an_unknown_model(scripts, main):
     status, out, err = main("Go", "--model", "nothing")
     assert (status, out) == (1, "")
     assert err.startswith("[error: HTTP 404")
 
 
-def test_another_model(scripts, main):
+def test_model_option_selects_the_model(scripts, main):
     scripts().finish("Hello", Finish())
     assert main("Go", "--model", "other") == (0, "Hello\n", "")
 
 
-def test_wrong_settings(main):
+def test_rejects_an_invalid_base_url(main):
     status, _, err = main("Go", "--base-url", "nonsense")
     assert status == 2
     assert "base URL" in err
@@ -152,7 +160,7 @@ class Terminal:
         os.write(self._fd, data)
 
     def expect(self, text):
-        """Read until *text* comes; return what came up to its end."""
+        """Read until *text* is printed; return the output up to its end."""
         while text not in self._unread:
             assert select.select([self._fd], [], [], DEADLINE)[0], self._unread
             self._unread += os.read(self._fd, 1024).decode(errors="replace")
@@ -178,21 +186,18 @@ def screen():
         each.close()
 
 
-def test_a_waiting_indicator_until_the_first_token(scripts, screen):
+def test_shows_an_indicator_until_the_first_token(scripts, screen):
     answer = scripts()
     terminal = screen("Go")
     terminal.expect("...")
     answer.finish("word\x1b[31m", Finish())
     shown = terminal.expect("word")
     assert shown.endswith("\r   \rword")
-    # What a model says cannot colour the terminal.
+    # Escape sequences in an answer are removed.
     assert "\x1b[31m" not in terminal.expect("\n")
 
 
-def test_a_conversation(scripts, scripted, screen, monkeypatch):
-    requests = []
-    script = Scripted.script
-    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+def test_conversation_keeps_its_messages(scripts, requests, screen):
     first, second, third = scripts(), scripts(), scripts()
     terminal = screen("--system", "Be brief.")
     terminal.expect("> ")
@@ -225,10 +230,7 @@ def test_a_conversation(scripts, scripted, screen, monkeypatch):
     ]
 
 
-def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
-    requests = []
-    script = Scripted.script
-    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+def test_conversation_commands_switch_model_and_clear(scripts, requests, screen):
     answers = [scripts() for _ in range(3)]
     terminal = screen("--system", "Be brief.")
     terminal.expect("Using the model 'default' at http://127.0.0.1")
@@ -261,26 +263,23 @@ def test_the_commands_of_a_conversation(scripts, scripted, screen, monkeypatch):
     terminal.type("/quit\n")
     assert terminal.process.wait(DEADLINE) == 0
     assert [request.model for request in requests] == ["default", "other", "other"]
-    said = [[(m["role"], m["content"]) for m in request.messages] for request in requests]
+    sent = [[(m["role"], m["content"]) for m in request.messages] for request in requests]
     first = [("system", "Be brief."), ("user", "One?")]
-    assert said[1] == [*first, ("assistant", "First."), ("user", "Two?")]
-    assert said[2] == [("system", "Be brief."), ("user", "/three")]
+    assert sent[1] == [*first, ("assistant", "First."), ("user", "Two?")]
+    assert sent[2] == [("system", "Be brief."), ("user", "/three")]
 
 
 @pytest.mark.parametrize(
-    ("variables", "typed", "meant"),
+    ("variables", "typed", "expected"),
     [
         ({"PYTHONIOENCODING": "ascii"}, "café".encode(), "café"),
         ({"PYTHONIOENCODING": "latin-1"}, b"coffee", "coffee"),
         ({"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "INPUTRC": "/dev/null"}, b"\xc3\xa9 x", "é x"),
     ],
 )
-def test_a_terminal_that_is_not_utf_8(
-    scripts, scripted, screen, monkeypatch, variables, typed, meant
+def test_works_in_a_terminal_that_is_not_utf_8(
+    scripts, requests, screen, monkeypatch, variables, typed, expected
 ):
-    requests = []
-    script = Scripted.script
-    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
     for name, value in {**variables, "PYTHONUTF8": "0"}.items():
         monkeypatch.setenv(name, value)
     answer = scripts()
@@ -290,13 +289,10 @@ def test_a_terminal_that_is_not_utf_8(
     answer.finish("\N{SNOWMAN} fine", Finish())
     terminal.expect("? fine")
     terminal.expect("> ")
-    assert requests[0].messages[0]["content"] == meant
+    assert requests[0].messages[0]["content"] == expected
 
 
-def test_arguments_that_are_not_utf_8(scripts, scripted, chat, monkeypatch):
-    requests = []
-    script = Scripted.script
-    monkeypatch.setattr(Scripted, "script", lambda r: (requests.append(r), script(r))[1])
+def test_replaces_arguments_that_are_not_utf_8(scripts, requests, chat):
     scripts().finish("Yes.", Finish())
     assert end(chat(b"caf\xe9", "au lait"))[0] == "Yes.\n"
     assert requests[0].messages[0]["content"] == "caf\N{REPLACEMENT CHARACTER} au lait"

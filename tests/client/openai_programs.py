@@ -1,6 +1,6 @@
-"""Programs as they are written for the openai package; the name of the package is PKG.
+"""Programs written for the openai package, with PKG as the name of the package.
 
-Each prints what it sees.  The server answers by the last message (``habit_server``).
+Each prints its results.  :class:`ProgramServer` chooses its answer by the last message.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {
 """
 
 #: By name: the program that follows START.
-SNIPPETS = {
+PROGRAMS = {
     "a completion": "print(ask().choices[0].message.content)",
-    "its other members": """
+    "the other members of a completion": """
 c = ask()
 print(c.id, c.object, c.model, c.created, c.choices[0].index, c.choices[0].finish_reason)
 print(c.choices[0].message.role, c.choices[0].message.refusal, c.choices[0].message.tool_calls)
@@ -89,7 +89,7 @@ async def main():
     print(client.is_closed())
 asyncio.run(main())
 """,
-    "many at once": """
+    "concurrent calls": """
 async def main():
     async with AsyncOpenAI() as client:
         async def one(text):
@@ -123,7 +123,7 @@ ask(temperature=0.2, top_p=0.9, max_tokens=10, max_completion_tokens=20, stop=["
     top_logprobs=2, modalities=["text"], safety_identifier="s")
 print("sent")
 """,
-    "null, left out and not given": """
+    "None, omit and NOT_GIVEN": """
 ask(temperature=None, stop=PKG.omit, seed=PKG.NOT_GIVEN)
 print("sent")
 """,
@@ -208,7 +208,7 @@ c = client.chat.completions.parse(
     model="m", messages=[{"role": "user", "content": "refuse"}], response_format=Answer)
 print(c.choices[0].message.parsed, c.choices[0].message.refusal)
 """,
-    "parse what is cut": MODEL
+    "parse an incomplete answer": MODEL
     + """
 for text in ("length", "filter"):
     try:
@@ -310,32 +310,32 @@ async def main():
             print(completion.choices[0].message.content)
 asyncio.run(main())
 """,
-    "until done": """
+    "until_done": """
 with client.chat.completions.stream(model="m", messages=HI) as stream:
     stream.until_done()
     print(stream.get_final_completion().choices[0].finish_reason)
 """,
     "a raw response": """
 raw = client.chat.completions.with_raw_response.create(model="m", messages=HI)
-print(raw.headers["x-habit"], raw.headers.get("X-Habit"), raw.status_code, raw.request_id)
+print(raw.headers["x-program"], raw.headers.get("X-Program"), raw.status_code, raw.request_id)
 print(raw.parse().choices[0].message.content, json.loads(raw.text)["id"], raw.retries_taken)
 """,
     "a raw stream": """
 raw = client.chat.completions.with_raw_response.create(model="m", messages=HI, stream=True)
-print(raw.headers["x-habit"])
+print(raw.headers["x-program"])
 print("".join(c.choices[0].delta.content or "" for c in raw.parse()))
 """,
     "an async raw response": """
 async def main():
     async with AsyncOpenAI() as client:
         raw = await client.chat.completions.with_raw_response.create(model="m", messages=HI)
-        print(raw.headers["x-habit"], raw.parse().choices[0].message.content)
+        print(raw.headers["x-program"], raw.parse().choices[0].message.content)
 asyncio.run(main())
 """,
     "a streaming response": """
 create = client.chat.completions.with_streaming_response.create
 with create(model="m", messages=HI) as response:
-    print(response.headers.get("x-habit"), response.status_code)
+    print(response.headers.get("x-program"), response.status_code)
     print(response.parse().choices[0].message.content)
 with create(model="m", messages=HI, stream=True) as response:
     print([line for line in response.iter_lines() if line][-1])
@@ -474,9 +474,9 @@ asyncio.run(main())
 raw = client.chat.completions.with_raw_response.parse(
     model="m", messages=[{"role": "user", "content": "json"}], response_format=Answer
 )
-print(raw.headers["X-HABIT"], raw.status_code, raw.parse().choices[0].message.parsed)
+print(raw.headers["X-PROGRAM"], raw.status_code, raw.parse().choices[0].message.parsed)
 """,
-    "parse as it began": MODEL
+    "parse of client.beta": MODEL
     + """
 c = client.beta.chat.completions.parse(
     model="m", messages=[{"role": "user", "content": "json"}], response_format=Answer
@@ -485,7 +485,7 @@ print(c.choices[0].message.parsed.final)
 """,
     "the head of a stream": """
 with ask(stream=True) as stream:
-    print(stream.response.status_code, stream.response.headers["x-habit"])
+    print(stream.response.status_code, stream.response.headers["x-program"])
 with client.chat.completions.stream(model="m", messages=HI) as stream:
     print([e.delta for e in stream if e.type == "content.delta"])
 """,
@@ -518,7 +518,7 @@ print(sorted(c.model_dump(exclude=nested, exclude_unset=True)))
 print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]["message"]))
 print(sorted(c.model_dump(exclude=nested, exclude_unset=True)["choices"][0]))
 """,
-    "dumps in their order": """
+    "the order of members in dumps": """
 for text in ("hi", "two calls", "logprobs", "refuse"):
     print(ask(text).to_json(), ask(text).to_dict(exclude_unset=False))
     for chunk in ask(text, stream=True):
@@ -526,7 +526,7 @@ for text in ("hi", "two calls", "logprobs", "refuse"):
 print(ask().to_json(exclude_none=True, indent=None), ask().to_dict(exclude_none=True))
 print(client.models.retrieve("m1").model_dump(), client.models.list().to_json())
 """,
-    "dumps of members in members": """
+    "dumps of nested members": """
 c = ask("two calls", n=2)
 print(c.model_dump(include={"id", "usage"}), c.model_dump(exclude={"usage", "choices"}))
 print(c.model_dump(include={"choices": {0: {"message": {"content", "role"}}}}))
@@ -536,13 +536,13 @@ print(c.model_dump(exclude={"choices": {"__all__": {"message"}}, "usage": {"prom
 print(c.model_dump_json(include={"choices": {1: {"index"}}}, exclude_none=True))
 print(c.choices[0].message.model_dump(exclude={"tool_calls": {"__all__": {"function": {"name"}}}}))
 """,
-    "there and back": """
+    "dumps read again": """
 c = ask("two calls")
 kind = type(c)
 print(kind.model_validate(c.model_dump()) == c, kind.model_validate_json(c.model_dump_json()) == c)
 print(kind.model_validate_json(c.to_json()) == c, kind.model_validate(ask().to_dict()) == c)
 """,
-    "the answer of an error": """
+    "the response of an error": """
 for status in (400, 404, 422):
     try:
         ask(f"status {status}")
@@ -554,14 +554,14 @@ try:
 except PKG.APIConnectionError as error:
     print(error.request.method, error.request.url)
 """,
-    "a streaming response in pieces": """
+    "a streaming response in blocks": """
 create = client.chat.completions.with_streaming_response.create
 with create(model="m", messages=HI) as response:
     print([len(piece) > 7 for piece in response.iter_bytes(7)].count(True))
 with create(model="m", messages=HI) as response:
     print("".join(response.iter_text(chunk_size=3)))
 """,
-    "names and values": """
+    "iterating over members": """
 print(dict(ask().usage)["total_tokens"])
 print([name for name, value in ask().choices[0].message if value is None])
 print(ask("rich").model_extra, ask("rich").choices[0].message.model_extra, ask().model_extra)
@@ -593,7 +593,7 @@ def read(stream: PKG.Stream[int], other: "PKG.AsyncStream[str]") -> str:
 with ask(stream=True) as stream:
     print(isinstance(stream, PKG.Stream), read(stream, None), PKG.AsyncStream[int] is not None)
 """,
-    "tasks": """
+    "calls as tasks": """
 async def main():
     async with AsyncOpenAI() as client:
         asking = (client.chat.completions.create(model="m", messages=HI) for _ in range(3))
@@ -634,8 +634,8 @@ asyncio.run(main())
 """,
     "a parsed response": MODEL
     + """
-for said in ("steps", "refuse"):
-    r = client.responses.parse(model="m", input=said, text_format=Answer, text={"verbosity": "low"})
+for text in ("steps", "refuse"):
+    r = client.responses.parse(model="m", input=text, text_format=Answer, text={"verbosity": "low"})
     print(r.output_parsed, r.output_text, r.output[0].content[0].type)
 try:
     client.responses.parse(model="m", input="hi", text_format=Answer)
@@ -658,7 +658,7 @@ flat["strict"] = False
 (call,) = client.responses.parse(model="m", input="weather", tools=[flat]).output
 print(call.parsed_arguments)
 """,
-    "the heads of responses": """
+    "raw and streaming responses of responses": """
 r = client.responses.with_raw_response.create(model="m", input="hi")
 print(r.headers["x-request-id"], r.status_code, r.parse().output_text)
 r = client.responses.with_raw_response.create(model="m", input="hi", stream=True)
@@ -679,7 +679,7 @@ async def main():
         print([event.type async for event in stream])
 asyncio.run(main())
 """,
-    "parameters of the address": """
+    "query parameters": """
 client = client.copy(default_query={"a": ["b", "c"], "none": None})
 ask(extra_query={"x": "y z", "l": ["a", "b"], "t": True, "n": None, "d": {"k": ["v"]}, "f": 1.5})
 for both in ("headers", "query"):
@@ -688,14 +688,14 @@ for both in ("headers", "query"):
     except ValueError:
         print("not both")
 """,
-    "names of headers in any case": """
+    "header names in any case": """
 client = OpenAI(default_headers={"X-Default": "d", "authorization": "Bearer z"})
 ask(extra_headers={"content-type": "application/json; charset=utf-8", "x-extra": "1"})
 ask(extra_headers={"x-default": PKG.omit})
 ask(extra_headers={"X-DEFAULT": "e"})
 print("sent")
 """,
-    "a type where JSON belongs": MODEL
+    "a type as response_format of create": MODEL
     + """
 try:
     ask(response_format=Answer)
@@ -710,7 +710,7 @@ async def main():
     print([[model.id async for model in page] async for page in page.iter_pages()])
 asyncio.run(main())
 """,
-    "what a raw answer is about": """
+    "http_response and http_request": """
 r = client.chat.completions.with_raw_response.create(model="m", messages=HI)
 print(r.http_response.status_code, r.http_response.headers["content-type"], r.is_closed)
 print(r.http_response.json()["object"], r.http_request.method, str(r.http_request.url)[-12:])
@@ -723,12 +723,12 @@ try:
 except PKG.APIError as error:
     print(error.request.method, str(error.request.url)[-12:])
 """,
-    "made by hand": """
+    "construct": """
 kind = type(ask())
 print(kind.construct(id="a").id, kind.model_construct(id="b").id, list(kind.model_fields))
 print(ask(stream=PKG.NOT_GIVEN).id, ask(stream=PKG.omit).id)
 """,
-    "models as they come": """
+    "streaming responses of models": """
 with client.models.with_streaming_response.list() as r:
     print(r.status_code, [model.id for model in r.parse().data])
 async def main():
@@ -737,7 +737,7 @@ async def main():
     print((await AsyncOpenAI().models.with_raw_response.list()).parse().data[0].id)
 asyncio.run(main())
 """,
-    "documented members of a request": """
+    "less usual parameters of responses": """
 client.responses.create(model="m", input="hi", conversation="conv_1", prompt={"id": "p"})
 r = client.responses.create(model="m", input="hi", context_management=[{"type": "compaction"}])
 print(r.conversation, r.prompt, r.usage.model_dump())
@@ -789,46 +789,46 @@ def _call(index: int, city: str) -> dict[str, Any]:
     return {"id": f"call_{index}", "type": "function", "function": function}
 
 
-def _message(said: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
-    """Return the message that answers *said*, its finish reason, and more of its choice."""
+def _message(prompt: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Return the answer to *prompt*, its finish reason, and other members of its choice."""
     made: dict[str, Any] = {"role": "assistant", "content": "hello", "refusal": None}
-    if said in ("weather", "two calls"):
-        calls = [_call(0, "Paris"), _call(1, "Oslo")][: 1 if said == "weather" else 2]
+    if prompt in ("weather", "two calls"):
+        calls = [_call(0, "Paris"), _call(1, "Oslo")][: 1 if prompt == "weather" else 2]
         return {**made, "content": None, "tool_calls": calls}, "tool_calls", {}
-    if said in ("steps", "json"):
+    if prompt in ("steps", "json"):
         return {**made, "content": _STEPS}, "stop", {}
-    if said == "refuse":
+    if prompt == "refuse":
         return {**made, "content": None, "refusal": "I won't"}, "stop", {}
-    if said in ("length", "filter"):
-        return made, {"length": "length", "filter": "content_filter"}[said], {}
-    if said == "logprobs":
+    if prompt in ("length", "filter"):
+        return made, {"length": "length", "filter": "content_filter"}[prompt], {}
+    if prompt == "logprobs":
         return made, "stop", {"logprobs": _LOGPROBS}
-    if said == "rich":
+    if prompt == "rich":
         annotations = [{"type": "url_citation", "url_citation": _CITATION}]
         audio = {"id": "a1", "data": "AA==", "expires_at": 9, "transcript": "hello"}
         return {**made, "annotations": annotations, "audio": audio, "own": {"a": 1}}, "stop", {}
-    if said.startswith("say "):
-        return {**made, "content": said[4:]}, "stop", {}
+    if prompt.startswith("say "):
+        return {**made, "content": prompt[4:]}, "stop", {}
     return made, "stop", {}
 
 
-def _pieces(message: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the members of chunks that say *message*."""
-    pieces: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
+def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the deltas of the chunks of *message*."""
+    deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
     for name in ("content", "refusal"):
         text = message.get(name) or ""
-        pieces += [{name: part} for part in re.findall(r".{1,9}", text)]
+        deltas += [{name: part} for part in re.findall(r".{1,9}", text)]
     for index, call in enumerate(message.get("tool_calls") or ()):
         arguments = call["function"]["arguments"]
         start = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
-        pieces.append({"tool_calls": [start]})
+        deltas.append({"tool_calls": [start]})
         for part in (arguments[:6], arguments[6:]):
-            pieces.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
-    return pieces
+            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+    return deltas
 
 
-class HabitServer:
-    """Answers the snippets; a script for a RawServer.  ``sent`` is what came."""
+class ProgramServer:
+    """Answers the programs; a script for a RawServer.  ``sent`` holds the requests received."""
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, Any, dict[str, str | None]]] = []
@@ -845,22 +845,22 @@ class HabitServer:
         if peer.request.path.endswith("/responses"):
             self._respond(peer, body)
             return
-        said = body["messages"][-1]["content"]
-        said = said if isinstance(said, str) else "parts"
-        if said == "silence":
+        prompt = body["messages"][-1]["content"]
+        prompt = prompt if isinstance(prompt, str) else "parts"
+        if prompt == "silence":
             peer.wait_until_left()
-        elif said == "flaky" and (flaky := self._flaky) % 3 != 2:
+        elif prompt == "flaky" and (flaky := self._flaky) % 3 != 2:
             self._flaky += 1
             peer.json({"error": {"message": "again"}}, "500 X", Retry_After_Ms="1")
             assert flaky >= 0
-        elif said.startswith("status "):
-            error = {"message": "words", "type": "t", "param": "p", "code": f"c{said[7:]}"}
-            peer.json({"error": error}, f"{said[7:]} X", X_Request_Id="req-1")
+        elif prompt.startswith("status "):
+            error = {"message": "words", "type": "t", "param": "p", "code": f"c{prompt[7:]}"}
+            peer.json({"error": error}, f"{prompt[7:]} X", X_Request_Id="req-1")
         elif body.get("stream"):
-            self._stream(peer, said, body)
+            self._stream(peer, prompt, body)
         else:
-            self._flaky += said == "flaky"
-            self._complete(peer, said, body)
+            self._flaky += prompt == "flaky"
+            self._complete(peer, prompt, body)
 
     def _models(self, peer: Peer) -> None:
         models = [{"id": f"m{n}", "object": "model", "created": 1, "owned_by": "o"} for n in (1, 2)]
@@ -872,16 +872,16 @@ class HabitServer:
         else:
             peer.json({"object": "list", "data": models})
 
-    def _complete(self, peer: Peer, said: str, body: dict[str, Any]) -> None:
-        message, reason, more = _message(said)
+    def _complete(self, peer: Peer, prompt: str, body: dict[str, Any]) -> None:
+        message, reason, more = _message(prompt)
         choices = [
             {"index": index, "message": message, "finish_reason": reason, "logprobs": None, **more}
             for index in range(body.get("n") or 1)
         ]
         made = {"id": "c1", "object": "chat.completion", "created": 7, "model": "m"}
-        own = {"citations": ["x"]} if said == "rich" else {}
+        own = {"citations": ["x"]} if prompt == "rich" else {}
         whole = {**made, "choices": choices, "usage": _USAGE, **own}
-        peer.json(whole, X_Habit="yes", X_Request_Id="req-1")
+        peer.json(whole, X_Program="yes", X_Request_Id="req-1")
 
     def _respond(self, peer: Peer, body: dict[str, Any]) -> None:
         message, _, _ = _message(body["input"])
@@ -921,17 +921,17 @@ class HabitServer:
             peer.frame({**event, "sequence_number": number})
         peer.end()
 
-    def _stream(self, peer: Peer, said: str, body: dict[str, Any]) -> None:
-        message, reason, more = _message(said)
-        peer.head(X_Habit="yes", X_Request_Id="req-1")
+    def _stream(self, peer: Peer, prompt: str, body: dict[str, Any]) -> None:
+        message, reason, more = _message(prompt)
+        peer.head(X_Program="yes", X_Request_Id="req-1")
         choices = range(body.get("n") or 1)
-        for piece in _pieces(message):
+        for delta in _deltas(message):
             for index in choices:
-                made = chat_chunk(None, index=index, **piece)
+                made = chat_chunk(None, index=index, **delta)
                 made["choices"][0].update({"finish_reason": None, **more})
                 more = {}
                 peer.frame(made)
-            if said == "broken":
+            if prompt == "broken":
                 peer.frame({"error": {"message": "m", "type": "t", "code": "c"}})
                 return
         for index in choices:

@@ -1,6 +1,6 @@
-"""Answers of another form than the one that was asked for.
+"""Answers of another form than the requested one.
 
-Both clients read them by the same code, so the sync one stands for both.
+Both clients share the code that reads them, so the sync one represents both.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ DOCUMENT = json.dumps(COMPLETION).encode()
 EVENTS = b"".join(map(frame, [*answer("o", "k"), "[DONE]"]))
 
 
-def whole(body: bytes, *headers: str, status: str = "200 OK"):
-    """Answer with *body* under a head of these *headers*."""
+def reply(body: bytes, *headers: str, status: str = "200 OK"):
+    """Return a script that answers with *body* and *headers*."""
     head = "".join(f"{line}\r\n" for line in (*headers, f"Content-Length: {len(body)}"))
 
     def script(peer):
@@ -37,9 +37,9 @@ def whole(body: bytes, *headers: str, status: str = "200 OK"):
 
 
 @pytest.mark.parametrize("kind", ["application/json", None])
-def test_events_are_known_whatever_they_are_called(server, ask, kind):
-    server.then(whole(EVENTS, *([f"Content-Type: {kind}"] if kind else [])))
-    assert "".join(ask().text) == "ok"
+def test_recognises_events_under_any_content_type(server, open_stream, kind):
+    server.then(reply(EVENTS, *([f"Content-Type: {kind}"] if kind else [])))
+    assert "".join(open_stream().text) == "ok"
 
 
 @pytest.mark.parametrize(
@@ -50,43 +50,43 @@ def test_events_are_known_whatever_they_are_called(server, ask, kind):
         (None, b"[1]"),
     ],
 )
-def test_a_document_where_a_stream_was_asked(server, ask, kind, body):
-    server.then(whole(body, *([f"Content-Type: {kind}"] if kind else [])))
+def test_document_instead_of_a_stream_raises(server, open_stream, kind, body):
+    server.then(reply(body, *([f"Content-Type: {kind}"] if kind else [])))
     with pytest.raises(choreoai.APIError, match="instead of a stream") as caught:
-        list(ask())
+        list(open_stream())
     assert caught.value.body in (COMPLETION, [1], body.decode())
 
 
-def test_an_error_where_a_stream_was_asked(server, ask):
-    server.then(whole(b'{"error": {"message": "no room"}}', "Content-Type: text/event-stream"))
+def test_error_document_instead_of_a_stream_raises(server, open_stream):
+    server.then(reply(b'{"error": {"message": "no room"}}', "Content-Type: text/event-stream"))
     with pytest.raises(choreoai.APIError, match="no room"):
-        list(ask())
+        list(open_stream())
 
 
 @pytest.mark.parametrize("start", [b"", b": hello\n\n", b"\xef\xbb\xbf", b"event: message\n"])
-def test_a_stream_where_a_document_was_asked(server, client, start):
-    server.then(whole(start + EVENTS))
+def test_reads_a_stream_sent_instead_of_a_document(server, client, start):
+    server.then(reply(start + EVENTS))
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
 
 
 @pytest.mark.parametrize("kept", [4, 2])
-def test_such_a_stream_is_whole_when_every_choice_has_finished(server, client, kept):
+def test_stream_instead_of_a_document_needs_all_n_choices(server, client, kept):
     chunks = [
         {"choices": [{"index": i, "delta": delta, "finish_reason": reason}]}
         for i in (0, 1)
         for delta, reason in (({"content": "ok"}, None), ({}, "stop"))
     ]
-    server.then(whole(b"".join(map(frame, chunks[:kept]))))
-    ask = client.chat.completions.create
+    server.then(reply(b"".join(map(frame, chunks[:kept]))))
+    create = client.chat.completions.create
     if kept < len(chunks):
         with pytest.raises(choreoai.StreamInterruptedError, match="was cut"):
-            ask(**HI, n=2)
+            create(**HI, n=2)
     else:
-        assert [choice.message.content for choice in ask(**HI, n=2).choices] == ["ok", "ok"]
+        assert [choice.message.content for choice in create(**HI, n=2).choices] == ["ok", "ok"]
 
 
-def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
-    server.then(whole(frame(chat_chunk("half"))))
+def test_cut_stream_instead_of_a_document_raises(server, client):
+    server.then(reply(frame(chat_chunk("half"))))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         client.chat.completions.create(**HI)
     assert caught.value.partial_text == "half"
@@ -96,22 +96,22 @@ def test_a_stream_that_breaks_off_where_a_document_was_asked(server, client):
     "body",
     [*(b'{"choices": %b}' % c for c in (b"[null]", b'"x"', b"[]")), b"[1]", b"{}"],
 )
-def test_a_document_that_is_no_completion(server, client, body):
-    server.then(whole(body))
+def test_document_that_is_not_a_completion_raises(server, client, body):
+    server.then(reply(body))
     with pytest.raises(choreoai.APIError, match="not a ChatCompletion") as caught:
         client.chat.completions.create(**HI)
     assert caught.value.body == json.loads(body)
 
 
-def test_a_character_that_is_cut_is_not_dropped(server, client):
-    server.then(whole("é".encode()[:1]))
+def test_iter_text_replaces_a_cut_character(server, client):
+    server.then(reply("é".encode()[:1]))
     with client.chat.completions.with_streaming_response.create(**HI) as response:
         assert "".join(response.iter_text()) == "\ufffd"
 
 
-def test_the_request_says_what_it_reads(server, ask, client):
-    server.then(whole(EVENTS), whole(DOCUMENT))
-    list(ask())
+def test_accept_header_depends_on_streaming(server, open_stream, client):
+    server.then(reply(EVENTS), reply(DOCUMENT))
+    list(open_stream())
     client.chat.completions.create(**HI)
     accepted = [request.headers["accept"] for request in server.requests]
     assert accepted == ["text/event-stream", "application/json"]
@@ -125,48 +125,48 @@ def test_the_request_says_what_it_reads(server, ask, client):
         (b'data: {"error": "plain"}\n\n', "plain"),
     ],
 )
-def test_an_error_in_a_stream(server, ask, event, message):
+def test_error_event_in_a_stream_raises(server, open_stream, event, message):
     server.then(
-        whole(frame(chat_chunk("half")) + event + EVENTS, "Content-Type: text/event-stream")
+        reply(frame(chat_chunk("half")) + event + EVENTS, "Content-Type: text/event-stream")
     )
     with pytest.raises(choreoai.APIError, match=message) as caught:
-        list(ask())
+        list(open_stream())
     assert caught.value.partial_text == "half"
 
 
-def test_an_end_marker_with_blanks(server, ask):
-    server.then(whole(EVENTS.replace(b"[DONE]", b" [DONE] "), "Content-Type: text/event-stream"))
-    assert "".join(ask().text) == "ok"
+def test_accepts_done_with_blanks(server, open_stream):
+    server.then(reply(EVENTS.replace(b"[DONE]", b" [DONE] "), "Content-Type: text/event-stream"))
+    assert "".join(open_stream().text) == "ok"
 
 
 @pytest.mark.parametrize(
     ("body", "coding"),
     [
-        (zlib.compress(DOCUMENT)[2:-4], "deflate"),  # without its head
-        (DOCUMENT, "gzip"),  # unpacked on its way
+        (zlib.compress(DOCUMENT)[2:-4], "deflate"),  # raw deflate
+        (DOCUMENT, "gzip"),  # already decompressed
         (DOCUMENT, "deflate"),
         (gzip.compress(DOCUMENT[:9]) + gzip.compress(DOCUMENT[9:]), "GZIP"),
     ],
 )
-def test_a_body_that_is_packed_in_unusual_ways(server, client, body, coding):
-    server.then(whole(body, f"Content-Encoding: {coding}"))
+def test_decompresses_unusual_codings(server, client, body, coding):
+    server.then(reply(body, f"Content-Encoding: {coding}"))
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
 
 
-def test_a_body_that_unpacks_to_too_much(server, client):
-    server.then(whole(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"))
+def test_decompressed_body_over_the_limit_raises(server, client):
+    server.then(reply(gzip.compress(bytes(50_000_000)), "Content-Encoding: gzip"))
     with pytest.raises(choreoai.APIConnectionError, match="too long"):
         client.chat.completions.create(**HI)
 
 
-def test_a_redirection_is_named_and_not_followed(server, client):
-    server.then(whole(b"", f"Location: {server.url}/elsewhere", status="307 T"))
+def test_redirect_raises_and_is_not_followed(server, client):
+    server.then(reply(b"", f"Location: {server.url}/elsewhere", status="307 T"))
     with pytest.raises(choreoai.APIStatusError, match=f"307: .*{server.url}/elsewhere"):
         client.chat.completions.create(**HI)
     assert len(server.requests) == 1
 
 
-def test_another_protocol_is_no_answer(server, client):
-    server.then(whole(b"", "Upgrade: websocket", status="101 Switching Protocols"))
+def test_status_101_raises(server, client):
+    server.then(reply(b"", "Upgrade: websocket", status="101 Switching Protocols"))
     with pytest.raises(choreoai.APIStatusError, match="101"):
         client.chat.completions.create(**HI)
