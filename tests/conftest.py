@@ -65,7 +65,7 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: Files of few, long tests: if one of them began last, the other cores would be idle meanwhile.
+#: Files with few long tests; one that started last would leave the other cores idle.
 LONGEST = (
     *("programs/test_doctor.py", "programs/test_wsgi_servers.py", "programs/test_page.py"),
     *("docs/test_rendering.py", "programs/test_install_size.py", "client/test_types.py"),
@@ -153,18 +153,18 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 @pytest.fixture
 def application() -> Iterator[Callable[..., Application]]:
     """``application(sections, **settings)``: closed after the test, which must end all streams."""
-    made: list[Application] = []
+    apps: list[Application] = []
 
     def make(
         sections: Mapping[str, Mapping[str, str]] | None = None, **settings: str
     ) -> Application:
         providers = {f"provider {name}": section for name, section in (sections or {}).items()}
         common = {"default_model": "none", "listen": "127.0.0.1:0", "drain_seconds": "0"}
-        made.append(harness.make_app({**common, **settings}, providers))
-        return made[-1]
+        apps.append(harness.make_app({**common, **settings}, providers))
+        return apps[-1]
 
     yield make
-    for app in made:
+    for app in apps:
         harness.wait_until(lambda app=app: app.active == 0, "a slot was never released")
         app.close()
 

@@ -1,6 +1,6 @@
-"""``make nightly``: the long runs, one after the other, and a summary that fits on one screen.
+"""``make nightly``: the long runs in sequence, and a short summary.
 
-With ``CHOREO_NIGHTLY=1`` in the environment property tests run many times the usual examples.
+With ``CHOREO_NIGHTLY=1`` property tests run many times the usual number of examples.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def main(names: list[str]) -> int:
     chosen = {name: RUNS[name] for name in names or RUNS}
     lines: list[str] = []
     failed = False
-    for name, words in chosen.items():
+    for name, command in chosen.items():
         began = time.monotonic()
         log = ROOT / "build" / f"nightly-{name.replace(', ', '-').replace(' ', '-')}.log"
         log.parent.mkdir(exist_ok=True)
         with log.open("w") as output:
             result = subprocess.run(
-                words, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
+                command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT, check=False
             )
         failed = failed or result.returncode != 0
         printed = log.read_text("utf-8", "replace").strip().splitlines() or ["no output"]

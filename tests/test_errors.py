@@ -1,4 +1,4 @@
-"""The errors, and what a caller is told."""
+"""The error classes and their responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES = {
     if inspect.isclass(item) and issubclass(item, ChoreoError)
 }
 
-# The API's errors: status, type, code, as the documentation of the wire has them.
+# The API's errors as documented: status, type, codes.
 WIRE = """
 400 invalid_request_error invalid_json missing_parameter invalid_parameter_type
 400 invalid_request_error invalid_parameter_value invalid_messages_format context_length_exceeded
@@ -54,7 +54,7 @@ def wire() -> dict[str, tuple[int, str]]:
     return {code: (int(status), kind) for status, kind, *codes in lines for code in codes}
 
 
-def test_the_classes_are_errors_of_the_wire() -> None:
+def test_every_class_is_documented_with_status_type_and_code() -> None:
     assert errors.__doc__
     for name, kind in CLASSES.items():
         assert kind.code and wire()[kind.code] == (kind.status, kind.type)
@@ -62,8 +62,8 @@ def test_the_classes_are_errors_of_the_wire() -> None:
         assert re.search(row, errors.__doc__, re.MULTILINE), name
 
 
-def test_every_code_that_is_raised_is_documented_under_a_class_of_its_status() -> None:
-    """A ``code=`` in the source belongs to the row of the class it stands at."""
+def test_every_raised_code_is_documented_under_its_class() -> None:
+    """Checks each ``code=`` argument in the source."""
     assert errors.__doc__
     rows = re.split(r"^(?=[A-Z]\w+ +\d)", errors.__doc__.partition("=\n\nEvery")[0], flags=re.M)[1:]
     documented = {
@@ -83,7 +83,7 @@ def test_every_code_that_is_raised_is_documented_under_a_class_of_its_status() -
     assert len(found) > 5
 
 
-def test_the_body_has_all_four_members_in_one_line() -> None:
+def test_body_is_one_line_with_all_four_members() -> None:
     assert errors.InvalidRequest("no model", param="model", code="missing_parameter").body() == (
         b'{"error":{"message":"no model","type":"invalid_request_error",'
         b'"code":"missing_parameter","param":"model"}}'
@@ -92,7 +92,7 @@ def test_the_body_has_all_four_members_in_one_line() -> None:
 
 
 @given(st.text(st.one_of(st.characters(), st.sampled_from('\ud800\n\r"\\\0\u2028'))))
-def test_any_message_can_be_told(message: str) -> None:
+def test_any_message_is_encoded_in_one_line(message: str) -> None:
     body = ChoreoError(message, param=message).body()
     assert sse.frame(body)  # one line
     error = json.loads(body.decode())["error"]
@@ -103,41 +103,43 @@ def test_any_message_can_be_told(message: str) -> None:
     ("seconds", "header"),
     [(None, None), (0, "1"), (1, "1"), (1.4, "2"), (-5, "1")],
 )
-def test_nobody_is_asked_back_too_early(seconds: float | None, header: str | None) -> None:
+def test_retry_after_is_rounded_up_to_at_least_one_second(
+    seconds: float | None, header: str | None
+) -> None:
     headers = dict(errors.Unavailable("x", retry_after=seconds).response_headers())
     assert headers.get("Retry-After") == header
 
 
 @pytest.mark.parametrize("kind", CLASSES.values(), ids=CLASSES)
-def test_what_cannot_succeed_later_says_so(kind: type[ChoreoError]) -> None:
+def test_x_should_retry_is_false_for_permanent_errors(kind: type[ChoreoError]) -> None:
     headers = dict(kind("x").response_headers())
-    hopeless = 400 <= kind.status < 500 and kind.status != 429
-    hopeless |= kind in (errors.ConfigurationError, errors.ProviderNotConfigured)
-    assert headers.get("x-should-retry") == ("false" if hopeless else None)
+    permanent = 400 <= kind.status < 500 and kind.status != 429
+    permanent |= kind in (errors.ConfigurationError, errors.ProviderNotConfigured)
+    assert headers.get("x-should-retry") == ("false" if permanent else None)
     assert ("WWW-Authenticate" in headers) == (kind.status == 401)
     assert headers["Content-Type"] == "application/json"
 
 
-def test_what_is_given_stands_before_the_classs_own() -> None:
+def test_arguments_override_the_class_attributes() -> None:
     error = errors.ProviderError(
         "x", status=418, type="t", code="c", retry=True, headers=(("A", "b"),)
     )
     assert (error.status, error.type, error.code) == (418, "t", "c")
     assert {("A", "b"), ("x-should-retry", "true")} <= set(error.response_headers())
-    assert errors.ProviderError.status == 502, "the class is as it was"
+    assert errors.ProviderError.status == 502, "the class is unchanged"
 
 
 # -- a provider's errors ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("status", "ours", "code"),
+    ("status", "expected", "code"),
     [
-        (400, 400, "theirs"),
-        (422, 422, "theirs"),
-        (404, 404, "theirs"),
+        (400, 400, "provider_code"),
+        (422, 422, "provider_code"),
+        (404, 404, "provider_code"),
         (413, 413, "body_too_large"),
-        (429, 429, "theirs"),
+        (429, 429, "provider_code"),
         (401, 502, "provider_authentication_failed"),
         (403, 502, "provider_permission_denied"),
         (402, 502, "provider_payment_required"),
@@ -151,25 +153,27 @@ def test_what_is_given_stands_before_the_classs_own() -> None:
         (599, 502, "provider_api_error"),
     ],
 )
-def test_what_a_providers_status_means_for_our_caller(status: int, ours: int, code: str) -> None:
-    error = from_provider(status, "their words", code="theirs", param="p", retry_after=3)
+def test_provider_status_is_translated(status: int, expected: int, code: str) -> None:
+    error = from_provider(
+        status, "provider's message", code="provider_code", param="p", retry_after=3
+    )
     assert (error.status, error.code, error.message, error.param) == (
-        ours,
+        expected,
         code,
-        "their words",
+        "provider's message",
         "p",
     )
     if status in (429, 503, 529):
         assert ("Retry-After", "3") in error.response_headers()
 
 
-def test_a_provider_without_a_code_gets_ours() -> None:
+def test_missing_provider_code_has_a_default() -> None:
     assert from_provider(400, "x").code == "invalid_parameter_value"
     assert from_provider(404, "x").code == "model_not_found"
     assert from_provider(429, "x").code == "rate_limit_exceeded"
 
 
 @pytest.mark.parametrize("status", [400, 413, 500])
-def test_a_conversation_that_is_too_long_is_that_whatever_the_status(status: int) -> None:
+def test_context_length_exceeded_is_always_status_400(status: int) -> None:
     error = from_provider(status, "too long", code="context_length_exceeded", param="messages")
     assert (error.code, error.status) == ("context_length_exceeded", 400)

@@ -1,4 +1,4 @@
-"""The tests' own tools do what they say."""
+"""Tests of the tests' helpers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def hello(environ: dict[str, Any], start_response: Any) -> list[bytes]:
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
 
-def test_a_server_answers_on_a_kept_connection(serve: Callable[..., harness.Server]) -> None:
+def test_server_answers_on_a_persistent_connection(serve: Callable[..., harness.Server]) -> None:
     with serve(hello).connect() as client:
         assert client.exchange("POST", "/", b"abc").body == b"abcPOST"
         assert client.exchange("HEAD", "/").body == b""
         assert client.exchange("GET", "/").body == b"GET"
 
 
-def test_frames_are_read_as_they_arrive(serve: Callable[..., harness.Server]) -> None:
-    go = threading.Event()
+def test_client_reads_frames_as_they_arrive(serve: Callable[..., harness.Server]) -> None:
+    may_continue = threading.Event()
 
     def stream(environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
         start_response("200 OK", [])
         yield b'data: {"a":1}\n\n'
-        assert go.wait(harness.DEADLINE)
+        assert may_continue.wait(harness.DEADLINE)
         yield b": ping\nda"
         yield b"ta: 2\n\n"
 
@@ -37,13 +37,13 @@ def test_frames_are_read_as_they_arrive(serve: Callable[..., harness.Server]) ->
         client.request("GET", "/")
         assert client.read_head().headers["transfer-encoding"] == "chunked"
         assert client.read_json() == {"a": 1}
-        go.set()
+        may_continue.set()
         assert client.read_frame() == b": ping\n"
         assert client.read_frame() == b"data: 2\n\n"
         assert client.read_frame() == b""
 
 
-def test_a_missing_tool_skips_and_fails_where_nothing_may_go_untested(
+def test_missing_tool_skips_locally_and_fails_in_ci(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert harness.require_tool("sh", "dash").endswith("sh")

@@ -1,4 +1,4 @@
-"""Which module may import which: always downwards, and nothing in a roundabout way."""
+"""The layers of modules: which may import which, and what an import loads."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("choreo_wsgi", "choreoai")
 
-#: The rooms (folders) and the modules on the ground, from the bottom up.  A module imports only
-#: from lines above its own; the modules of one room may also import each other.
+#: Sub-packages and top-level modules, from the lowest layer up.  A module imports only from lines
+#: above its own; the modules of one sub-package may also import each other.
 LAYERS = """
 version sse errors late ids
 __init__ settings
@@ -33,7 +33,7 @@ __main__
 """
 LEVEL = {name: level for level, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 
-#: What decides bytes knows no socket, clock, thread, file or environment.
+#: Modules without I/O: no socket, clock, thread, file or environment.
 PURE = """
 sse errors version upstream.framing upstream.coding upstream.head local.request
 chat.items chat.source chat.answer chat.request chat.schema
@@ -53,7 +53,7 @@ IMPURE = {
     *("tempfile", "threading", "time", "urllib", "urllib3", "waitress"),
 }
 
-#: The only modules that may import what not every program has use for.
+#: Heavy or optional packages, and the only modules that may import them.
 ONLY = {
     "waitress": {
         f"choreo_wsgi.serve.{name}" for name in ("listener", "parser", "server", "sockets", "tasks")
@@ -66,22 +66,22 @@ ONLY = {
     "botocore": {f"choreo_wsgi.providers.bedrock.{name}" for name in ("answer", "provider")},
 }
 
-#: What the client takes from the server's package: how bytes and answers are read.
+#: The modules of the server's package that the client may import.
 SHARED = {
     *("choreo_wsgi.sse", "choreo_wsgi.version", "choreo_wsgi.errors"),
     *(f"choreo_wsgi.upstream.{name}" for name in ("coding", "framing", "head")),
     *(f"choreo_wsgi.chat.{name}" for name in ("calls", "endings", "errorwords", "shapes")),
 }
 
-#: The packages whose ``__getattr__`` imports what is asked for, so that importing them is cheap.
+#: Packages whose ``__getattr__`` imports a name at its first use.
 LAZY = {"choreo_wsgi", "choreo_wsgi.upstream", "choreoai"}
 
 
 @dataclass
 class Module:
-    """A module's source, and what it imports when it is imported, or when it is called.
+    """A module's source, and its imports at import time (*now*) or in a function (*later*).
 
-    *late* is what it loads when something in it is first needed (:mod:`choreo_wsgi.late`).
+    *late* are the modules that it loads at their first use (:mod:`choreo_wsgi.late`).
     """
 
     name: str
@@ -150,8 +150,7 @@ def unit(name: str) -> str:
     return [*name.split("."), "__init__"][1]
 
 
-def test_the_imports_are_read() -> None:
-    """The reading of imports itself: without it nothing here could fail."""
+def test_imports_are_found() -> None:
     assert MODULES["choreo_wsgi.sse"].now == {"__future__", "collections.abc", "re", "typing"}
     assert "choreo_wsgi.streams.stream" in MODULES["choreo_wsgi.app.application"].now
     assert "choreo_wsgi.providers.base" in MODULES["choreo_wsgi.providers"].now
@@ -159,21 +158,21 @@ def test_the_imports_are_read() -> None:
     assert "choreo_wsgi.sse" in MODULES["choreo_wsgi.app.completions"].now
 
 
-def test_a_module_has_its_layer_and_imports_only_from_lower_ones() -> None:
+def test_every_module_imports_only_from_lower_layers() -> None:
     for name in SERVER:
         here = unit(name)
-        assert here in LEVEL, f"which layer is {here} in?"
+        assert here in LEVEL, f"{here} is in no layer"
         for target in own(MODULES[name].now) | MODULES[name].late:
             if (name, target) == ("choreo_wsgi.terminal", "choreoai"):
-                continue  # ``choreo-wsgi chat`` is a program for the client
+                continue  # ``choreo-wsgi chat`` uses the client
             assert target.startswith("choreo_wsgi"), f"{name} imports the client's {target}"
             there = unit(target)
-            inside = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
-            assert LEVEL[there] < LEVEL[here] or inside, f"{name} imports {target}"
+            same_package = there == here and "." in name.removeprefix("choreo_wsgi.") + "."
+            assert LEVEL[there] < LEVEL[here] or same_package, f"{name} imports {target}"
 
 
-def test_what_is_loaded_late_is_there_and_called_by_its_own_name() -> None:
-    """A wrong name would show at the first need only, and the type checker sees another."""
+def test_late_modules_exist_and_match_their_type_checking_imports() -> None:
+    """A wrong name would fail only at its first use, and the type checker cannot see it."""
     for module in MODULES.values():
         assert module.late <= set(MODULES)
         tree = ast.parse(module.path.read_text(encoding="utf-8"))
@@ -194,12 +193,12 @@ def test_what_is_loaded_late_is_there_and_called_by_its_own_name() -> None:
                     assert call == f"Late({checked[name]!r})"
 
 
-def test_the_layers_name_nothing_that_is_not_there() -> None:
+def test_layers_name_only_existing_modules() -> None:
     assert set(LEVEL) <= {unit(name) for name in SERVER}
     assert {f"choreo_wsgi.{name}" for name in PURE.split()} <= set(SERVER)
 
 
-def test_no_imports_go_round_in_a_circle() -> None:
+def test_imports_have_no_cycle() -> None:
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -214,25 +213,25 @@ def test_no_imports_go_round_in_a_circle() -> None:
     assert done == set(MODULES)
 
 
-def test_no_module_of_ours_is_imported_inside_a_function() -> None:
+def test_functions_import_no_module_of_this_project() -> None:
     for name in sorted(set(MODULES) - LAZY):
         assert not own(MODULES[name].later), name
 
 
-def test_what_decides_bytes_does_no_io() -> None:
+def test_pure_modules_import_no_io() -> None:
     for name in PURE.split():
         module = MODULES[f"choreo_wsgi.{name}"]
         assert not {target.split(".")[0] for target in module.now | module.later} & IMPURE, name
 
 
-def test_what_is_heavy_or_optional_is_imported_where_it_belongs() -> None:
+def test_optional_packages_are_imported_only_by_their_modules() -> None:
     for name in MODULES:
         module = MODULES[name]
         for target in {target.split(".")[0] for target in module.now | module.later} & set(ONLY):
             assert name in ONLY[target], f"{name} imports {target}"
 
 
-def test_the_client_takes_little_from_the_server() -> None:
+def test_client_imports_only_shared_modules() -> None:
     for name in CLIENT:
         module = MODULES[name]
         server = {
@@ -241,11 +240,11 @@ def test_the_client_takes_little_from_the_server() -> None:
         assert server <= SHARED, name
 
 
-# -- what an import costs -----------------------------------------------------------------
+# -- what an import loads -----------------------------------------------------------------
 
 
 def imported_by(statement: str) -> set[str]:
-    """Return the modules that a fresh Python has after *statement*, and had not before."""
+    """Return the modules that *statement* loads in a new interpreter."""
     script = f"import sys; a = set(sys.modules); {statement}; import json; b = set(sys.modules)"
     script += "; print(json.dumps(sorted(b - a)))"
     run = [sys.executable, "-c", script]
@@ -253,7 +252,7 @@ def imported_by(statement: str) -> set[str]:
     return set(json.loads(answer.stdout))
 
 
-def test_importing_the_server_package_imports_nothing_of_it() -> None:
+def test_importing_the_package_loads_only_its_version() -> None:
     new = imported_by("import choreo_wsgi")
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
@@ -262,12 +261,12 @@ def test_importing_the_server_package_imports_nothing_of_it() -> None:
     assert not {"waitress", "requests", "socket", "ssl"} & new
 
 
-def test_importing_the_client_brings_no_server() -> None:
+def test_importing_the_client_loads_no_server() -> None:
     new = imported_by("from choreoai import ChoreoAI")
     assert {name for name in new if name.startswith("choreo_wsgi")} == {
         "choreo_wsgi",
         "choreo_wsgi.chat",
-        "choreo_wsgi.chat.items",  # what those import themselves
+        "choreo_wsgi.chat.items",  # imported by the shared modules
         "choreo_wsgi.ids",
         "choreo_wsgi.chat.jsontext",
         "choreo_wsgi.late",
@@ -277,7 +276,7 @@ def test_importing_the_client_brings_no_server() -> None:
     assert "waitress" not in new and "asyncio" not in new
 
 
-def test_importing_the_application_brings_no_server_and_no_optional_package() -> None:
+def test_importing_the_application_loads_no_optional_package() -> None:
     new = imported_by("from choreo_wsgi import create_app")
     assert "choreo_wsgi.app.application" in new
     assert (
@@ -297,26 +296,26 @@ def test_importing_the_application_brings_no_server_and_no_optional_package() ->
 # -- names ----------------------------------------------------------------------------------
 
 
-def test_every_exported_name_is_there() -> None:
+def test_every_exported_name_exists() -> None:
     for name in sorted(set(MODULES) - {"choreo_wsgi.wsgi", "choreo_wsgi.__main__"}):
         if name == "choreo_wsgi.replay.redis":
             pytest.importorskip("redis")
         module = importlib.import_module(name)
         exported = getattr(module, "__all__", [])
-        if name == "choreo_wsgi":  # making the app would read this process's environment
+        if name == "choreo_wsgi":  # creating the app reads the environment
             exported = [item for item in exported if item != "app"]
         assert [item for item in exported if not hasattr(module, item)] == [], name
         assert len(set(exported)) == len(exported), name
 
 
-def test_the_lazy_package_refuses_other_names() -> None:
+def test_lazy_package_raises_attribute_error() -> None:
     module = importlib.import_module("choreo_wsgi")
     with pytest.raises(AttributeError, match="no_such_name"):
         module.no_such_name  # noqa: B018
 
 
-def test_every_module_can_be_read_in_one_sitting() -> None:
-    """So many lines are the limit, blank ones, comments and docstrings counted."""
+def test_no_module_is_longer_than_320_lines() -> None:
+    """Blank lines, comments and docstrings count."""
     sizes = {
         path: len(path.read_text("utf-8").splitlines())
         for package in PACKAGES

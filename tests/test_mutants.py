@@ -1,4 +1,4 @@
-"""Every planted fault of ``tests/mutants`` still fits the code that it breaks."""
+"""Every fault in ``tests/mutants`` still applies to the code."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from tests.mutants.faults import Fault, read_faults  # noqa: E402
 FAULTS = read_faults()
 
 
-def wrong_with(fault: Fault) -> str:
-    """Return why *fault* cannot be planted, or nothing."""
+def problem_with(fault: Fault) -> str:
+    """Return why *fault* cannot be planted, or an empty string."""
     text = (ROOT / fault.file).read_text("utf-8")
     try:
         planted = fault.planted_in(text)
@@ -28,14 +28,14 @@ def wrong_with(fault: Fault) -> str:
         if path.startswith("tests/") and not (ROOT / path.partition("::")[0]).exists()
     ]
     if missing or planted == text or not fault.why:
-        return f"{fault}: no such tests {missing}, or nothing is changed, or nothing is said"
+        return f"{fault}: missing tests {missing}, or no change, or no description"
     return ""
 
 
-def test_they_fit() -> None:
-    assert [wrong for wrong in map(wrong_with, FAULTS) if wrong] == []
+def test_every_fault_applies() -> None:
+    assert [problem for problem in map(problem_with, FAULTS) if problem] == []
 
 
-def test_each_is_planted_once() -> None:
+def test_no_fault_is_listed_twice() -> None:
     seen = [(fault.file, *fault.old, "->", *fault.new) for fault in FAULTS]
     assert len(set(seen)) == len(seen)

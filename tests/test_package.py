@@ -1,4 +1,4 @@
-"""The package's face, and the commands that prepare a machine for its tests."""
+"""The package's public ``app``, and the script that installs the tests' tools."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
         "from choreo_wsgi.wsgi import app",
     ],
 )
-def test_the_name_app_is_the_callable(statements: str) -> None:
+def test_app_is_the_wsgi_callable(statements: str) -> None:
     program = f"{statements}; print(type(app).__name__, callable(app))"
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, timeout=60
@@ -31,10 +31,8 @@ def test_the_name_app_is_the_callable(statements: str) -> None:
 
 
 @pytest.mark.parametrize(("ci", "status"), [("true", 1), ("", 0)])
-def test_a_missing_tool_fails_where_nothing_may_go_untested(
-    tmp_path: Path, ci: str, status: int
-) -> None:
-    """``make tools`` on a machine that has nothing and can install nothing."""
+def test_missing_tools_fail_only_in_ci(tmp_path: Path, ci: str, status: int) -> None:
+    """``make tools`` on a machine without tools and without a package manager."""
     shell = shutil.which("sh")
     assert shell
     done = subprocess.run(
@@ -50,5 +48,5 @@ def test_a_missing_tool_fails_where_nothing_may_go_untested(
         assert name in done.stderr
 
 
-def test_ci_says_that_it_is_one() -> None:
+def test_ci_script_exports_ci() -> None:
     assert "export CI=true" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The table of settings: every way into it, every value, and what it keeps to itself."""
+"""Settings: their sources, values, errors and secrets."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from choreo_wsgi.settings import (
 )
 
 NAMES = [item.name for item, _ in table()]
-#: Of the providers, which share some.
+#: The options of all provider types; some share a class.
 OPTIONS = dict.fromkeys(registry.provider_class(type).Options for type in registry.installed())
 
 
 def as_text(value: Any) -> str:
-    """Write *value* as one writes it into an ini file."""
+    """Write *value* as in an ini file."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
-def another(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any]:
-    """Return a text for a setting that is not its default, and the value that it means."""
+def other_value(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any]:
+    """Return the *nth* other value than the default: as text, and parsed."""
     if item.metadata["choices"]:
         value = item.metadata["choices"][-nth % len(item.metadata["choices"])]
         return value, value
@@ -54,7 +54,7 @@ def another(item: dataclasses.Field[Any], hint: Any, nth: int) -> tuple[str, Any
 # -- every setting ------------------------------------------------------------------------
 
 
-def test_every_default_passes_its_own_parser() -> None:
+def test_every_default_can_be_parsed() -> None:
     defaults = Settings()
     for name in NAMES:
         value = getattr(defaults, name)
@@ -62,7 +62,7 @@ def test_every_default_passes_its_own_parser() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda one: one.__qualname__)
-def test_every_default_of_every_provider_passes_too(options: Any) -> None:
+def test_every_default_of_every_provider_can_be_parsed(options: Any) -> None:
     defaults = options()
     for item, _ in table(options):
         value = getattr(defaults, item.name)
@@ -70,21 +70,21 @@ def test_every_default_of_every_provider_passes_too(options: Any) -> None:
             assert parse_options(options, {item.name: as_text(value)}, "here") == defaults
 
 
-def test_every_setting_is_described_in_one_line() -> None:
+def test_every_setting_has_a_one_line_description() -> None:
     for item, _ in table():
         text = item.metadata["text"]
         assert text and "\n" not in text and len(text) < 80 and not text.endswith("."), item.name
 
 
 @pytest.mark.parametrize(("item", "hint"), table(), ids=NAMES)
-def test_the_command_line_is_over_the_environment_over_the_file(
+def test_command_line_overrides_environment_overrides_file(
     item: dataclasses.Field[Any], hint: Any
 ) -> None:
     name = item.name
     ways: dict[str, tuple[str, Any]] = {
-        "file": another(item, hint, 1),
-        "environment": another(item, hint, 2),
-        "arguments": another(item, hint, 3),
+        "file": other_value(item, hint, 1),
+        "environment": other_value(item, hint, 2),
+        "arguments": other_value(item, hint, 3),
     }
     texts = {way: text for way, (text, _) in ways.items()}
     variable = "CHOREO_" + name.upper()
@@ -104,7 +104,7 @@ def test_the_command_line_is_over_the_environment_over_the_file(
     assert value(False, False, False) == item.default
 
 
-# -- what is refused ----------------------------------------------------------------------
+# -- invalid values -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -128,13 +128,11 @@ def test_the_command_line_is_over_the_environment_over_the_file(
         ({"log_level": "loud"}, ["log_level", "debug, info"]),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_its_place(
-    values: dict[str, str], words: list[str]
-) -> None:
-    with pytest.raises(ConfigurationError) as refused:
+def test_error_names_place_setting_and_rule(values: dict[str, str], words: list[str]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
         parse_options(Settings, values, "[somewhere]")
     for word in ["[somewhere]", *words]:
-        assert word in str(refused.value)
+        assert word in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -142,12 +140,12 @@ def test_a_value_that_does_not_fit_is_refused_with_its_place(
     [("1", True), ("TRUE", True), ("Yes", True), ("on", True), ("0", False), ("False", False),
      ("no", False), ("OFF", False)],
 )  # fmt: skip
-def test_words_for_yes_and_no(text: str, value: bool) -> None:
+def test_booleans_are_parsed(text: str, value: bool) -> None:
     assert parse_options(Settings, {"preload": text}, "here").preload is value
 
 
 @pytest.mark.parametrize("text", ["", " , ,"])
-def test_a_list_may_be_empty(text: str) -> None:
+def test_list_may_be_empty(text: str) -> None:
     assert parse_options(Settings, {"cors_origins": text}, "here").cors_origins == ()
 
 
@@ -164,18 +162,18 @@ def test_a_list_may_be_empty(text: str) -> None:
         ({}, {}, {"provider a": {}, "provider  a": {}}, "appears twice"),
     ],
 )
-def test_an_error_names_where_it_is_even_if_something_overrides_it(
+def test_overridden_invalid_value_is_reported_with_its_place(
     arguments: Mapping[str, str],
     environment: Mapping[str, str],
     sections: Mapping[str, Mapping[str, str]],
     place: str,
 ) -> None:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(ConfigurationError) as raised:
         load(arguments, environment, sections)
-    assert place in str(refused.value)
+    assert place in str(raised.value)
 
 
-def test_a_type_that_cannot_be_read_is_a_mistake_of_the_programmer() -> None:
+def test_unsupported_type_raises_type_error() -> None:
     @dataclass(frozen=True)
     class Options:
         odd: "set[str]" = setting(None, "x")  # noqa: UP037
@@ -187,7 +185,7 @@ def test_a_type_that_cannot_be_read_is_a_mistake_of_the_programmer() -> None:
 # -- the file and the environment ---------------------------------------------------------
 
 
-def test_variables_of_others_are_not_settings() -> None:
+def test_kubernetes_service_variables_are_ignored() -> None:
     links = {
         "KUBERNETES_SERVICE_HOST": "10.0.0.1",
         "CHOREOAI_API_KEY": "k",
@@ -204,17 +202,17 @@ def test_variables_of_others_are_not_settings() -> None:
         "CHOREO_B_SERVICE_HOST": "10.0.0.2",
         "CHOREO_B_PORT_80_TCP_PORT": "80",
     }
-    ours = {name.replace("CHOREO_", "CHOREO_WSGI_"): text for name, text in links.items()}
-    assert configure({}, {**links, **ours}).settings == Settings()
+    prefixed = {name.replace("CHOREO_", "CHOREO_WSGI_"): text for name, text in links.items()}
+    assert configure({}, {**links, **prefixed}).settings == Settings()
 
 
 @pytest.mark.parametrize("name", ["CHOREO_MAX_STREEMS", "CHOREO_", "CHOREO_PORTS", "CHOREO_x"])
-def test_a_misspelt_variable_is_an_error(name: str) -> None:
+def test_unknown_choreo_variable_is_rejected(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
         configure({}, {name: "1"})
 
 
-def test_the_file_as_people_write_it(tmp_path: Path) -> None:
+def test_configuration_file_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     path.write_text(
         "# a comment\n"
@@ -242,7 +240,7 @@ def test_the_file_as_people_write_it(tmp_path: Path) -> None:
 KEY = "sk-do-not-show-me"
 
 
-def test_a_secret_shows_in_no_repr() -> None:
+def test_repr_hides_secrets() -> None:
     assert KEY not in repr(Secret(KEY)) + repr([Secret(KEY)]) + repr({"k": Secret(KEY)})
     loaded = load(
         {},
@@ -255,18 +253,18 @@ def test_a_secret_shows_in_no_repr() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda one: one.__qualname__)
-def test_no_provider_shows_its_key(options: Any) -> None:
+def test_repr_hides_provider_keys(options: Any) -> None:
     if "api_key" in {item.name for item, _ in table(options)}:
         parsed = parse_options(options, {"api_key": KEY}, "here")
         assert parsed.api_key == KEY and KEY not in repr(parsed)
 
 
-def test_a_secret_is_in_no_error() -> None:
+def test_errors_do_not_contain_secrets() -> None:
     @dataclass(frozen=True)
     class Options:
         key: Secret = setting(Secret(""), "x", choices=("a", "b"))
 
     for values in ({"key": KEY}, {KEY[:2]: KEY}):
-        with pytest.raises(ConfigurationError) as refused:
+        with pytest.raises(ConfigurationError) as raised:
             parse_options(Options, values, "here")
-        assert KEY not in str(refused.value)
+        assert KEY not in str(raised.value)

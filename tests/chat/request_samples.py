@@ -1,4 +1,4 @@
-"""Requests that tests change one thing in, and what the published schema allows."""
+"""Sample chat requests: valid ones to modify, invalid ones, and bodies that are not JSON."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 Json = Any
 
-#: The least that is a request.
-LEAST: dict[str, Json] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+#: The smallest valid request.
+MINIMAL: dict[str, Json] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
 
-#: URLs of files, as parsers of URLs read them.
+#: ``file:`` URLs in spellings that URL parsers accept.
 FILE_URLS = (
     *("file:///etc/passwd", "FILE:///C:/x", " \t\nfile:x", "fi\tle:x", "f\r\nile\n:x"),
     " " * 1000 + "file:x",
@@ -25,7 +25,7 @@ _FUNCTION = {
 }
 
 #: Every field of the schema at once; the first part as the OpenAI SDKs' own tests send it.
-WHOLE: dict[str, Json] = {
+EVERY_FIELD: dict[str, Json] = {
     "model": "echo",
     "audio": {"format": "wav", "voice": "alloy"},
     "frequency_penalty": -2,
@@ -112,32 +112,32 @@ WHOLE: dict[str, Json] = {
 
 
 def with_fields(**fields: Json) -> dict[str, Json]:
-    """Return the least request with *fields* beside it or instead."""
-    return {**copy.deepcopy(LEAST), **fields}
+    """Return the minimal request with *fields* added or replaced."""
+    return {**copy.deepcopy(MINIMAL), **fields}
 
 
 def with_message(**members: Json) -> dict[str, Json]:
-    """Return a request whose second message has *members*."""
-    return with_fields(messages=[*copy.deepcopy(LEAST["messages"]), members])
+    """Return a request whose second message has the fields *members*."""
+    return with_fields(messages=[*copy.deepcopy(MINIMAL["messages"]), members])
 
 
 def with_part(**members: Json) -> dict[str, Json]:
-    """Return a request whose second message has one content part with *members*."""
+    """Return a request whose second message has one content part with the fields *members*."""
     return with_message(role="user", content=[members])
 
 
 def encoded(value: Json) -> bytes:
-    """Return *value* as a request's body."""
+    """Return *value* as the bytes of a request body."""
     return json.dumps(value).encode()
 
 
-LONG = "f" * 65
+LONG_NAME = "f" * 65
 CALL = {"id": "1", "type": "function", "function": {"name": "n", "arguments": "{}"}}
 
-#: What is refused, by code: the request and the field at fault.
-REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
+#: Invalid requests by error code, each with the field that the error names.
+INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
     "missing_parameter": [
-        ({"messages": LEAST["messages"]}, "model"),
+        ({"messages": MINIMAL["messages"]}, "model"),
         ({"model": "echo"}, "messages"),
         (with_message(content="x"), "messages[1].role"),
         (with_message(role="user"), "messages[1].content"),
@@ -287,14 +287,14 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_fields(logit_bias={"50256": 101}), "logit_bias"),
         (with_fields(logit_bias={"50256": -101}), "logit_bias"),
         (
-            with_fields(tools=[{"type": "function", "function": {"name": LONG}}]),
+            with_fields(tools=[{"type": "function", "function": {"name": LONG_NAME}}]),
             "tools[0].function.name",
         ),
-        (with_fields(functions=[{"name": LONG}]), "functions[0].name"),
+        (with_fields(functions=[{"name": LONG_NAME}]), "functions[0].name"),
         (
             with_message(
                 role="assistant",
-                tool_calls=[{**CALL, "function": {"name": LONG, "arguments": ""}}],
+                tool_calls=[{**CALL, "function": {"name": LONG_NAME, "arguments": ""}}],
             ),
             "messages[1].tool_calls[0].function.name",
         ),
@@ -302,18 +302,19 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_fields(tool_choice={"type": "function", "function": {"name": "n"}}), "tool_choice"),
         (
             with_fields(
-                tools=WHOLE["tools"],
+                tools=EVERY_FIELD["tools"],
                 tool_choice={"type": "function", "function": {"name": "other"}},
             ),
             "tool_choice",
         ),
         (
             with_fields(
-                tools=WHOLE["tools"], tool_choice={"type": "custom", "custom": {"name": "name"}}
+                tools=EVERY_FIELD["tools"],
+                tool_choice={"type": "custom", "custom": {"name": "name"}},
             ),
             "tool_choice",
         ),
-        (with_fields(tools=WHOLE["tools"], tool_choice={"type": "nothing"}), "tool_choice"),
+        (with_fields(tools=EVERY_FIELD["tools"], tool_choice={"type": "nothing"}), "tool_choice"),
         *(
             (
                 with_part(type="image_url", image_url={"url": url}),
@@ -338,13 +339,13 @@ REFUSED: dict[str, list[tuple[dict[str, Json], str]]] = {
     ],
 }
 
-#: Bodies that are not the JSON that can be accepted.
+#: Bodies that are rejected as invalid JSON.
 NOT_JSON: dict[str, bytes] = {
     "empty": b"",
     "white space": b" \r\n",
     "a word": b"hello",
-    "cut": encoded(LEAST)[:-1],
-    "more behind": encoded(LEAST) + b"{}",
+    "truncated": encoded(MINIMAL)[:-1],
+    "trailing data": encoded(MINIMAL) + b"{}",
     "trailing comma": b'{"model":"echo",}',
     "control character": b'{"model":"a\nb"}',
     "array": b"[]",
@@ -360,11 +361,11 @@ NOT_JSON: dict[str, bytes] = {
     "65 objects": b'{"x":' * 65 + b"1" + b"}" * 65,
     "100,000 brackets": b'{"x":' + b"[" * 100_000,
     "100,000 objects": b'{"x":' * 100_000,
-    "deep behind an escape": b'{"\\"":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "deep after an escaped quote": b'{"\\"":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "high surrogate": b'{"model":"\\ud800"}',
     "low surrogate": b'{"model":"\\uDFFF x"}',
-    "surrogates kept apart": b'{"model":"\\ud83d\\\\\\ude00"}',
-    "one pair and a half": b'{"model":"\\ud83d\\ude00\\ude00"}',
+    "surrogates around a backslash": b'{"model":"\\ud83d\\\\\\ude00"}',
+    "a pair and a lone surrogate": b'{"model":"\\ud83d\\ude00\\ude00"}',
     "surrogate as UTF-8": b'{"model":"\xed\xa0\x80"}',
     "Latin-1": '{"model":"é"}'.encode("latin-1"),
     "UTF-16": '{"model":"x"}'.encode("utf-16"),

@@ -1,4 +1,4 @@
-"""Requests that are nearly right: anything in the place of anything, and bytes gone wrong."""
+"""Hypothesis strategies for almost valid requests and for corrupted bodies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from hypothesis import strategies as st
-from request_samples import LEAST, NOT_JSON, REFUSED, WHOLE
+from request_samples import EVERY_FIELD, INVALID, MINIMAL, NOT_JSON
 
 Json = Any
 
@@ -17,7 +17,9 @@ _WORDS = st.sampled_from(
         *("allowed_tools", "json_schema", "", "\n", "\0", "é😀", "a\r\nb: c", "file:x", "f" * 65),
     ]
 )
-_NAMES = st.sampled_from(sorted({*WHOLE, "role", "content", "tool_calls", "type", "name", "x"}))
+_NAMES = st.sampled_from(
+    sorted({*EVERY_FIELD, "role", "content", "tool_calls", "type", "name", "x"})
+)
 _SCALARS = (
     st.none()
     | st.booleans()
@@ -29,7 +31,7 @@ _SCALARS = (
     | st.text(max_size=5)
 )
 
-#: Any JSON, made of words that mean something here.
+#: Any JSON value, built from words that have a meaning in requests.
 values = st.recursive(
     _SCALARS,
     lambda inner: st.lists(inner, max_size=6) | st.dictionaries(_NAMES | _WORDS, inner, max_size=4),
@@ -37,8 +39,8 @@ values = st.recursive(
 )
 
 
-#: Values of the type that a field has, which are more often right than any.
-_LIKE: dict[type, st.SearchStrategy[Json]] = {
+#: Values of a field's own type, which are valid more often than arbitrary ones.
+_SAME_TYPE: dict[type, st.SearchStrategy[Json]] = {
     str: _WORDS | st.text(max_size=5),
     bool: st.booleans(),
     int: st.integers(0, 2) | st.integers(-200, 200) | st.floats(-3, 3),
@@ -48,59 +50,61 @@ _LIKE: dict[type, st.SearchStrategy[Json]] = {
 }
 
 
-def _places(value: Json, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def _paths(value: Json, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Return the path of every value inside *value*."""
-    places = []
+    paths = []
     members = value.items() if isinstance(value, dict) else enumerate(value)
     for step, member in members:
-        places.append((*path, step))
+        paths.append((*path, step))
         if isinstance(member, (dict, list)):
-            places += _places(member, (*path, step))
-    return places
+            paths += _paths(member, (*path, step))
+    return paths
 
 
-def _mended(body: Json) -> Json:
-    """Return *body* without what keeps an answer short, so that it is worth answering."""
-    mended = copy.deepcopy(body)
+def _without_limits(body: Json) -> Json:
+    """Return *body* without its token limits, so that the reply has content."""
+    unlimited = copy.deepcopy(body)
     for name in ("max_tokens", "max_completion_tokens"):
-        mended.pop(name, None)
-    return mended
+        unlimited.pop(name, None)
+    return unlimited
 
 
-_BASES = [WHOLE, {**_mended(WHOLE), "stream": True, "n": 2}, LEAST]
-_BASES += [body for cases in REFUSED.values() for body, _ in cases]
-_ROOMS = [(base, _places(base)) for base in _BASES]
+_BASES = [EVERY_FIELD, {**_without_limits(EVERY_FIELD), "stream": True, "n": 2}, MINIMAL]
+_BASES += [body for cases in INVALID.values() for body, _ in cases]
+_BASES_AND_PATHS = [(base, _paths(base)) for base in _BASES]
 
 
 @st.composite
 def _changed(draw: st.DrawFn) -> dict[str, Json]:
-    base, places = draw(st.sampled_from(_ROOMS[:3] * 50 + _ROOMS))
+    base, paths = draw(st.sampled_from(_BASES_AND_PATHS[:3] * 50 + _BASES_AND_PATHS))
     body: Json = copy.deepcopy(base)
     for _ in range(draw(st.integers(0, 3))):
-        # The outermost last: without a model there is not much to look at.
-        *way, last = draw(st.sampled_from(places[::-1]))
-        room = body
+        # Outermost fields last: a request without a model is rejected at once.
+        *parents, last = draw(st.sampled_from(paths[::-1]))
+        container = body
         try:
-            for step in way:
-                room = room[step]
-            change = draw(st.sampled_from(["same kind", "anything", "nothing"]))
-            if change == "nothing":
-                del room[last]
+            for step in parents:
+                container = container[step]
+            change = draw(st.sampled_from(["same type", "any value", "delete"]))
+            if change == "delete":
+                del container[last]
             else:
-                room[last] = draw(_LIKE[type(room[last])] if change == "same kind" else values)
-        except (LookupError, TypeError):  # an earlier change took this place away
+                container[last] = draw(
+                    _SAME_TYPE[type(container[last])] if change == "same type" else values
+                )
+        except (LookupError, TypeError):  # an earlier change removed this path
             continue
     return dict(body)
 
 
-#: A request that was right, with a few values replaced or taken away.
+#: A valid request with a few values replaced or removed.
 changed = _changed()
 
 _ENCODED = [json.dumps(base, ensure_ascii=False).encode() for base in _BASES]
 
 
 @st.composite
-def _broken(draw: st.DrawFn) -> bytes:
+def _corrupted(draw: st.DrawFn) -> bytes:
     body = draw(
         st.sampled_from([*_ENCODED, *(raw for raw in NOT_JSON.values() if len(raw) < 9999)])
     )
@@ -112,15 +116,15 @@ def _broken(draw: st.DrawFn) -> bytes:
     return body
 
 
-#: A body that was JSON, or nearly, with a few bytes changed.
-broken = _broken()
+#: A JSON body, or almost, with a few bytes replaced.
+corrupted = _corrupted()
 
-#: Any of these as a body.
+#: A body made by any of these strategies.
 bodies = (
     changed.map(lambda value: json.dumps(value).encode())
     | changed.map(lambda value: json.dumps(value, ensure_ascii=False).encode())
     | changed.map(lambda value: json.dumps(value, indent=1).encode())
     | values.map(lambda value: json.dumps(value).encode())
-    | broken
+    | corrupted
     | st.binary(max_size=50)
 )

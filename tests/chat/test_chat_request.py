@@ -1,11 +1,11 @@
-"""What providers read of a request."""
+"""The parsed ``ChatRequest``: its defaults, derived values and copies."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from request_samples import LEAST, encoded, with_fields, with_message
+from request_samples import MINIMAL, encoded, with_fields, with_message
 
 from choreo_wsgi.chat import request as chat
 
@@ -14,9 +14,9 @@ def parse(**fields: Any) -> chat.ChatRequest:
     return chat.parse(encoded(with_fields(**fields)))
 
 
-def test_defaults() -> None:
-    request = chat.parse(encoded(LEAST))
-    assert request == chat.ChatRequest(model="echo", messages=LEAST["messages"], body=LEAST)
+def test_minimal_request_has_defaults() -> None:
+    request = chat.parse(encoded(MINIMAL))
+    assert request == chat.ChatRequest(model="echo", messages=MINIMAL["messages"], body=MINIMAL)
     assert not request.stream and not request.include_usage
     assert (request.n, request.max_tokens, request.stop) == (1, None, ())
 
@@ -33,7 +33,7 @@ def test_defaults() -> None:
         ({"max_tokens": 7.0}, 7),
     ],
 )
-def test_max_tokens(fields: dict[str, Any], limit: int) -> None:
+def test_max_completion_tokens_overrides_max_tokens(fields: dict[str, Any], limit: int) -> None:
     value = parse(**fields).max_tokens
     assert value == limit and type(value) is int
 
@@ -42,11 +42,11 @@ def test_max_tokens(fields: dict[str, Any], limit: int) -> None:
     ("stop", "expected"),
     [("\n", ("\n",)), ("", ()), (None, ()), ([], ()), (["a", "", "b"], ("a", "b"))],
 )
-def test_stop(stop: Any, expected: tuple[str, ...]) -> None:
+def test_stop_drops_empty_strings(stop: Any, expected: tuple[str, ...]) -> None:
     assert parse(stop=stop).stop == expected
 
 
-def test_n() -> None:
+def test_n_is_an_int() -> None:
     assert parse(n=2).n == 2
     assert type(parse(n=3.0).n) is int
 
@@ -60,14 +60,14 @@ def test_n() -> None:
         ({"stream_options": {"include_usage": True}}, False),
     ],
 )
-def test_include_usage(fields: dict[str, Any], expected: bool) -> None:
+def test_include_usage_applies_only_to_streams(fields: dict[str, Any], expected: bool) -> None:
     assert parse(**fields).include_usage is expected
 
 
 PARTS = [
     {"type": "text", "text": "a "},
     {"type": "image_url", "image_url": {"url": "data:"}},
-    {"type": "video_url", "text": "not said"},
+    {"type": "video_url", "text": "ignored"},
     {"type": "text", "text": "b"},
 ]
 
@@ -82,15 +82,17 @@ PARTS = [
         ([{"role": "system", "content": "a"}], ""),
     ],
 )
-def test_last_user_text(messages: list[dict[str, Any]], text: str) -> None:
+def test_last_user_text_joins_text_parts_of_last_user_message(
+    messages: list[dict[str, Any]], text: str
+) -> None:
     assert parse(messages=messages).last_user_text == text
 
 
-def test_content_text_of_nothing() -> None:
+def test_content_text_of_null_is_empty() -> None:
     assert chat.content_text(None) == ""
 
 
-def test_with_model_leaves_the_original_alone() -> None:
+def test_with_model_returns_a_changed_copy() -> None:
     request = parse(stream=True, top_k=3, n=2)
     other = request.with_model("other")
     assert (request.model, request.body["model"]) == ("echo", "echo")
@@ -98,6 +100,6 @@ def test_with_model_leaves_the_original_alone() -> None:
     assert (other.n, other.stream) == (2, True)
 
 
-def test_the_body_is_kept_as_it_came() -> None:
+def test_body_keeps_unknown_fields() -> None:
     body = with_message(role="assistant", content="x", reasoning_content="why", n=None)
     assert chat.parse(encoded(body)).body == body

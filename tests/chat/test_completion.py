@@ -1,4 +1,4 @@
-"""Whole completions: those in which nothing is wrong need no second look."""
+"""Whole completions: valid ones pass the normaliser unchanged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from choreo_wsgi.chat.completion import is_usual, normalise_completion
 from choreo_wsgi.providers.reading import find_error, unwrapped
 
 IDENTITY = {"id": "chatcmpl-x", "created": 7, "model": "m"}
-GOOD: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "id": "chatcmpl-1",
     "object": "chat.completion",
     "created": 1,
@@ -43,42 +43,42 @@ NAMES = [
 ]
 
 
-def places(value: Any) -> list[dict[str, Any]]:
-    """Return every object inside of *value*, itself included."""
+def objects(value: Any) -> list[dict[str, Any]]:
+    """Return every JSON object inside *value*, including itself."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     own = [value] if isinstance(value, dict) else []
-    return own + [place for one in inside for place in places(one)]
+    return own + [found for member in inside for found in objects(member)]
 
 
 def outcome(reply: dict[str, Any]) -> Any:
-    """Return what becomes of *reply*, or the name of the error."""
+    """Return the normalised *reply*, or the name of the error."""
     try:
         return normalise_completion(copy.deepcopy(reply), IDENTITY, lambda: "call_1")
     except Exception as error:
         return type(error).__name__
 
 
-def test_a_good_one_is_returned_as_it_is() -> None:
-    reply = copy.deepcopy(GOOD)
-    made, usage = normalise_completion(reply, IDENTITY)
-    assert made is reply
-    assert usage == GOOD["usage"]
+def test_valid_completion_is_returned_unchanged() -> None:
+    reply = copy.deepcopy(VALID)
+    normalised, usage = normalise_completion(reply, IDENTITY)
+    assert normalised is reply
+    assert usage == VALID["usage"]
     assert is_usual(reply)
 
 
-def test_what_looks_right_is_what_the_normaliser_leaves_as_it_is() -> None:
-    quick: list[int] = []
-    for place in range(len(places(GOOD))):
-        for name in [*places(GOOD)[place], *NAMES]:
+def test_usual_completions_are_those_the_normaliser_leaves_unchanged() -> None:
+    usual: list[int] = []
+    for position in range(len(objects(VALID))):
+        for name in [*objects(VALID)[position], *NAMES]:
             for value in [*VALUES, ...]:
-                reply = copy.deepcopy(GOOD)
+                reply = copy.deepcopy(VALID)
                 if value is ...:
-                    places(reply)[place].pop(name, None)
+                    objects(reply)[position].pop(name, None)
                 else:
-                    places(reply)[place][name] = value
-                quick.append(is_usual(reply))
-                if quick[-1]:
-                    asked = (place, name, value)
-                    assert repr(outcome(reply)) == repr((reply, reply["usage"])), asked
-                    assert unwrapped(reply) is reply and find_error(reply) is None, asked
-    assert 0 < sum(quick) < len(quick)
+                    objects(reply)[position][name] = value
+                usual.append(is_usual(reply))
+                if usual[-1]:
+                    change = (position, name, value)
+                    assert repr(outcome(reply)) == repr((reply, reply["usage"])), change
+                    assert unwrapped(reply) is reply and find_error(reply) is None, change
+    assert 0 < sum(usual) < len(usual)

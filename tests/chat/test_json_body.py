@@ -1,4 +1,4 @@
-"""``jsonbody``: what is JSON for us, at the edges of what is JSON for others."""
+"""Reading a JSON request body: edge cases that are accepted or rejected."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from nightly import examples
 from request_samples import NOT_JSON
 
 from choreo_wsgi.chat import jsontext
-from choreo_wsgi.chat import request as jsonbody
+from choreo_wsgi.chat import request as chat
 from choreo_wsgi.errors import InvalidRequest
 
 
 @pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON)
-def test_refused(body: bytes) -> None:
+def test_invalid_json_is_rejected_with_a_short_message(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        jsonbody.loads(body)
+        chat.loads(body)
     assert caught.value.status == 400
     assert caught.value.code == "invalid_json"
     assert len(caught.value.message) < 200
@@ -43,18 +43,18 @@ def test_refused(body: bytes) -> None:
         '{"é":"😀"}'.encode(),
     ],
 )
-def test_accepted_as_it_is(body: bytes) -> None:
-    assert jsonbody.loads(body) == json.loads(body)
+def test_valid_json_is_parsed_as_json_loads_does(body: bytes) -> None:
+    assert chat.loads(body) == json.loads(body)
 
 
-def test_a_duplicate_is_named() -> None:
+def test_error_names_the_duplicate_member() -> None:
     with pytest.raises(InvalidRequest, match="'twice'"):
-        jsonbody.loads(b'{"once":1,"twice":2,"more":3,"twice":2}')
+        chat.loads(b'{"once":1,"twice":2,"more":3,"twice":2}')
 
 
-def test_a_syntax_error_is_located() -> None:
+def test_syntax_error_has_line_and_column() -> None:
     with pytest.raises(InvalidRequest, match="line 2, column 3"):
-        jsonbody.loads(b'{"x":1,\n  2}')
+        chat.loads(b'{"x":1,\n  2}')
 
 
 JSON = st.recursive(
@@ -70,11 +70,11 @@ JSON = st.recursive(
 
 @settings(max_examples=examples(50))
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=5), st.booleans())
-def test_all_json_objects_are_accepted(value: dict[str, Any], ascii: bool) -> None:
-    assert jsonbody.loads(json.dumps(value, ensure_ascii=ascii).encode()) == value
+def test_every_json_object_is_accepted(value: dict[str, Any], ascii: bool) -> None:
+    assert chat.loads(json.dumps(value, ensure_ascii=ascii).encode()) == value
 
 
-# Backslashes, the halves of pairs, quotes and brackets in any order.
+# Backslashes, surrogate halves, quotes and brackets in any order.
 PIECES = st.sampled_from(
     [r"\\", r"\"", r"\n", r"\ud83d", r"\ude00", r"\uDBFF", r"\uDC00", r"\u0041", "x", "[", "{", "]"]
 )
@@ -83,15 +83,15 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES))
 @example([r"\ud83d", r"\\", r"\ude00"])
 @example([r"\uDBFF", r"\uDC00"])
-def test_lone_surrogates_are_found_wherever_they_are(pieces: list[str]) -> None:
+def test_lone_surrogates_are_rejected_anywhere(pieces: list[str]) -> None:
     body = b'{"x":"%b"}' % "".join(pieces).encode()
     try:
         json.loads(body)["x"].encode()
     except UnicodeEncodeError:
         with pytest.raises(InvalidRequest, match="surrogate"):
-            jsonbody.loads(body)
+            chat.loads(body)
     else:
-        assert jsonbody.loads(body) == json.loads(body)
+        assert chat.loads(body) == json.loads(body)
 
 
 def _depth(value: Any) -> int:
@@ -103,21 +103,21 @@ def _depth(value: Any) -> int:
 
 
 @given(JSON, st.lists(PIECES), st.integers(0, 70), st.booleans())
-def test_nesting_is_counted_exactly(
+def test_depth_is_limited_exactly(
     inner: Any, pieces: list[str], levels: int, objects: bool
 ) -> None:
     filler = "".join(piece for piece in pieces if not piece.startswith(r"\u"))
     left, right = ('{"x":', "}") if objects else ("[", "]")
-    # Many brackets beside it, so that the quick look at their number does not decide.
+    # More brackets than MAX_DEPTH, so that the quick count of brackets does not decide.
     text = (
         f'{{"{filler}":[{"[]," * 70}0],"deep":{left * levels}'
         f'{json.dumps(inner)}{right * levels},"{filler}.":"{filler}"}}'
     )
-    deep = 1 + levels + _depth(inner)
+    depth = 1 + levels + _depth(inner)
     try:
-        jsonbody.loads(text.encode())
+        chat.loads(text.encode())
     except InvalidRequest as error:
-        assert ("nests" in error.message) == (deep > jsontext.MAX_DEPTH)
-        assert deep > jsontext.MAX_DEPTH or "surrogate" in error.message
+        assert ("nests" in error.message) == (depth > jsontext.MAX_DEPTH)
+        assert depth > jsontext.MAX_DEPTH or "surrogate" in error.message
     else:
-        assert deep <= jsontext.MAX_DEPTH
+        assert depth <= jsontext.MAX_DEPTH

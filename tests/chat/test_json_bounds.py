@@ -1,4 +1,4 @@
-"""How much a JSON text may hold, and that finding out takes little."""
+"""Limits of a JSON text's size and nesting, and the memory and steps of reading it."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from choreo_wsgi.providers.reading import parse_object
 MEBIBYTE = 1024 * 1024
 SIZE = 8 * MEBIBYTE
 
-#: Bodies of 8 MiB that ask for far more than 8 MiB, or for seconds.
-GREEDY: dict[str, Callable[[], bytes]] = {
+#: Bodies of 8 MiB whose parsing would need far more memory, or seconds.
+EXPENSIVE: dict[str, Callable[[], bytes]] = {
     "lists": lambda: b"[" + b"[]," * (SIZE // 3) + b"[]]",
     "numbers": lambda: b"[" + b"1.5," * (SIZE // 4) + b"1]",
-    "deeper": lambda: b"[" * SIZE,
-    "closed": lambda: b"[]," * 70 + b"]" * SIZE,
+    "deep nesting": lambda: b"[" * SIZE,
+    "unmatched closing brackets": lambda: b"[]," * 70 + b"]" * SIZE,
     "quotes": lambda: b"[]," * 70 + b'"' * SIZE,
-    "deep in a string's shadow": lambda: b'["\\\\",' + b"[" * SIZE,
+    "deep after a backslash string": lambda: b'["\\\\",' + b"[" * SIZE,
 }
 
 
-@pytest.mark.parametrize("kind", GREEDY)
-def test_a_body_that_holds_too_much_is_refused_before_it_is_parsed(kind: str) -> None:
-    body = b'{"model":"m","messages":[],"x":' + GREEDY[kind]() + b"}"
+@pytest.mark.parametrize("kind", EXPENSIVE)
+def test_body_with_too_many_values_is_rejected_before_parsing(kind: str) -> None:
+    body = b'{"model":"m","messages":[],"x":' + EXPENSIVE[kind]() + b"}"
     parsed = []
     with traced() as memory, pytest.raises(TooMuch):
         jsontext.parse(body, parsed.append)
@@ -53,8 +53,7 @@ def test_a_body_that_holds_too_much_is_refused_before_it_is_parsed(kind: str) ->
     [b"x", rb"\"", rb"\ud83d\ude00", b"[{,]}"],
     ids=["plain", "quotes", "pairs", "brackets"],
 )
-def test_a_long_text_is_no_reason(piece: bytes) -> None:
-    """Four times its size at most, with the bytes themselves."""
+def test_long_string_needs_at_most_four_times_its_size(piece: bytes) -> None:
     body = b'{"x":"' + piece * (SIZE // len(piece)) + b'"}'
     with traced() as memory:
         (value,) = chat.loads(body).values()
@@ -62,12 +61,12 @@ def test_a_long_text_is_no_reason(piece: bytes) -> None:
     assert memory.peak + len(body) < 4.1 * len(body)
 
 
-def values_in(value: Any) -> int:
-    """Count what is after a comma or an opening bracket."""
+def count_values(value: Any) -> int:
+    """Count the values after a comma or an opening bracket."""
     if isinstance(value, dict):
-        return max(1, len(value)) + sum(map(values_in, value.values()))
+        return max(1, len(value)) + sum(map(count_values, value.values()))
     if isinstance(value, list):
-        return max(1, len(value)) + sum(map(values_in, value))
+        return max(1, len(value)) + sum(map(count_values, value))
     return 0
 
 
@@ -81,16 +80,16 @@ def values_in(value: Any) -> int:
     st.booleans(),
     st.integers(1, 40),
 )
-def test_values_are_counted_exactly(value: Any, ascii: bool, piece: int) -> None:
-    """Whatever the strings hold, and wherever a piece ends."""
+def test_value_limit_is_exact(value: Any, ascii: bool, piece: int) -> None:
+    """For any content of strings, and any boundary between two pieces."""
     text = json.dumps([value, "[" * (MAX_DEPTH + 1)], ensure_ascii=ascii)
-    count = values_in([value, ""])
+    count = count_values([value, ""])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsontext, "_PIECE", piece)
-        for given in (text, text.encode("utf-8", "surrogatepass")):
-            check_bounds(given, count)
+        for form in (text, text.encode("utf-8", "surrogatepass")):
+            check_bounds(form, count)
             with pytest.raises(TooMuch):
-                check_bounds(given, count - 1)
+                check_bounds(form, count - 1)
 
 
 jsons = st.recursive(
@@ -109,34 +108,34 @@ jsons = st.recursive(
     st.integers(0, 100),
     st.sampled_from([b"", b" ", b",", b"]", b"}", b'"', b"1", b"\xff", b"x"]),
 )
-def test_a_large_text_is_read_as_a_small_one(
-    value: Any, ascii: bool, indent: int | None, piece: int, place: int, odd: bytes
+def test_large_text_is_parsed_like_a_small_one(
+    value: Any, ascii: bool, indent: int | None, piece: int, cut: int, invalid: bytes
 ) -> None:
-    """Wherever its parts end, also where it is no JSON."""
+    """For any boundary between two parts, and for invalid JSON too."""
     text = json.dumps(value, ensure_ascii=ascii, indent=indent).encode("utf-8", "surrogatepass")
-    for some in (text, text[:place], text[:place] + odd + text[place:]):
+    for variant in (text, text[:cut], text[:cut] + invalid + text[cut:]):
         try:
-            wanted = jsontext.strict(some.decode())
+            expected = jsontext.strict(variant.decode())
         except ValueError:
-            wanted = ValueError
+            expected = ValueError
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(large, "WINDOW", piece)
             patch.setattr(jsontext, "_LARGE", 0)
             try:
-                found = jsontext.parse(some, jsontext.strict)
+                found = jsontext.parse(variant, jsontext.strict)
             except ValueError:
                 found = ValueError
-            assert found == wanted
+            assert found == expected
             try:
-                found = large.read(some, jsontext.strict)
+                found = large.read(variant, jsontext.strict)
             except ValueError:
-                found = wanted if type(wanted) is not dict or not wanted else None
-            assert found == wanted
+                found = expected if type(expected) is not dict or not expected else None
+            assert found == expected
 
 
 @pytest.mark.parametrize("more", ["", "\U0001f600", "é"])
-def test_a_conversation_of_thousands_of_turns_takes_little(more: str) -> None:
-    """What it says, and an object for each turn; one wide character makes none of it wide."""
+def test_long_conversation_needs_little_memory(more: str) -> None:
+    """Its text and an object for each turn; a wide character widens only its own string."""
     turn = {"role": "user", "content": "some words, " * 50}
     body = json.dumps({"model": "m", "messages": [turn] * 3_000, "x": more}, ensure_ascii=False)
     sent = body.encode()
@@ -154,16 +153,16 @@ def test_a_conversation_of_thousands_of_turns_takes_little(more: str) -> None:
         st.text(max_size=3), jsons | st.lists(jsons, min_size=3, max_size=5), max_size=3
     )
 )
-def test_what_is_written_in_parts_is_the_same(value: dict[str, Any]) -> None:
+def test_dump_large_writes_the_same_json_as_dump(value: dict[str, Any]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(items, "FEW", 2)
         assert dump_large(value) == items.dump(value)
-        made = {name: iter(of) if type(of) is list else of for name, of in value.items()}
-        assert dump_large(made) == items.dump(value)
+        lazy = {name: iter(item) if type(item) is list else item for name, item in value.items()}
+        assert dump_large(lazy) == items.dump(value)
 
 
-def test_one_large_turn_is_read_in_parts_too() -> None:
-    """Its texts are wide, but not all of it at once."""
+def test_single_large_turn_is_parsed_in_parts() -> None:
+    """Only one part at a time is decoded to wide characters."""
     call = {"type": "tool_use", "id": "t", "name": "f"}
     inner = ["\U0001f600" + "y" * 90] * 20_000
     turn = {"role": "assistant", "content": [{**call, "input": {"a": {"b": inner}}}]}
@@ -177,36 +176,36 @@ def test_one_large_turn_is_read_in_parts_too() -> None:
 
 
 @pytest.mark.parametrize("lists", [1, 2_000])
-def test_three_hundred_thousand_tokens_take_little(lists: int) -> None:
+def test_embedding_of_many_tokens_needs_little_memory(lists: int) -> None:
     each = list(range(100_000, 100_000 + 300_000 // lists))
-    asked = {"model": "m", "input": each if lists == 1 else [each] * lists}
-    body = json.dumps(asked).encode()
+    sent = {"model": "m", "input": each if lists == 1 else [each] * lists}
+    body = json.dumps(sent).encode()
     read = load("embeddings").read
     with traced() as memory:
         request = read(body)
         assert request.original is not None
-        sent = restore(dump_large(request.original), request.marks)
-    assert json.loads(sent) == asked
+        forwarded = restore(dump_large(request.original), request.marks)
+    assert json.loads(forwarded) == sent
     assert memory.peak < 2 * len(body)
 
 
-def test_an_agents_bodies_are_below_the_bound() -> None:
+def test_typical_agent_request_is_below_the_limit() -> None:
     """200 tools with ten optional parameters each; a thousand rounds, of a thousand bytes."""
     optional = {"anyOf": [{"type": "string"}, {"type": "null"}], "default": None, "title": "Name"}
     schema = {"type": "object", "properties": dict.fromkeys("abcdefghij", optional)}
-    tool = {"name": "f", "description": "Finds what it is asked for.", "input_schema": schema}
-    said = {"type": "text", "text": "Now I look at it. " * 8}
+    tool = {"name": "f", "description": "Finds a document.", "input_schema": schema}
+    text = {"type": "text", "text": "Now I look at it. " * 8}
     use = {"type": "tool_use", "id": "toolu_" + "0" * 24, "name": "f", "input": {"a": "x" * 200}}
-    found = {"type": "tool_result", "tool_use_id": use["id"], "content": [said] * 2}
-    turns = [{"role": "assistant", "content": [said, use]}, {"role": "user", "content": [found]}]
+    result = {"type": "tool_result", "tool_use_id": use["id"], "content": [text] * 2}
+    turns = [{"role": "assistant", "content": [text, use]}, {"role": "user", "content": [result]}]
     for more in ({"tools": [tool] * 200}, {"messages": turns * 1_000, "tools": [tool] * 20}):
-        asked: dict[str, Any] = {"model": "m", "messages": [], **more}
-        assert values_in(asked) > 16_000
-        assert chat.loads(json.dumps(asked, separators=(",", ":")).encode()) == asked
+        request: dict[str, Any] = {"model": "m", "messages": [], **more}
+        assert count_values(request) > 16_000
+        assert chat.loads(json.dumps(request, separators=(",", ":")).encode()) == request
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
-def test_what_an_upstream_nests_is_bounded_too(opening: str) -> None:
+def test_upstream_json_depth_is_limited(opening: str) -> None:
     closing = "]" if opening == "[" else "}"
     for depth in (MAX_DEPTH - 1, MAX_DEPTH):
         text = '{"x":' + opening * depth + "1" + closing * depth + "}"
@@ -219,7 +218,7 @@ def test_what_an_upstream_nests_is_bounded_too(opening: str) -> None:
         parse_object('{"x":' + opening * 100_000)
 
 
-#: What stands in a body so many times.
+#: JSON values that repeat an element *count* times.
 REPEATED: dict[str, Callable[[int], bytes]] = {
     "numbers": lambda count: b"[" + b"1.5," * count + b"1]",
     "pairs": lambda count: b'"%b"' % (rb"\ud83d\ude00" * count),
@@ -229,13 +228,13 @@ REPEATED: dict[str, Callable[[int], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", REPEATED)
-def test_a_large_body_is_looked_at_in_windows(kind: str) -> None:
-    """Twice the bytes are twice the steps, and there is one for each window at least.
+def test_large_body_is_parsed_in_windows(kind: str) -> None:
+    """Twice the bytes take twice the steps, at least one for each window.
 
-    Between two steps other threads have their turn.
+    Other threads can run between two steps.
     """
     bodies = [b'{"x":' + REPEATED[kind](count) + b"}" for count in (500_000, 1_000_000)]
-    chat.loads_marked(bodies[0])  # what is loaded once
+    chat.loads_marked(bodies[0])  # first-use imports do not count
     once, twice = (calls(partial(chat.loads_marked, body)) for body in bodies)
     assert len(bodies[0]) / WINDOW < once
     assert once < twice < 2.2 * once

@@ -1,4 +1,4 @@
-"""Long strings that are set aside: nothing changes but the memory that it takes."""
+"""Long strings replaced by marks while a body is parsed: same result, less memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from choreo_wsgi.errors import ChoreoError, InvalidRequest
 from choreo_wsgi.providers.openai.relay import EventRelay
 
 SIZE = 3_000_000
-#: Inside of JSON strings of 3 MB, as they are sent.
+#: Contents of JSON strings of 3 MB, as the bytes are sent.
 LONG = {
     "plain": b"x" * SIZE,
     "one emoji": "\U0001f600".encode() + b"x" * SIZE,
@@ -52,17 +52,17 @@ documents = st.recursive(
 
 
 def shortened(text: bytes, window: int, cut: int) -> tuple[bytes, longtext.Marks]:
-    """Return what is made of *text* if little of a string stays as it is."""
+    """Shorten *text*, keeping only 8 bytes of the head of a string."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cutting, "_HEAD", 8)
         return shorten(text, window, cut)
 
 
 @given(documents, st.booleans(), st.integers(8, 40), st.integers(1, 40))
-def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int, cut: int) -> None:
-    """Wherever windows end; also when what was parsed in between is written anew.
+def test_restore_undoes_shorten(value: Any, ascii: bool, window: int, cut: int) -> None:
+    """For any window boundary, also after parsing and dumping the shortened text.
 
-    16 bytes stand before it all, as before the end of every string that is long enough to be cut.
+    16 bytes precede the text, as they precede the end of every string long enough to be cut.
     """
     text = b" " * 16 + json.dumps(value, ensure_ascii=ascii).encode()
     short, marks = shortened(text, window, cut)
@@ -72,15 +72,15 @@ def test_what_is_set_aside_comes_back(value: Any, ascii: bool, window: int, cut:
     assert json.loads(restore(dump(json.loads(short)), marks)) == value
 
 
-nearly = st.lists(
+fragments = st.lists(
     st.sampled_from(
         [b"1,", b"2 ,", b"-0.5,", b"01,", b"-,", b"1e9,", b"[", b"]", b"{", b'"', b":", b",", b"1"]
     )
 )
 
 
-@given(st.binary(max_size=300) | nearly.map(b"".join), st.integers(8, 40), st.integers(1, 40))
-def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int, cut: int) -> None:
+@given(st.binary(max_size=300) | fragments.map(b"".join), st.integers(8, 40), st.integers(1, 40))
+def test_shorten_preserves_validity(text: bytes, window: int, cut: int) -> None:
     for data in (
         text,
         b'"' + text,
@@ -92,18 +92,18 @@ def test_what_is_no_json_stays_as_bad_as_it_is(text: bytes, window: int, cut: in
         assert restore(short, marks) == data
         try:
             json.loads(data.decode())
-            good = True
+            valid = True
         except ValueError:
-            good = False
+            valid = False
         try:
             json.loads(short.decode())
-            shorter_is_good = True
+            short_is_valid = True
         except ValueError:
-            shorter_is_good = False
-        assert shorter_is_good == good
+            short_is_valid = False
+        assert short_is_valid == valid
 
 
-def test_half_an_escape_does_not_go_on_in_a_mark() -> None:
+def test_invalid_escape_is_not_completed_by_a_mark() -> None:
     text = rb'"\u12a\n' + b"x" * 100 + b'"'
     short, marks = shortened(text, 9, 9)
     assert marks and restore(short, marks) == text
@@ -111,7 +111,7 @@ def test_half_an_escape_does_not_go_on_in_a_mark() -> None:
         json.loads(short)
 
 
-def test_a_string_that_is_used_twice_comes_back_twice() -> None:
+def test_mark_used_twice_is_restored_twice() -> None:
     short, marks = shorten(json.dumps(["x" * 4 * WINDOW, "y" * 4 * WINDOW, 1]).encode())
     assert len(short) < 5 * WINDOW and len(marks) == 2
     first, second, _ = json.loads(short)
@@ -120,22 +120,22 @@ def test_a_string_that_is_used_twice_comes_back_twice() -> None:
     ]
 
 
-def test_what_only_looks_like_a_mark_is_text() -> None:
+def test_unknown_mark_is_kept_as_text() -> None:
     short, marks = shorten(json.dumps(["x" * 4 * WINDOW]).encode())
     forged = dump([new_mark(), *json.loads(short)])
     ((mark, inside),) = marks.items()
     assert restore(forged, marks) == forged.replace(mark, inside)
 
 
-def test_every_escape_may_be_in_what_is_set_aside() -> None:
+def test_every_escape_can_be_cut_out() -> None:
     for escape in (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f", rb"\"", rb"\\", rb"\u00e9"):
         short, marks = shorten(b'"%b"' % (escape * 3 * WINDOW))
         assert marks and len(short) < 3 * WINDOW, escape
 
 
 @pytest.mark.parametrize("escape", [rb"\\n", rb"\u00e9", "é".encode()])
-def test_no_escape_is_parted(escape: bytes) -> None:
-    """Neither at the start of a long string nor at its end."""
+def test_no_escape_is_split(escape: bytes) -> None:
+    """Neither at the start nor at the end of the part cut out."""
     for shift in range(12):
         short, marks = shorten(b'"%b%b"' % (b"x" * shift, escape * WINDOW))
         parts = [json.loads(b'"%b"' % inside) for inside in marks.values()]
@@ -143,20 +143,20 @@ def test_no_escape_is_parted(escape: bytes) -> None:
         assert set("".join(parts)) == set(json.loads(b'"%b"' % escape))
 
 
-def test_what_is_long_and_no_string_stays_as_it_is() -> None:
+def test_long_list_without_strings_is_not_cut() -> None:
     value = ["x" * 4 * WINDOW, [None] * WINDOW, "y" * 4 * WINDOW]
     short, marks = shorten(json.dumps(value).encode())
     assert len(marks) == 2 and json.loads(short)[1] == value[1]
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_a_request_that_passes_takes_little(kind: str) -> None:
-    """The body itself, and what is sent upstream: no third copy, however wide its characters."""
+def test_forwarded_request_needs_little_memory(kind: str) -> None:
+    """The received and the sent body, but no third copy, however wide the characters."""
     body = b'{"model":"m","messages":[{"role":"user","content":"' + LONG[kind] + b'"}]}'
     with traced() as memory:
         request = chat.parse(body)
         sent = restore(dump({**request.body, "model": "other"}), request.marks)
-    assert memory.peak < 2.2 * len(body)  # where there are backslashes they are searched for halves
+    assert memory.peak < 2.2 * len(body)  # a text with backslashes is searched for lone surrogates
     assert json.loads(sent) == {**json.loads(body), "model": "other"}
     whole = request.whole()
     assert whole.messages == whole.body["messages"] == json.loads(body)["messages"]
@@ -173,8 +173,8 @@ def test_a_request_that_passes_takes_little(kind: str) -> None:
         ("one emoji", "", True),
     ],
 )
-def test_an_event_takes_little(kind: str, model: str, parts: bool) -> None:
-    """Itself, its JSON, and the frame."""
+def test_relayed_event_needs_little_memory(kind: str, model: str, parts: bool) -> None:
+    """The event, its JSON and the frame."""
     event = EVENT % LONG[kind]
     if parts:
         event = event.replace(b'"content":"', b'"content":[{"type":"text","text":"')
@@ -186,8 +186,8 @@ def test_an_event_takes_little(kind: str, model: str, parts: bool) -> None:
             frames.append(relay.receive_data(event[at : at + 128 * 1024]))
     assert memory.peak < 3.3 * len(event)
     (frame,) = filter(None, frames)
-    wanted = json.loads(EVENT[6:] % LONG[kind])
-    assert json.loads(frame[6:]) == {**wanted, "model": model or "m"}
+    expected = json.loads(EVENT[6:] % LONG[kind])
+    assert json.loads(frame[6:]) == {**expected, "model": model or "m"}
 
 
 @pytest.mark.parametrize(
@@ -209,22 +209,22 @@ def test_an_event_takes_little(kind: str, model: str, parts: bool) -> None:
         '{"error":{"message":"%s"}}',
     ],
 )
-def test_an_event_comes_out_as_without(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is done to it: what is looked into is not set aside."""
+def test_long_event_is_relayed_like_others(event: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the normaliser changes it: strings that it reads are not cut out."""
     stream = b"data: " + event.replace("%s", "é\\n" * 100_000).encode() + b"\n\n"
     stream += b'data: {"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}\n\n'
 
     def relay() -> tuple[bytes, str]:
-        mending = Normaliser(1, {"id": "i", "created": 1}, "r", new_id=lambda: "c")
-        relay, frames = EventRelay(mending), b""
+        normaliser = Normaliser(1, {"id": "i", "created": 1}, "r", new_id=lambda: "c")
+        relay, frames = EventRelay(normaliser), b""
         try:
             return relay.receive_data(stream + b"data: [DONE]\n\n") + relay.end(), ""
         except ChoreoError as error:
             return frames, error.message
 
-    found = relay()
+    shortened = relay()
     monkeypatch.setattr("choreo_wsgi.providers.openai.relay.LONG", len(stream))
-    assert found == relay()
+    assert shortened == relay()
 
 
 @pytest.mark.parametrize(
@@ -235,14 +235,14 @@ def test_an_event_comes_out_as_without(event: str, monkeypatch: pytest.MonkeyPat
         (b'","x":1,"x":2}', "two members named 'x'"),
     ],
 )
-def test_what_is_wrong_is_found_where_it_is(end: bytes, message: str) -> None:
+def test_error_position_is_that_of_the_original_body(end: bytes, message: str) -> None:
     body = b'{\n"a":"' + b"x" * 399_996 + end
     for load in (chat.loads, chat.loads_marked):
         with pytest.raises(InvalidRequest, match=message):
             load(body)
 
 
-def test_positions_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_original_offset_maps_positions_after_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     text = json.dumps(["x" * 300, "é" * 300, 1]).encode()
     monkeypatch.setattr(cutting, "_HEAD", 1)
     short, marks = shorten(text, 16, 8)
@@ -253,7 +253,7 @@ def test_positions_are_those_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("scheme", ["file", r"\u0066ile", r"f\u0069le", r"\u0020" * 50 + "file"])
-def test_a_mark_does_not_hide_a_file(scheme: str) -> None:
+def test_mark_does_not_hide_a_file_url(scheme: str) -> None:
     image = {"type": "image_url", "image_url": {"url": "data:///" + "x" * 300_000}}
     body = dump({"model": "m", "messages": [{"role": "user", "content": [image]}]})
     assert chat.parse(body).marks
@@ -261,14 +261,14 @@ def test_a_mark_does_not_hide_a_file(scheme: str) -> None:
         chat.parse(body.replace(b"data", scheme.encode(), 1))
 
 
-def test_a_long_stop_string_is_restored() -> None:
+def test_long_stop_string_is_restored() -> None:
     stop = ["y" * 3000, "\U0001f600" + "x" * 200, "z"]
     messages = [{"role": "user", "content": "x" * 300_000}]
     request = chat.parse(dump({"model": "m", "messages": messages, "stop": stop}))
     assert request.marks and request.whole().stop == tuple(stop)
 
 
-def test_a_long_name_is_still_too_long() -> None:
+def test_long_model_name_is_rejected() -> None:
     body = json.dumps({"model": "m" * 300_000, "messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(InvalidRequest, match="at most 256 characters"):
         chat.parse(body.encode())

@@ -1,4 +1,4 @@
-"""What a request may say: refusals by code and field, and all that OpenAI's schema allows."""
+"""Validation of chat requests: errors by code and field, and every field of OpenAI's schema."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ from typing import Any
 
 import pytest
 from openai.types.chat import completion_create_params
-from request_samples import LEAST, REFUSED, WHOLE, encoded, with_fields, with_message, with_part
+from request_samples import (
+    EVERY_FIELD,
+    INVALID,
+    MINIMAL,
+    encoded,
+    with_fields,
+    with_message,
+    with_part,
+)
 
 from choreo_wsgi.chat import checks
 from choreo_wsgi.chat import request as chat
 from choreo_wsgi.errors import InvalidRequest
 
-CASES = [(code, body, param) for code, cases in REFUSED.items() for body, param in cases]
+CASES = [(code, body, param) for code, cases in INVALID.items() for body, param in cases]
 
 
 @pytest.mark.parametrize(
     ("code", "body", "param"), CASES, ids=[f"{code}-{param}" for code, _, param in CASES]
 )
-def test_refused(code: str, body: dict[str, Any], param: str) -> None:
+def test_invalid_request_has_code_and_param(code: str, body: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         chat.parse(encoded(body))
     error = caught.value
@@ -42,8 +50,8 @@ SCHEMA = {"name": "s", "description": "d", "schema": {"type": "object"}, "strict
 @pytest.mark.parametrize(
     "body",
     [
-        LEAST,
-        WHOLE,
+        MINIMAL,
+        EVERY_FIELD,
         with_fields(temperature=0, top_p=0, n=128, presence_penalty=2, frequency_penalty=2.0),
         with_fields(temperature=2, top_p=1, n=1, presence_penalty=-2.0, frequency_penalty=-2),
         with_fields(max_tokens=2**31 - 1, max_completion_tokens=0, top_logprobs=20),
@@ -96,16 +104,16 @@ SCHEMA = {"name": "s", "description": "d", "schema": {"type": "object"}, "strict
         with_fields(top_k=40, min_p=0.1, guided_json={"deep": [[[]]]}, thinking=None),
     ],
 )
-def test_accepted(body: dict[str, Any]) -> None:
+def test_valid_request_is_accepted_unchanged(body: dict[str, Any]) -> None:
     assert chat.parse(encoded(body)).body == body
 
 
-def test_null_stands_for_a_field_that_is_not_given() -> None:
-    for name in set(WHOLE) - {"model", "messages"}:
-        given, left_out = copy.deepcopy(WHOLE), copy.deepcopy(WHOLE)
-        given[name] = None
-        del left_out[name]
-        a, b = chat.parse(encoded(given)), chat.parse(encoded(left_out))
+def test_null_equals_an_absent_field() -> None:
+    for name in set(EVERY_FIELD) - {"model", "messages"}:
+        null, absent = copy.deepcopy(EVERY_FIELD), copy.deepcopy(EVERY_FIELD)
+        null[name] = None
+        del absent[name]
+        a, b = chat.parse(encoded(null)), chat.parse(encoded(absent))
         assert (a.stream, a.n, a.stop, a.max_tokens) == (b.stream, b.n, b.stop, b.max_tokens), name
 
 
@@ -113,21 +121,21 @@ def _fields(params: Any) -> set[str]:
     return set(typing.get_type_hints(params))
 
 
-#: The provider's own affair: nothing here reads them.
+#: Fields left to the provider, which nothing here reads.
 UNREAD = {"audio", "moderation", "prediction", "prompt_cache_options", "web_search_options"}
 
 
-def test_the_table_names_every_field_that_the_openai_package_knows() -> None:
+def test_every_field_of_the_openai_package_is_checked() -> None:
     known = _fields(completion_create_params.CompletionCreateParamsStreaming)
-    wrong_type = object()  # no field takes it, and unknown fields take anything
+    wrong_type = object()  # invalid for every known field, accepted for unknown ones
     for name in known - UNREAD:
         with pytest.raises((checks.Fault, KeyError)):
-            checks.REQUEST({**LEAST, name: wrong_type})
-    assert known <= set(WHOLE)
+            checks.REQUEST({**MINIMAL, name: wrong_type})
+    assert known <= set(EVERY_FIELD)
 
 
-def test_a_fault_is_told_once_and_without_its_value() -> None:
-    """The message may be logged; what the caller wrote may be private or long."""
+def test_error_message_does_not_contain_the_value() -> None:
+    """The message may be logged; the value may be private or long."""
     with pytest.raises(InvalidRequest) as caught:
         chat.parse(encoded(with_fields(tool_choice="secret" * 1000)))
     assert "secret" not in caught.value.message

@@ -1,4 +1,4 @@
-"""No body makes the server fail: what it cannot take it refuses, and goes on."""
+"""Any body is accepted or rejected with a documented error; the connection stays open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from request_strategies import bodies, changed
 from choreo_wsgi.chat import request as chat
 from choreo_wsgi.errors import ChoreoError
 
-# A field's path, or the field that a free-form object is.
+# A field's path; for a free-form object that of the object itself.
 PARAM = re.compile(r"[a-z_]+(\[\d+\]|\.[a-z_]+)*")
 CODES = {
     "invalid_json",
@@ -29,7 +29,7 @@ CODES = {
 
 @settings(max_examples=examples(500), suppress_health_check=[HealthCheck.too_slow])
 @given(bodies)
-def test_parse_takes_a_body_or_refuses_it(body: bytes) -> None:
+def test_parse_accepts_or_rejects_any_body(body: bytes) -> None:
     try:
         request = chat.parse(body)
     except ChoreoError as error:
@@ -43,7 +43,7 @@ def test_parse_takes_a_body_or_refuses_it(body: bytes) -> None:
     assert 1 <= request.n <= 128 and type(request.n) is int
     assert len(request.stop) <= 4 and all(request.stop)
     assert request.max_tokens is None or request.max_tokens >= 0
-    # What was taken can be written again for a provider.
+    # An accepted request can be serialised again for a provider.
     again = json.dumps(request.body, ensure_ascii=False, allow_nan=False).encode()
     assert chat.parse(again) == request
     for message in request.messages:
@@ -58,7 +58,7 @@ def client(keyless: Any) -> Iterator[harness.Client]:
 
 @settings(max_examples=examples(300), suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(body=bodies | changed.map(lambda value: json.dumps(value).encode()))
-def test_one_connection_survives_every_body(client: harness.Client, body: bytes) -> None:
+def test_connection_survives_any_body(client: harness.Client, body: bytes) -> None:
     answer = client.exchange("POST", "/v1/chat/completions", body)
     if answer.status == 200 and answer.headers["content-type"].startswith("text/event-stream"):
         assert answer.body.endswith(b"data: [DONE]\n\n")
@@ -67,4 +67,4 @@ def test_one_connection_survives_every_body(client: harness.Client, body: bytes)
     else:
         assert answer.status in (400, 404), answer
         assert answer.error["type"] == "invalid_request_error"
-    assert "connection" not in answer.headers, "the connection is closed"
+    assert "connection" not in answer.headers, "the server closes the connection"

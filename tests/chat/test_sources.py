@@ -1,4 +1,4 @@
-"""Sources made of other things."""
+"""Sources built from iterables and from other sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from choreo_wsgi.settings import Settings
 
 
 class Listed(Source):
-    """Hands over each list in turn; an exception in their place is raised."""
+    """Returns each list in turn, or raises an exception given instead of a list."""
 
     def __init__(self, *steps: list[Item] | Exception, usage: Usage | None = None) -> None:
         self._steps = list(steps)
@@ -32,7 +32,7 @@ class Listed(Source):
         self.closed = 0
 
     def receive(self, timeout: float) -> list[Item]:
-        assert not self.closed, "asked after it was closed"
+        assert not self.closed, "receive was called after close"
         step = self._steps.pop(0)
         if isinstance(step, Exception):
             raise step
@@ -44,22 +44,22 @@ class Listed(Source):
 
 
 class Piped(Source):
-    """A source that hands over each byte of a pipe as a text."""
+    """A source that returns each byte read from a pipe as a text delta."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
-        self.asked: list[float] = []
+        self.timeouts: list[float] = []
 
-    def say(self, text: str) -> None:
+    def write(self, text: str) -> None:
         os.write(self._write, text.encode())
 
-    def hang_up(self) -> None:
+    def close_writer(self) -> None:
         os.close(self._write)
         self._write = -1
 
     def receive(self, timeout: float) -> list[Item]:
-        self.asked.append(timeout)
+        self.timeouts.append(timeout)
         try:
             data = os.read(self._read, 1)
         except BlockingIOError:
@@ -99,7 +99,7 @@ def finishes(items: Iterable[Item]) -> list[tuple[int, str]]:
 # -- from_deltas ------------------------------------------------------------------------------
 
 
-def test_an_iterable_is_handed_over_item_by_item_and_finished() -> None:
+def test_iterable_is_read_lazily_and_finished() -> None:
     made: list[str] = []
 
     def deltas() -> Iterator[Item]:
@@ -116,34 +116,34 @@ def test_an_iterable_is_handed_over_item_by_item_and_finished() -> None:
     assert source.receive(0) == []
 
 
-def test_every_choice_of_an_iterable_gets_one_finish() -> None:
+def test_every_choice_of_an_iterable_has_one_finish() -> None:
     items: list[Item] = [Delta("a"), Delta("b", 1), Finish("length", 1), Usage(1, 2), Delta("c", 2)]
     assert drain(from_deltas(items)) == [*items, Finish("stop", 0), Finish("stop", 2)]
     assert drain(from_deltas([])) == [Finish("stop")]
     assert drain(from_deltas([Finish("length")])) == [Finish("length")]
 
 
-def test_closing_closes_a_generator_at_once_and_only_once() -> None:
-    freed: list[int] = []
+def test_close_closes_the_generator_once() -> None:
+    closed: list[int] = []
 
     def deltas() -> Iterator[Item]:
         try:
             yield Delta("a")
             yield Delta("b")
         finally:
-            freed.append(1)
+            closed.append(1)
 
     source = from_deltas(deltas())
     source.receive(0)
     source.close()
     source.close()
-    assert freed == [1]
+    assert closed == [1]
     assert source.ended and source.receive(0) == []
     from_deltas([Delta("a")]).close()  # a list has nothing to close
 
 
-def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
-    """A generator that raised looks exhausted; no ``stop`` may be invented for it."""
+def test_failed_generator_is_not_finished() -> None:
+    """A generator that raised looks exhausted; no ``stop`` finish may be added."""
 
     def deltas() -> Iterator[Item]:
         yield Delta("a")
@@ -156,49 +156,49 @@ def test_an_iterable_that_failed_is_not_finished_afterwards() -> None:
     assert source.receive(0) == []
 
 
-# -- a limit ----------------------------------------------------------------------------------
+# -- token limit ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("limit", "text", "reason"),
     [(0, "", "length"), (1, "a", "length"), (2, "ab", "length"), (3, "abc", "stop")],
 )
-def test_limited_counts_pieces(limit: int, text: str, reason: str) -> None:
+def test_limited_cuts_after_limit_text_deltas(limit: int, text: str, reason: str) -> None:
     items = drain(Limited(from_deltas(map(Delta, "abc")), limit=limit))
     assert texts(items) == text
     assert finishes(items) == [(0, reason)]
     assert isinstance(items[-1], Finish)
 
 
-def test_limited_counts_text_only() -> None:
+def test_limited_counts_only_text_deltas() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
     items = [Delta(reasoning="r"), Delta("a"), call, Delta(reasoning="r"), Finish("tool_calls")]
     assert drain(Limited(from_deltas(items), limit=1)) == items
 
 
-def test_choices_are_limited_one_by_one() -> None:
+def test_each_choice_has_its_own_limit() -> None:
     items = [Delta(text, index) for text in "abc" for index in (0, 1)]
     source = Listed(*([item] for item in items), [], [], usage=Usage(1, 4))
-    seen = drain(Limited(source, limit=2, choices=2))
-    assert (texts(seen, 0), texts(seen, 1)) == ("ab", "ab")
-    assert finishes(seen) == [(0, "length"), (1, "length")]
+    received = drain(Limited(source, limit=2, choices=2))
+    assert (texts(received, 0), texts(received, 1)) == ("ab", "ab")
+    assert finishes(received) == [(0, "length"), (1, "length")]
     assert source.closed
 
 
-def test_a_cut_tells_what_was_used_and_stops_the_generation() -> None:
+def test_reached_limit_closes_the_source_and_reports_usage() -> None:
     source = Listed([Delta("a")], [Delta("b")], [Delta("never")], usage=Usage(3, 2))
-    cut = Limited(source, limit=1)
-    assert drain(cut) == [Delta("a"), Finish("length"), Usage(3, 2)]
+    limited = Limited(source, limit=1)
+    assert drain(limited) == [Delta("a"), Finish("length"), Usage(3, 2)]
     assert source.closed
-    assert cut.usage == Usage(3, 2)
+    assert limited.usage == Usage(3, 2)
 
 
-def test_usage_comes_through_two_cuts() -> None:
+def test_usage_is_reported_after_a_stop_string() -> None:
     source = Listed([Delta("ab.")], [Delta("never")], usage=Usage(3, 2))
     assert drain(Limited(source, ["."], 5)) == [Delta("ab"), Finish("stop"), Usage(3, 2)]
 
 
-def test_a_source_that_finishes_by_itself_may_still_report_usage() -> None:
+def test_usage_after_the_finish_is_forwarded() -> None:
     source = Listed([Delta("a")], [Finish("stop")], [Usage(1, 1)])
     assert drain(Limited(source, ["x"])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
 
@@ -206,26 +206,26 @@ def test_a_source_that_finishes_by_itself_may_still_report_usage() -> None:
 # -- stop strings ----------------------------------------------------------------------------------
 
 
-def test_stopped_cuts_across_pieces_and_flushes_at_the_end() -> None:
+def test_stop_string_across_deltas_is_cut_and_partial_one_flushed() -> None:
     items = drain(Limited(from_deltas(map(Delta, ["one ", "tw", "o th", "ree"])), ["two"]))
     assert items == [Delta("one "), Finish("stop")]
     items = drain(Limited(from_deltas(map(Delta, ["one ", "tw"])), ["two"]))
     assert items == [Delta("one "), Delta("tw"), Finish("stop")]
 
 
-def test_what_is_not_text_passes_a_stop_string() -> None:
+def test_stop_strings_apply_only_to_text() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", '{"a":"END"}')])
     items = [Delta(reasoning="END"), call, Delta(refusal="END"), Finish("tool_calls")]
     assert drain(Limited(from_deltas(items), ["END"])) == items
 
 
-def test_nothing_follows_a_stop_string() -> None:
+def test_only_usage_follows_a_stop_string() -> None:
     after = [Delta("x"), Delta(tool_calls=[ToolCall(0, "c")]), Finish("length"), Usage(1, 1)]
     source = Listed([Delta("a."), *after], [Delta("never")])
     assert drain(Limited(source, ["."])) == [Delta("a"), Finish("stop"), Usage(1, 1)]
 
 
-def test_choices_stop_one_by_one() -> None:
+def test_each_choice_stops_separately() -> None:
     steps: list[list[Item]] = [[Delta("a.")], [Delta("b", 1)], [Delta("c")], [Delta("d.e", 1)], []]
     source = Listed(*steps, [Delta("never")])
     items = drain(Limited(source, ["."], choices=2))
@@ -238,7 +238,7 @@ def test_choices_stop_one_by_one() -> None:
     st.lists(st.text("ab.", min_size=1, max_size=4), min_size=1, max_size=4),
     st.lists(st.integers(0, 20), max_size=5),
 )
-def test_stopped_shows_what_the_matcher_shows(text: str, stops: list[str], at: list[int]) -> None:
+def test_limited_agrees_with_the_stop_matcher(text: str, stops: list[str], at: list[int]) -> None:
     edges = sorted({0, len(text), *(min(place, len(text)) for place in at)})
     items = drain(Limited(from_deltas(Delta(text[a:b]) for a, b in pairwise(edges)), stops))
     matcher = StopMatcher(stops)
@@ -250,7 +250,7 @@ def test_stopped_shows_what_the_matcher_shows(text: str, stops: list[str], at: l
 # -- Interleaved ------------------------------------------------------------------------------
 
 
-def test_sources_become_choices_and_usage_comes_summed_and_last() -> None:
+def test_interleaved_numbers_choices_and_sums_usage_last() -> None:
     several = [from_deltas([Delta(text), Usage(1, n)]) for n, text in enumerate(("a", "b", "c"))]
     source = Interleaved(several)
     items = drain(source)
@@ -260,11 +260,11 @@ def test_sources_become_choices_and_usage_comes_summed_and_last() -> None:
     assert items[-1] == Usage(3, 3) == source.usage
 
 
-def test_no_usage_is_made_up() -> None:
+def test_interleaved_reports_no_usage_without_any() -> None:
     assert not [item for item in drain(Interleaved([from_deltas([])])) if isinstance(item, Usage)]
 
 
-def test_what_came_before_a_failure_is_handed_over_first() -> None:
+def test_items_before_a_failure_are_returned_first() -> None:
     ready = Listed([Delta("a")], [Delta("never")])
     failing = Listed(UpstreamTruncated("cut"))
     source = Interleaved([ready, failing])
@@ -276,51 +276,51 @@ def test_what_came_before_a_failure_is_handed_over_first() -> None:
     assert ready.closed and failing.closed
 
 
-def test_a_failure_with_nothing_before_it_is_raised_at_once() -> None:
+def test_failure_without_items_is_raised_at_once() -> None:
     waiting, failing = Script(), Script()
     failing.say(ProviderError("no"))
     with pytest.raises(ProviderError):
         Interleaved([waiting, failing]).receive(0)
 
 
-def test_every_source_is_closed_those_that_ended_too() -> None:
+def test_close_closes_running_and_ended_sources() -> None:
     ended, running = Listed([Finish()]), Listed([Delta("a")], [Delta("b")], usage=Usage(5, 1))
     source = Interleaved([ended, running])
     source.receive(0)
     assert ended.closed == 1
     source.close()
     assert running.closed
-    assert source.usage == Usage(5, 1)  # of the one that was broken off
+    assert source.usage == Usage(5, 1)  # of the source that had not ended
 
 
-def test_pipes_are_waited_for_together() -> None:
-    """The second speaks while the first is silent: nobody asks the first to wait."""
+def test_descriptors_are_polled_together() -> None:
+    """The second becomes readable while the first is idle; no source is told to wait."""
     pipes = [Piped(), Piped(), Piped()]
     source = Interleaved(pipes)
     try:
-        speak = threading.Timer(0.02, pipes[1].say, "b")
-        speak.start()
+        timer = threading.Timer(0.02, pipes[1].write, "b")
+        timer.start()
         assert source.receive(harness.DEADLINE) == [Delta("b", 1)]
-        speak.join()
-        assert all(timeout == 0 for pipe in pipes for timeout in pipe.asked)
-        pipes[2].say("c")
-        pipes[0].say("a")
+        timer.join()
+        assert all(timeout == 0 for pipe in pipes for timeout in pipe.timeouts)
+        pipes[2].write("c")
+        pipes[0].write("a")
         assert source.receive(harness.DEADLINE) == [Delta("a"), Delta("c", 2)]
         for pipe in pipes:
-            pipe.hang_up()
+            pipe.close_writer()
         assert finishes(drain(source)) == [(0, "stop"), (1, "stop"), (2, "stop")]
     finally:
         for pipe in pipes:
             pipe.close()
 
 
-def test_a_source_without_descriptor_does_not_hold_up_the_others() -> None:
+def test_source_without_descriptor_does_not_delay_the_others() -> None:
     class Silent(Source):
-        waits: list[float] = []
+        timeouts: list[float] = []
 
         def receive(self, timeout: float) -> list[Item]:
-            self.waits.append(timeout)
-            if timeout:  # while this one is waited for, the other speaks
+            self.timeouts.append(timeout)
+            if timeout:  # the other source becomes ready meanwhile
                 ready.say("b")
             return []
 
@@ -328,15 +328,15 @@ def test_a_source_without_descriptor_does_not_hold_up_the_others() -> None:
     source = Interleaved([silent, ready])
     items = source.receive(harness.DEADLINE) or source.receive(harness.DEADLINE)
     assert items == [Delta("b", 1)]
-    assert max(silent.waits) < 0.1
-    # Alone it may be waited for as long as is asked.
+    assert max(silent.timeouts) < 0.1
+    # As the only running source it is given the whole timeout.
     ready.finish()
     source.receive(0)
     source.receive(5.0)
-    assert max(silent.waits) == 5.0
+    assert max(silent.timeouts) == 5.0
 
 
-def test_receive_zero_never_waits() -> None:
+def test_receive_with_timeout_zero_returns_at_once() -> None:
     source = Interleaved([Script(), Script()])
     assert source.receive(0) == []
     pipes = [Piped(), Piped()]
@@ -345,14 +345,14 @@ def test_receive_zero_never_waits() -> None:
         pipe.close()
 
 
-# -- what a provider gets done for it ---------------------------------------------------------
+# -- Provider._open ---------------------------------------------------------------------------
 
 
 class Counting(Provider):
-    """Opens a source for each request, the one after the last of *room* fails."""
+    """Opens a source for each request, and raises after *capacity* of them."""
 
     type = "counting"
-    room = 99
+    capacity = 99
 
     def __init__(self) -> None:
         super().__init__("counting", {}, Settings())
@@ -360,7 +360,7 @@ class Counting(Provider):
         self.requests: list[ChatRequest] = []
 
     def open(self, request: ChatRequest) -> Source:
-        if len(self.opened) == self.room:
+        if len(self.opened) == self.capacity:
             raise ProviderError("full")
         self.requests.append(request)
         self.opened.append(Listed([Delta("a b")], [Delta(" c")], [Finish(), Usage(2, 2)]))
@@ -371,7 +371,7 @@ def request(**changes: Any) -> ChatRequest:
     return ChatRequest("m", [{"role": "user", "content": "x"}], {}, **changes)
 
 
-def test_n_stop_and_max_tokens_are_done_for_a_provider_that_does_not() -> None:
+def test_open_emulates_n_stop_and_max_tokens() -> None:
     provider = Counting()
     items = drain(provider._open(request(n=2, stop=("b",), max_tokens=5)))
     assert (texts(items, 0), texts(items, 1)) == ("a ", "a ")
@@ -380,7 +380,7 @@ def test_n_stop_and_max_tokens_are_done_for_a_provider_that_does_not() -> None:
     assert texts(items) == "a b" and finishes(items) == [(0, "length")]
 
 
-def test_a_native_provider_is_left_alone() -> None:
+def test_open_leaves_native_parameters_to_the_provider() -> None:
     class Native(Counting):
         native = frozenset({"n", "stop", "max_tokens"})
 
@@ -390,7 +390,7 @@ def test_a_native_provider_is_left_alone() -> None:
     assert [opened.n for opened in provider.requests] == [2]
 
 
-def test_max_tokens_zero_asks_for_nothing() -> None:
+def test_max_tokens_zero_opens_no_source() -> None:
     provider = Counting()
     items = drain(provider._open(request(n=2, max_tokens=0)))
     assert provider.opened == []
@@ -398,9 +398,9 @@ def test_max_tokens_zero_asks_for_nothing() -> None:
     assert items[-1] == Usage(0, 0)
 
 
-def test_a_choice_that_cannot_be_opened_closes_the_others() -> None:
+def test_failure_to_open_a_choice_closes_the_others() -> None:
     class Narrow(Counting):
-        room = 2
+        capacity = 2
 
     provider = Narrow()
     with pytest.raises(ProviderError):

@@ -1,4 +1,4 @@
-"""Stop strings, wherever the pieces of the text are cut."""
+"""Stop strings, across any boundaries between pieces of text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def shown(pieces: list[str], stops: list[str]) -> tuple[str, bool]:
 
 
 def expected(text: str, stops: list[str]) -> tuple[str, bool]:
-    """Look behind each character in turn whether a stop string is complete."""
+    """Check after each character whether a stop string is complete."""
     for end in range(1, len(text) + 1):
         starts = [end - len(stop) for stop in stops if stop and text[:end].endswith(stop)]
         if starts:
@@ -32,39 +32,38 @@ def expected(text: str, stops: list[str]) -> tuple[str, bool]:
     return text, False
 
 
-def cut(text: str, places: list[int]) -> list[str]:
-    edges = sorted({0, len(text), *(place % (len(text) + 1) for place in places)})
+def cut(text: str, cuts: list[int]) -> list[str]:
+    edges = sorted({0, len(text), *(at % (len(text) + 1) for at in cuts)})
     return [text[a:b] for a, b in pairwise(edges)]
 
 
-FEW = st.text("ab.", max_size=24)
+TEXT = st.text("ab.", max_size=24)
 STOPS = st.lists(st.text("ab.", max_size=5), max_size=4)
 
 
-@given(FEW, STOPS, st.lists(st.integers(0, 100), max_size=8))
-@example("xabcdx", ["abcd", "c"], [3])  # complete first wins, not begun first
+@given(TEXT, STOPS, st.lists(st.integers(0, 100), max_size=8))
+@example("xabcdx", ["abcd", "c"], [3])  # the first to be complete wins, not the first to begin
 @example("aab", ["aab", "ab", "b"], [1, 2])
 @example("ababac", ["abac"], [2, 4])
 @example("aaab", ["aab"], [1, 2, 3])
-def test_any_cutting_shows_the_same(text: str, stops: list[str], places: list[int]) -> None:
-    assert shown(cut(text, places), stops) == expected(text, stops)
+def test_pieces_do_not_change_the_shown_text(text: str, stops: list[str], cuts: list[int]) -> None:
+    assert shown(cut(text, cuts), stops) == expected(text, stops)
 
 
-@given(FEW, STOPS, st.lists(st.integers(0, 100), max_size=8))
-def test_what_is_shown_is_never_taken_back(text: str, stops: list[str], places: list[int]) -> None:
-    """Whatever comes next: no piece shows a beginning of what may become a stop string."""
+@given(TEXT, STOPS, st.lists(st.integers(0, 100), max_size=8))
+def test_possible_stop_string_is_held_back(text: str, stops: list[str], cuts: list[int]) -> None:
+    """No more than needed: held text is always the start of a stop string."""
     matcher = StopMatcher(stops)
     fed = so_far = ""
-    for piece in cut(text, places):
+    for piece in cut(text, cuts):
         fed += piece
         so_far += matcher.feed(piece)
         if matcher.matched:
             return
         for stop in filter(None, stops):
-            for begun in range(1, len(stop)):
-                if fed.endswith(stop[:begun]):
-                    assert len(so_far) <= len(fed) - begun
-        # Nor is anything held back without need.
+            for length in range(1, len(stop)):
+                if fed.endswith(stop[:length]):
+                    assert len(so_far) <= len(fed) - length
         held = fed[len(so_far) :]
         assert not held or any(stop.startswith(held) for stop in stops)
 
@@ -83,18 +82,18 @@ def test_what_is_shown_is_never_taken_back(text: str, stops: list[str], places: 
         (["", "", "ab", ""], ["b"], "a"),
     ],
 )
-def test_examples(pieces: list[str], stops: list[str], text: str) -> None:
+def test_text_is_cut_before_the_stop_string(pieces: list[str], stops: list[str], text: str) -> None:
     assert shown(pieces, stops)[0] == text
 
 
-def test_the_longest_stop_string_that_is_never_completed() -> None:
+def test_longest_stop_string_may_stay_incomplete() -> None:
     stop = "a" * (LONGEST_STOP - 1) + "b"
     text = "a" * 20_000
     assert shown([text[:5000], *text[5000:]], [stop]) == (text, False)
     assert shown([*text, "b"], [stop]) == (text[LONGEST_STOP - 1 :], True)
 
 
-def test_a_longer_one_is_refused_and_lets_the_source_go() -> None:
+def test_longer_stop_string_is_rejected_and_source_closed() -> None:
     script = Script()
     with pytest.raises(InvalidRequest) as raised:
         Limited(script, ["a" * (LONGEST_STOP + 1)])

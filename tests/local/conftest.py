@@ -1,4 +1,4 @@
-"""The local model for its tests: the real file, and real processes that are closed after."""
+"""Fixtures for the local model: the real file, and real processes closed after the test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from choreo_wsgi.local.process import Launch, ModelProcess
 
 @pytest.fixture(scope="session")
 def model_file() -> Path:
-    """The default model's file, fetched once a machine."""
+    """The default model's file, downloaded once per machine."""
     return fetch_model(print)
 
 
@@ -35,8 +35,8 @@ def start() -> Iterator[Callable[..., ModelProcess]]:
 
 
 @pytest.fixture
-def gone() -> Callable[[int], bool]:
-    """``gone(pid)``: waits for the end of any process; whether it came within 20 seconds."""
+def ended() -> Callable[[int], bool]:
+    """``ended(pid)``: wait at most 20 seconds for the process; return whether it has ended."""
 
     def wait(pid: int) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""Asking the local provider, and reading what it hands over."""
+"""Requests for the local provider, and readers of the items that it returns."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from choreo_wsgi.chat.items import Delta, Finish, Item, Usage
 from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.chat.source import Source
 
-PATIENCE = 60.0
+DEADLINE = 60.0
 
-#: Keeps SmolLM2 from ending its answer: its end-of-turn token, by number.
-NEVER_ENDING = {"logit_bias": {"2": -100}, "temperature": 0}
+#: Forbids SmolLM2's end-of-turn token, so that a reply ends only at its token limit.
+ENDLESS = {"logit_bias": {"2": -100}, "temperature": 0}
 
 
 def request(text: str = "Say hello.", **fields: Any) -> ChatRequest:
-    """Return the checked request of a caller who says *text*."""
+    """Return a parsed streaming request whose user message is *text*."""
     messages = [{"role": "user", "content": text}]
     body = {"model": "any", "messages": messages, "stream": True, **fields}
     return parse(json.dumps(body).encode()).whole()
 
 
 def read_all(source: Source) -> list[Item]:
-    """Read *source* to its end, with ticks as the server does."""
+    """Read *source* to its end, with short timeouts as the server uses them."""
     items: list[Item] = []
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE
     try:
         while not source.ended:
-            assert time.monotonic() < deadline, f"no end after {items}"
+            assert time.monotonic() < deadline, f"not ended after {items}"
             items += source.receive(0.25)
     finally:
         source.close()
@@ -38,10 +38,10 @@ def read_all(source: Source) -> list[Item]:
 
 
 def read_first(source: Source) -> list[Item]:
-    """Read until something comes."""
-    deadline = time.monotonic() + PATIENCE
+    """Read until *source* returns items; return those."""
+    deadline = time.monotonic() + DEADLINE
     while not (items := source.receive(0.25)):
-        assert time.monotonic() < deadline, "nothing came"
+        assert time.monotonic() < deadline, "no items"
     return items
 
 
@@ -51,31 +51,31 @@ def text(items: list[Item], index: int = 0) -> str:
 
 
 def finishes(items: list[Item]) -> dict[int, str]:
-    """Return how each choice ended."""
+    """Return the finish reason of each choice."""
     return {item.index: item.reason for item in items if isinstance(item, Finish)}
 
 
 def usage(items: list[Item]) -> Usage:
-    """Return the one usage that was reported."""
+    """Return the usage, which must have been reported once."""
     (only,) = [item for item in items if isinstance(item, Usage)]
     return only
 
 
 def cpu_ticks(pid: int) -> int:
-    """Return the processor time that the process has used, user and system."""
+    """Return the CPU time of the process, user and system, in clock ticks."""
     fields = Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
 
-def goes_idle(process: int) -> bool:
-    """Whether the process stops using the processor, seen by half a second without."""
+def becomes_idle(process: int) -> bool:
+    """Return whether the process uses no CPU for half a second, within ten seconds."""
     deadline = time.monotonic() + 10
-    before, since = cpu_ticks(process), time.monotonic()
+    ticks, since = cpu_ticks(process), time.monotonic()
     while time.monotonic() < deadline:
         time.sleep(0.05)
         now = cpu_ticks(process)
-        if now != before:
-            before, since = now, time.monotonic()
+        if now != ticks:
+            ticks, since = now, time.monotonic()
         elif time.monotonic() - since > 0.5:
             return True
     return False

@@ -1,4 +1,4 @@
-"""What is passed to llama.cpp, and what is not."""
+"""The request body sent to llama.cpp: forwarded, translated, dropped and rejected fields."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def body_of(*, default: int = 512, limit: int = 2048, **fields: Any) -> dict[str
     return chat_body(request(**fields), 2048, default, limit)
 
 
-def test_passes_what_is_known_and_nothing_else() -> None:
+def test_forwards_only_known_fields() -> None:
     known = {
         "temperature": 0.5,
         "top_p": 0.9,
@@ -47,7 +47,7 @@ def test_passes_what_is_known_and_nothing_else() -> None:
     }
 
 
-def test_null_is_as_good_as_absent() -> None:
+def test_null_fields_are_dropped() -> None:
     assert body_of(temperature=None, seed=None, stop=None) == body_of()
 
 
@@ -60,37 +60,37 @@ def test_null_is_as_good_as_absent() -> None:
         ({"max_completion_tokens": 4, "max_tokens": 3}, 4),
     ],
 )
-def test_max_tokens_has_a_default_and_a_ceiling(fields: dict[str, Any], sent: int) -> None:
+def test_max_tokens_has_a_default_and_a_maximum(fields: dict[str, Any], sent: int) -> None:
     assert body_of(**fields)["max_tokens"] == sent
 
 
 @pytest.mark.parametrize(("seed", "sent"), [(0, 0), (-1, 2**32 - 2), (2**32 - 1, 0)])
-def test_seeds_fit_and_are_never_the_random_one(seed: int, sent: int) -> None:
+def test_seed_is_reduced_to_32_bits_without_the_random_value(seed: int, sent: int) -> None:
     assert body_of(seed=seed)["seed"] == sent
 
 
-def test_a_legacy_completion_has_the_same_bounds() -> None:
-    completion = BODIES["completions"]
+def test_legacy_completion_has_the_same_limits() -> None:
+    completions_body = BODIES["completions"]
 
-    def made(**fields: Any) -> dict[str, Any]:
-        whole = ChatRequest("m", [], {}, original={"model": "m", "prompt": "x", **fields})
-        return completion(whole, 8, 512, 2048)
+    def body(**fields: Any) -> dict[str, Any]:
+        legacy = ChatRequest("m", [], {}, original={"model": "m", "prompt": "x", **fields})
+        return completions_body(legacy, 8, 512, 2048)
 
-    assert made() == {"prompt": "x", "max_tokens": 512}
+    assert body() == {"prompt": "x", "max_tokens": 512}
     texts = {"input": ["x"], "encoding_format": "base64"}
-    whole = ChatRequest("m", [], {}, original={"model": "m", **texts})
-    assert BODIES["embeddings"](whole, 8, 512, 2048) == texts
-    assert made(max_tokens=10**9)["max_tokens"] == 2048
-    assert made(seed=2**32 - 1)["seed"] == 0
-    assert made(echo=False, suffix="", best_of=1) == made()
+    embedding = ChatRequest("m", [], {}, original={"model": "m", **texts})
+    assert BODIES["embeddings"](embedding, 8, 512, 2048) == texts
+    assert body(max_tokens=10**9)["max_tokens"] == 2048
+    assert body(seed=2**32 - 1)["seed"] == 0
+    assert body(echo=False, suffix="", best_of=1) == body()
     for fields, param in (
         ({"prompt": ["x"] * 65, "n": 2}, "prompt"),
         ({"prompt": ["x", "y" * 8 * 257]}, "prompt"),
         ({"max_tokens": 0}, "max_tokens"),
     ):
-        with pytest.raises(InvalidRequest) as refused:
-            made(**fields)
-        assert refused.value.param == param
+        with pytest.raises(InvalidRequest) as caught:
+            body(**fields)
+        assert caught.value.param == param
 
 
 def test_each_choice_has_its_own_seed() -> None:
@@ -99,7 +99,7 @@ def test_each_choice_has_its_own_seed() -> None:
     assert "seed" not in with_seed(body_of(), 1)
 
 
-def test_messages_become_text() -> None:
+def test_message_content_is_joined_to_text() -> None:
     messages = [
         {"role": "developer", "content": "Be brief."},
         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
@@ -119,12 +119,12 @@ def test_messages_become_text() -> None:
     assert sent[3] == messages[3]
 
 
-def test_unknown_members_of_messages_stay_out() -> None:
+def test_unknown_message_fields_are_dropped() -> None:
     message = {"role": "user", "content": "a", "prefix": True, "media": "/etc/passwd"}
     assert body_of(messages=[message])["messages"] == [{"role": "user", "content": "a"}]
 
 
-def test_images_are_refused_and_not_fetched() -> None:
+def test_images_are_rejected() -> None:
     image = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/secret"}}
     parts = [{"type": "text", "text": "What is this?"}, image]
     with pytest.raises(InvalidRequest) as caught:
@@ -132,13 +132,13 @@ def test_images_are_refused_and_not_fetched() -> None:
     assert caught.value.param == "messages[0].content[1]"
 
 
-def test_what_cannot_fit_is_refused_unread() -> None:
+def test_text_too_long_for_the_context_is_rejected() -> None:
     with pytest.raises(InvalidRequest) as caught:
         body_of(text="x" * (2048 * 256))
     assert caught.value.param == "messages"
 
 
-def test_long_schemas_are_refused() -> None:
+def test_large_schema_is_rejected() -> None:
     properties = {f"p{n}": {"type": "integer"} for n in range(1000)}
     schema = {"name": "wide", "schema": {"type": "object", "properties": properties}}
     with pytest.raises(InvalidRequest) as caught:
@@ -181,17 +181,19 @@ def allowed(mode: str, *names: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_tools(fields: dict[str, Any], members: dict[str, Any]) -> None:
+def test_tools_and_tool_choice_are_translated(
+    fields: dict[str, Any], members: dict[str, Any]
+) -> None:
     assert tool_members(request(**fields)) == members
 
 
-def test_tools_that_it_cannot_be_told_of_are_refused() -> None:
+def test_unsupported_tools_are_rejected() -> None:
     custom = {"type": "custom", "custom": {"name": "f"}}
     for fields, param in (
         ({"tools": [custom]}, "tools[0].type"),
         ({"tools": [tool("f")], "tool_choice": allowed("any", "f")}, "tool_choice"),
         ({"tools": [tool("f")], "tool_choice": allowed("auto", "g")}, "tool_choice"),
     ):
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest) as caught:
             body_of(**fields), tool_members(request(**fields))
-        assert str(refused.value.param).startswith(param)
+        assert str(caught.value.param).startswith(param)

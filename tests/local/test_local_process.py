@@ -1,4 +1,4 @@
-"""The model's process: how it starts, what it hides, and when it ends."""
+"""The model's process: its start, its isolation and its end."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ import pytest
 from choreo_wsgi.errors import ProviderNotConfigured, ProviderUnavailable
 from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess
 
-PATIENCE = 60.0
+DEADLINE = 60.0
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="/proc and pidfd are Linux's")
 
 
-def ready(process: ModelProcess) -> Endpoint:
-    endpoint = process.run().wait(PATIENCE)
+def wait_ready(process: ModelProcess) -> Endpoint:
+    endpoint = process.run().wait(DEADLINE)
     assert endpoint is not None
     return endpoint
 
 
-def ask(endpoint: Endpoint, key: str) -> int:
-    """Ask for a list of models; return the status."""
+def request_status(endpoint: Endpoint, key: str) -> int:
+    """Send a request authorised with *key*; return the status."""
     connection = http.client.HTTPConnection(endpoint.url.removeprefix("http://"))
     if endpoint.unix_socket:
         connection.sock = socket.socket(socket.AF_UNIX)
@@ -43,93 +43,93 @@ def ask(endpoint: Endpoint, key: str) -> int:
 
 @pytest.fixture(scope="module")
 def running(model_file: Path) -> Iterator[ModelProcess]:
-    """A process for the tests that leave it as it is; it knows none of the server's keys."""
+    """A process shared by the tests that do not change it, started with an API key set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "sk-secret")
         process = ModelProcess(Launch(str(model_file), slots=2, context=1024))
-        ready(process)
+        wait_ready(process)
     yield process
     process.close()
 
 
 @pytest.mark.parametrize("unix", [True, False])
-def test_answers_who_has_the_key(
-    start: Callable[..., ModelProcess], model_file: Path, unix: bool
-) -> None:
-    endpoint = ready(start(model_file, unix=unix))
-    assert ask(endpoint, endpoint.key) == 200
-    assert ask(endpoint, "") == 401
+def test_requires_its_key(start: Callable[..., ModelProcess], model_file: Path, unix: bool) -> None:
+    endpoint = wait_ready(start(model_file, unix=unix))
+    assert request_status(endpoint, endpoint.key) == 200
+    assert request_status(endpoint, "") == 401
     assert endpoint.key not in repr(endpoint)
 
 
 @linux_only
-def test_keeps_to_itself(running: ModelProcess) -> None:
-    endpoint = ready(running)
+def test_hides_its_key_and_the_servers_secrets(running: ModelProcess) -> None:
+    endpoint = wait_ready(running)
     folder = Path(endpoint.unix_socket).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    about = Path("/proc", str(running.run().pid))
-    shown = (about / "cmdline").read_bytes() + (about / "environ").read_bytes()
-    assert b"choreo_wsgi.local.child" in shown
-    assert endpoint.key.encode() not in shown
-    assert b"sk-secret" not in shown
-    assert endpoint.unix_socket in (about / "net" / "unix").read_text()
+    proc = Path("/proc", str(running.run().pid))
+    visible = (proc / "cmdline").read_bytes() + (proc / "environ").read_bytes()
+    assert b"choreo_wsgi.local.child" in visible
+    assert endpoint.key.encode() not in visible
+    assert b"sk-secret" not in visible
+    assert endpoint.unix_socket in (proc / "net" / "unix").read_text()
 
 
-def test_tells_what_the_model_can_do(running: ModelProcess) -> None:
-    endpoint = ready(running)
+def test_reports_that_the_model_has_no_tools(running: ModelProcess) -> None:
+    endpoint = wait_ready(running)
     assert endpoint.tools is False
 
 
 @linux_only
-def test_prints_nothing_of_its_callers(running: ModelProcess) -> None:
+def test_output_goes_to_the_null_device(running: ModelProcess) -> None:
     """llama.cpp prints the grammar of a schema that it cannot follow."""
     for number in (1, 2):
         assert str(Path(f"/proc/{running.run().pid}/fd/{number}").readlink()) == os.devnull
 
 
-def test_does_not_wait_for_the_start(start: Callable[..., ModelProcess], model_file: Path) -> None:
+def test_run_does_not_wait_for_the_start(
+    start: Callable[..., ModelProcess], model_file: Path
+) -> None:
     run = start(model_file).run()
     assert run.wait(0) is None
     assert not run.has_ended()
 
 
-def test_starts_again_after_a_crash(start: Callable[..., ModelProcess], model_file: Path) -> None:
+def test_restarts_after_a_crash(start: Callable[..., ModelProcess], model_file: Path) -> None:
     process = start(model_file)
     first = process.run()
-    endpoint = ready(process)
+    endpoint = wait_ready(process)
     os.kill(first.pid, signal.SIGKILL)
-    assert first.has_ended(PATIENCE)
+    assert first.has_ended(DEADLINE)
     with pytest.raises(ProviderUnavailable, match="signal 9"):
-        first.wait(PATIENCE)
+        first.wait(DEADLINE)
     assert not Path(endpoint.unix_socket).parent.exists()
-    again = ready(process)
+    again = wait_ready(process)
     assert again.key != endpoint.key
     assert process.run() is not first
-    assert ask(again, again.key) == 200
+    assert request_status(again, again.key) == 200
 
 
-def test_outlives_the_signals_of_its_group(running: ModelProcess) -> None:
-    endpoint = ready(running)
+def test_ignores_signals_to_its_process_group(running: ModelProcess) -> None:
+    endpoint = wait_ready(running)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(running.run().pid, number)
-    assert ask(endpoint, endpoint.key) == 200
+    assert request_status(endpoint, endpoint.key) == 200
     assert not running.run().has_ended()
 
 
-def test_close_ends_it_and_leaves_nothing(
+def test_close_ends_the_process_and_removes_its_folder(
     start: Callable[..., ModelProcess], model_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     process = start(model_file)
     run = process.run()
-    folder = Path(ready(process).unix_socket).parent
+    folder = Path(wait_ready(process).unix_socket).parent
     process.close()
     assert run.has_ended()
     assert not folder.exists()
-    assert "has ended" not in caplog.text  # that is no failure
+    assert "has ended" not in caplog.text  # a requested end is not logged as a failure
     process.close()
 
 
-def test_close_ends_one_that_is_starting(
+def test_close_ends_a_starting_process(
     start: Callable[..., ModelProcess], model_file: Path
 ) -> None:
     process = start(model_file)
@@ -138,43 +138,43 @@ def test_close_ends_one_that_is_starting(
     assert run.has_ended()
 
 
-def test_a_process_that_cannot_be_started_leaves_nothing(
+def test_failed_start_leaves_no_files_and_is_retried(
     start: Callable[..., ModelProcess],
     model_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As when the machine has no room for another one; the next request tries again."""
+    """As when the system cannot create another process."""
     process = start(model_file)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(sys, "executable", str(tmp_path / "python-gone"))
+        patch.setattr(sys, "executable", str(tmp_path / "python-missing"))
         with pytest.raises(ProviderUnavailable, match="cannot be started"):
             process.run()
     assert list(tmp_path.iterdir()) == []
-    assert ready(process)
+    assert wait_ready(process)
 
 
 @pytest.mark.parametrize("binary", ["", "/usr/bin/uwsgi"])
-def test_an_interpreter_inside_another_program_is_found(
+def test_embedded_interpreter_is_found(
     start: Callable[..., ModelProcess],
     model_file: Path,
     monkeypatch: pytest.MonkeyPatch,
     binary: str,
 ) -> None:
     monkeypatch.setattr(sys, "executable", binary)
-    assert ready(start(model_file))
+    assert wait_ready(start(model_file))
 
 
-def test_says_that_the_file_is_no_model(start: Callable[..., ModelProcess], tmp_path: Path) -> None:
+def test_invalid_model_file_is_reported(start: Callable[..., ModelProcess], tmp_path: Path) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     process = start(tmp_path / "bad.gguf")
     run = process.run()
     with pytest.raises(ProviderNotConfigured, match=r"bad\.gguf") as caught:
-        run.wait(PATIENCE)
+        run.wait(DEADLINE)
     assert str(tmp_path) not in caught.value.message
-    # For a moment the failure is everybody's: not every request starts a process.
-    assert run.has_ended(PATIENCE)
+    # For a moment all requests share the failure instead of starting another process.
+    assert run.has_ended(DEADLINE)
     assert process.run() is run
 
 
@@ -189,7 +189,7 @@ def test_says_that_the_file_is_no_model(start: Callable[..., ModelProcess], tmp_
         ("raise ImportError('wrong ELF class')", "wrong ELF class"),
     ],
 )
-def test_says_what_is_not_installed(
+def test_missing_library_is_reported_with_install_command(
     start: Callable[..., ModelProcess],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -199,19 +199,19 @@ def test_says_what_is_not_installed(
     (tmp_path / "xllamacpp.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(ProviderNotConfigured) as caught:
-        start(tmp_path / "any.gguf").run().wait(PATIENCE)
+        start(tmp_path / "any.gguf").run().wait(DEADLINE)
     assert hint in caught.value.message
 
 
-def test_the_working_folder_is_no_place_for_modules(
+def test_modules_are_not_imported_from_the_working_folder(
     start: Callable[..., ModelProcess],
     tmp_path: Path,
     model_file: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "json.py").write_text("raise SystemExit('taken from the working folder')")
+    (tmp_path / "json.py").write_text("raise SystemExit('imported from the working folder')")
     monkeypatch.chdir(tmp_path)
-    ready(start(model_file))
+    wait_ready(start(model_file))
 
 
 PARENT = """
@@ -228,34 +228,34 @@ time.sleep(600)
 """
 
 
-def parent(*arguments: object, path: str = "") -> subprocess.Popen[str]:
-    """Start a process that starts a model's, and prints that one's id."""
+def start_parent(*arguments: object, path: str = "") -> subprocess.Popen[str]:
+    """Start a Python process that starts a model process and prints its id."""
     environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-c", PARENT, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def first_number(process: subprocess.Popen[str]) -> int:
+def read_number(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
     return int(process.stdout.readline())
 
 
 @linux_only
-def test_leaves_with_a_killed_parent(gone: Callable[[int], bool], model_file: Path) -> None:
-    with parent(model_file, "ready") as process:
-        child = first_number(process)
+def test_ends_with_its_killed_parent(ended: Callable[[int], bool], model_file: Path) -> None:
+    with start_parent(model_file, "ready") as process:
+        child = read_number(process)
         process.kill()
-    assert gone(child)
+    assert ended(child)
 
 
 @linux_only
-def test_leaves_though_the_parent_had_forked(gone: Callable[[int], bool], model_file: Path) -> None:
-    with parent(model_file, "ready", "fork") as process:
-        child = first_number(process)
-        forked = {first_number(process), first_number(process)} - {process.pid}
+def test_ends_with_its_parent_after_a_fork(ended: Callable[[int], bool], model_file: Path) -> None:
+    with start_parent(model_file, "ready", "fork") as process:
+        child = read_number(process)
+        forked = {read_number(process), read_number(process)} - {process.pid}
         process.kill()
         try:
-            assert gone(child)
+            assert ended(child)
         finally:
             for pid in forked:
                 os.kill(pid, signal.SIGKILL)
@@ -272,26 +272,26 @@ llama_pooling_type = Anything()
 def Server(params):
     with open(os.environ["TMPDIR"] + "/loading", "w"):
         pass
-    ctypes.PyDLL(None).sleep(600)  # as the real one: without letting go of the GIL
+    ctypes.PyDLL(None).sleep(600)  # like the real one it holds the GIL
 """
 
 
 @linux_only
-def test_leaves_with_a_killed_parent_while_loading(
-    gone: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_ends_with_its_parent_during_the_load(
+    ended: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "xllamacpp.py").write_text(SLOW)
     (tmp_path / "any.gguf").write_bytes(b"GGUF")
     os.mkfifo(tmp_path / "loading")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    with parent(tmp_path / "any.gguf", path=str(tmp_path)) as process:
-        child = first_number(process)
-        (tmp_path / "loading").read_text()  # until the other end was opened and closed
+    with start_parent(tmp_path / "any.gguf", path=str(tmp_path)) as process:
+        child = read_number(process)
+        (tmp_path / "loading").read_text()  # blocks until the child has opened and closed the pipe
         process.kill()
-    assert gone(child)
+    assert ended(child)
 
 
-def test_a_long_temporary_path_does_not_matter(
+def test_long_temporary_path_is_supported(
     start: Callable[..., ModelProcess],
     tmp_path: Path,
     model_file: Path,
@@ -300,5 +300,5 @@ def test_a_long_temporary_path_does_not_matter(
     folder = tmp_path / ("x" * 100)
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    endpoint = ready(start(model_file))
-    assert ask(endpoint, endpoint.key) == 200
+    endpoint = wait_ready(start(model_file))
+    assert request_status(endpoint, endpoint.key) == 200

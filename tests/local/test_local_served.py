@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness import Client, Server, make_app, wait_until
-from local_helpers import NEVER_ENDING, PATIENCE, goes_idle
+from local_helpers import DEADLINE, ENDLESS, becomes_idle
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.local.provider import Local
@@ -24,30 +24,30 @@ SETTINGS = {"local_slots": "1", "local_max_tokens_limit": "100000"}
 
 @pytest.fixture
 def app(model_file: Path, request: pytest.FixtureRequest) -> Iterator[Application]:
-    """An application without any keys: the local model answers every name.
+    """An application without keys, whose local model answers for every model name.
 
-    Its parameter is the heartbeat, in seconds.
+    The fixture's parameter is the heartbeat in seconds.
     """
     app = make_app({**SETTINGS, "heartbeat_seconds": getattr(request, "param", "60")})
     yield app
     app.close()
 
 
-def local_of(app: Application) -> Local:
-    (provider,) = [one for one in app.router.providers.values() if isinstance(one, Local)]
+def local_provider(app: Application) -> Local:
+    (provider,) = [p for p in app.router.providers.values() if isinstance(p, Local)]
     return provider
 
 
-def ask(server: Server, *, model: str = "gpt-4", text: str = "Hi!", **fields: Any) -> Client:
-    client = server.connect(PATIENCE)
+def send_chat(server: Server, *, model: str = "gpt-4", text: str = "Hi!", **fields: Any) -> Client:
+    client = server.connect(DEADLINE)
     messages = [{"role": "user", "content": text}]
     body = {"model": model, "messages": messages, "stream": True, **fields}
     client.request("POST", "/v1/chat/completions", body)
     return client
 
 
-def frames(client: Client) -> tuple[list[bytes], int]:
-    """Return the data of the events to the end, and how many pings there were."""
+def read_frames(client: Client) -> tuple[list[bytes], int]:
+    """Read to the end; return the events' data and the number of pings."""
     data, pings = [], 0
     while frame := client.read_frame():
         if frame == b": ping\n":
@@ -59,10 +59,10 @@ def frames(client: Client) -> tuple[list[bytes], int]:
 
 @pytest.mark.parametrize("app", ["0.05"], indirect=True)
 def test_pings_while_the_model_starts(app: Application, serve: Callable[..., Server]) -> None:
-    client = ask(serve(app), max_tokens=3)
+    client = send_chat(serve(app), max_tokens=3)
     head = client.read_head()
     assert head.headers["choreo-provider"] == "local/SmolLM2-135M-Instruct"
-    data, pings = frames(client)
+    data, pings = read_frames(client)
     client.close()
     assert pings
     assert data[-1] == b"[DONE]"
@@ -74,52 +74,52 @@ def test_pings_while_the_model_starts(app: Application, serve: Callable[..., Ser
 
 @linux_only
 @pytest.mark.parametrize(("prompt", "stream"), [("Tell me.", False), ("word " * 7000, True)])
-def test_a_client_that_leaves_stops_the_model(
+def test_client_disconnect_stops_the_model(
     app: Application, serve: Callable[..., Server], prompt: str, stream: bool
 ) -> None:
     server = serve(app)
     app.preload()
-    client = ask(server, text=prompt, stream=stream, max_tokens=100_000, **NEVER_ENDING)
-    wait_until(lambda: app.active, "the request is served")
-    run = local_of(app)._process.run()
-    began = run.heard_at
-    wait_until(lambda: run.heard_at > began, "the model works", PATIENCE)
+    client = send_chat(server, text=prompt, stream=stream, max_tokens=100_000, **ENDLESS)
+    wait_until(lambda: app.active, "no request is active")
+    run = local_provider(app)._process.run()
+    started_at = run.heard_at
+    wait_until(lambda: run.heard_at > started_at, "the model makes no progress", DEADLINE)
     client.close()
-    wait_until(lambda: not app.active, "the completion is over")
-    assert goes_idle(run.pid)
+    wait_until(lambda: not app.active, "the request is still active")
+    assert becomes_idle(run.pid)
 
 
-def test_a_crash_is_an_error_frame_and_the_next_request_works(
+def test_crash_sends_an_error_frame_and_the_next_request_works(
     app: Application, serve: Callable[..., Server]
 ) -> None:
     server = serve(app)
-    client = ask(server, max_tokens=100_000, **NEVER_ENDING)
+    client = send_chat(server, max_tokens=100_000, **ENDLESS)
     client.read_head()
     while client.read_frame() == b": ping\n":
         pass
-    os.kill(local_of(app)._process.run().pid, signal.SIGKILL)
-    data, _ = frames(client)
+    os.kill(local_provider(app)._process.run().pid, signal.SIGKILL)
+    data, _ = read_frames(client)
     client.close()
     assert json.loads(data[-1])["error"]["code"] == "upstream_truncated"
     assert b"[DONE]" not in data
-    again = ask(server, max_tokens=2)
-    again.read_head()
-    data, _ = frames(again)
-    again.close()
+    second = send_chat(server, max_tokens=2)
+    second.read_head()
+    data, _ = read_frames(second)
+    second.close()
     assert data[-1] == b"[DONE]"
 
 
-def test_refusals_are_plain_answers(app: Application, serve: Callable[..., Server]) -> None:
+def test_rejected_request_gets_status_400(app: Application, serve: Callable[..., Server]) -> None:
     app.preload()
-    assert local_of(app)._process.run().wait(PATIENCE)
+    assert local_provider(app)._process.run().wait(DEADLINE)
     server = serve(app)
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
     for fields, param, code in (
         ({"tools": tools}, "tools", "invalid_parameter_value"),
         ({"text": "word " * 9000}, "messages", "context_length_exceeded"),
     ):
-        client = ask(server, **fields)
-        answer = client.read_answer()
+        client = send_chat(server, **fields)
+        reply = client.read_answer()
         client.close()
-        assert answer.status == 400
-        assert (answer.error["param"], answer.error["code"]) == (param, code)
+        assert reply.status == 400
+        assert (reply.error["param"], reply.error["code"]) == (param, code)

@@ -1,4 +1,4 @@
-"""The server's settings of the local model, where its provider has no options of its own."""
+"""The ``local_*`` settings of the server, used when the provider has no options."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from choreo_wsgi.settings import Settings
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A file that looks like a model as long as nobody loads it."""
+    """A file that passes for a model until it is loaded."""
     path = tmp_path / "tiny-model.gguf"
     path.write_bytes(b"GGUF")
     return path
 
 
-def test_the_model_is_the_one_of_the_settings(file: Path) -> None:
+def test_local_model_setting_selects_the_file(file: Path) -> None:
     provider = Local("local", {}, Settings(local_model=str(file)))
     assert provider.models() == ["tiny-model"]
     assert provider.label("any") == "local/tiny-model"
@@ -28,7 +28,7 @@ def test_the_model_is_the_one_of_the_settings(file: Path) -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 4])
-def test_the_context_is_the_one_of_the_settings(file: Path, slots: int) -> None:
+def test_local_context_setting_is_divided_by_the_slots(file: Path, slots: int) -> None:
     settings = Settings(local_model=str(file), local_context=1024, local_slots=slots)
     provider = Local("local", {}, settings)
     with pytest.raises(InvalidRequest, match=f" {1024 // slots} tokens") as caught:

@@ -1,4 +1,4 @@
-"""Legacy completions and embeddings of the local model, asked with the openai SDK."""
+"""Legacy completions and embeddings of the local model, through the openai SDK."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import openai
 import pytest
 from harness import Server, make_app
-from local_helpers import PATIENCE
+from local_helpers import DEADLINE
 
 
 @pytest.fixture
 def sdk(serve: Callable[..., Server]) -> Iterator[Callable[..., openai.OpenAI]]:
-    """``sdk(**settings)``: the openai SDK before a server of the local model."""
+    """``sdk(**settings)``: the openai SDK, connected to a server with the local model."""
     opened: list[Any] = []
 
     def make(**settings: str) -> openai.OpenAI:
         app = make_app({"local_slots": "2", "local_context": "1024", **settings})
         client = openai.OpenAI(
-            base_url=f"{serve(app).url}/v1", api_key="k", max_retries=0, timeout=PATIENCE
+            base_url=f"{serve(app).url}/v1", api_key="k", max_retries=0, timeout=DEADLINE
         )
         opened.extend((client, app))
         return client
@@ -31,56 +31,56 @@ def sdk(serve: Callable[..., Server]) -> Iterator[Callable[..., openai.OpenAI]]:
         one.close()
 
 
-def test_completions_are_documents_and_streams(
+def test_completion_is_returned_whole_or_streamed(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:
     client = sdk()
-    ask: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
-    whole = client.completions.create(**ask, max_tokens=6, seed=1)
+    arguments: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
+    whole = client.completions.create(**arguments, max_tokens=6, seed=1)
     assert whole.object == "text_completion"
     assert whole.model == "any"
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
     assert (whole.usage.prompt_tokens, whole.usage.completion_tokens) == (3, 6)
-    pieces = list(
+    chunks = list(
         client.completions.create(
-            **ask, max_tokens=6, seed=1, stream=True, stream_options={"include_usage": True}
+            **arguments, max_tokens=6, seed=1, stream=True, stream_options={"include_usage": True}
         )
     )
-    said = "".join(choice.text for piece in pieces for choice in piece.choices)
-    assert said == whole.choices[0].text != ""
-    assert {piece.model for piece in pieces} == {"any"}
-    assert pieces[-1].usage is not None
-    assert pieces[-1].usage.completion_tokens == 6
+    streamed = "".join(choice.text for chunk in chunks for choice in chunk.choices)
+    assert streamed == whole.choices[0].text != ""
+    assert {chunk.model for chunk in chunks} == {"any"}
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == 6
 
 
-@pytest.mark.parametrize("most", [0, 2])
-def test_logprobs_have_the_shape_of_the_old_api(
-    model_file: Path, sdk: Callable[..., openai.OpenAI], most: int
+@pytest.mark.parametrize("top", [0, 2])
+def test_logprobs_have_the_legacy_format(
+    model_file: Path, sdk: Callable[..., openai.OpenAI], top: int
 ) -> None:
     client = sdk()
-    ask: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
-    ask |= {"max_tokens": 4, "seed": 1, "logprobs": most}
-    choice = client.completions.create(**ask).choices[0]
-    told: Any = choice.logprobs
-    assert "".join(told.tokens) == choice.text
-    assert told.text_offset == [choice.text.index(token) for token in told.tokens]
-    assert all(value <= 0 for value in told.token_logprobs)
-    assert [len(tops) for tops in told.top_logprobs] == [most] * 4
-    pieces: Any = client.completions.create(**ask, stream=True)
-    told = [one.logprobs for piece in pieces for one in piece.choices if one.logprobs]
-    assert [token for one in told for token in one.tokens] == choice.logprobs.tokens
-    assert [at for one in told for at in one.text_offset] == choice.logprobs.text_offset
+    arguments: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
+    arguments |= {"max_tokens": 4, "seed": 1, "logprobs": top}
+    choice = client.completions.create(**arguments).choices[0]
+    logprobs: Any = choice.logprobs
+    assert "".join(logprobs.tokens) == choice.text
+    assert logprobs.text_offset == [choice.text.index(token) for token in logprobs.tokens]
+    assert all(value <= 0 for value in logprobs.token_logprobs)
+    assert [len(tops) for tops in logprobs.top_logprobs] == [top] * 4
+    chunks: Any = client.completions.create(**arguments, stream=True)
+    streamed = [one.logprobs for chunk in chunks for one in chunk.choices if one.logprobs]
+    assert [token for one in streamed for token in one.tokens] == choice.logprobs.tokens
+    assert [at for one in streamed for at in one.text_offset] == choice.logprobs.text_offset
 
 
-def test_offsets_in_a_stream_are_those_in_the_text_of_their_choice(
+def test_streamed_text_offsets_count_within_their_choice(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:
     ends = {0: 0, 1: 0}
-    for piece in sdk().completions.create(
+    for chunk in sdk().completions.create(
         model="any", prompt="Once", max_tokens=4, n=2, seed=1, logprobs=1, stream=True
     ):
-        for choice in piece.choices:
+        for choice in chunk.choices:
             if choice.logprobs is not None and choice.logprobs.tokens:
                 assert choice.logprobs.text_offset is not None
                 assert choice.logprobs.text_offset[0] == ends[choice.index]
@@ -88,69 +88,67 @@ def test_offsets_in_a_stream_are_those_in_the_text_of_their_choice(
     assert all(ends.values())
 
 
-def test_several_prompts_have_an_answer_each(
+def test_each_prompt_has_its_own_choices(
     model_file: Path, sdk: Callable[..., openai.OpenAI]
 ) -> None:
     client = sdk()
-    ask: dict[str, Any] = {"model": "any", "prompt": ["One", "Two"], "max_tokens": 2, "n": 2}
-    whole = client.completions.create(**ask)
+    arguments: dict[str, Any] = {"model": "any", "prompt": ["One", "Two"], "max_tokens": 2, "n": 2}
+    whole = client.completions.create(**arguments)
     assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
-    pieces = client.completions.create(**ask, stream=True)
-    ends = [c.index for piece in pieces for c in piece.choices if c.finish_reason == "length"]
-    assert sorted(ends) == [0, 1, 2, 3]
+    chunks = client.completions.create(**arguments, stream=True)
+    finished = [c.index for chunk in chunks for c in chunk.choices if c.finish_reason == "length"]
+    assert sorted(finished) == [0, 1, 2, 3]
 
 
-def test_each_choice_of_each_prompt_takes_a_slot(sdk: Callable[..., openai.OpenAI]) -> None:
-    """As at chat: more than there ever can be at once is refused before the model is asked."""
+def test_each_choice_of_each_prompt_needs_a_slot(sdk: Callable[..., openai.OpenAI]) -> None:
+    """As with chat: more choices than ``max_streams`` are rejected before the model runs."""
     client = sdk(max_streams="3")
     with pytest.raises(openai.BadRequestError, match="at most 3") as raised:
         client.completions.create(model="any", prompt=["One", "Two"], n=2)
     assert raised.value.param == "n"
 
 
-def test_embeddings_of_texts_and_tokens(
-    model_file: Path, sdk: Callable[..., openai.OpenAI]
-) -> None:
+def test_texts_and_tokens_are_embedded(model_file: Path, sdk: Callable[..., openai.OpenAI]) -> None:
     client = sdk()
-    answer = client.embeddings.create(model="any", input=["a cat", "word " * 200, "a cat"])
-    assert answer.model == "any"
-    first, second, third = (one.embedding for one in answer.data)
+    reply = client.embeddings.create(model="any", input=["a cat", "word " * 200, "a cat"])
+    assert reply.model == "any"
+    first, second, third = (one.embedding for one in reply.data)
     assert len(first) == len(second) == 576
     assert first == pytest.approx(third, abs=1e-3)
     assert first != pytest.approx(second, abs=1e-2)
     assert sum(x * x for x in first) == pytest.approx(1, abs=1e-3)
     plain = client.embeddings.create(model="any", input=[1, 2, 3], encoding_format="float")
     assert len(plain.data[0].embedding) == 576
-    # The same process still chats.
+    # The same process still answers chat requests.
     chat = client.chat.completions.create(
         model="any", messages=[{"role": "user", "content": "Hi"}], max_tokens=3
     )
     assert chat.choices[0].finish_reason == "length"
 
 
-def test_a_model_with_its_own_pooling_reads_a_text_in_one_piece(
+def test_model_with_pooling_embeds_a_long_text_at_once(
     model_file: Path, sdk: Callable[..., openai.OpenAI], tmp_path: Path
 ) -> None:
-    def text(value: bytes) -> bytes:
+    def gguf_string(value: bytes) -> bytes:
         return struct.pack("<Q", len(value)) + value
 
     whole = model_file.read_bytes()
     version, tensors, count = struct.unpack("<IQQ", whole[4:24])
-    mean = text(b"llama.pooling_type") + struct.pack("<II", 4, 1)
-    # What is inserted keeps the tensors on their boundaries of 32 bytes.
-    padding = text(b"general.x") + struct.pack("<I", 8) + text(b"")
-    padding = padding[:-8] + text(b"x" * (-len(mean + padding) % 32))
+    mean = gguf_string(b"llama.pooling_type") + struct.pack("<II", 4, 1)
+    # The padding keeps the tensors aligned to 32 bytes.
+    padding = gguf_string(b"general.x") + struct.pack("<I", 8) + gguf_string(b"")
+    padding = padding[:-8] + gguf_string(b"x" * (-len(mean + padding) % 32))
     head = whole[:4] + struct.pack("<IQQ", version, tensors, count + 2)
     file = tmp_path / "pooled.gguf"
     file.write_bytes(head + mean + padding + whole[24:])
     client = sdk(local_model=str(file))
-    answer = client.embeddings.create(model="any", input="word " * 200)
-    assert len(answer.data[0].embedding) == 576
-    assert answer.usage.prompt_tokens > 64
+    reply = client.embeddings.create(model="any", input="word " * 200)
+    assert len(reply.data[0].embedding) == 576
+    assert reply.usage.prompt_tokens > 64
 
 
 @pytest.mark.parametrize(
-    ("path", "members", "param"),
+    ("path", "fields", "param"),
     [
         ("completions", {"prompt": "a", "echo": True}, "echo"),
         ("completions", {"prompt": "a", "suffix": "b"}, "suffix"),
@@ -165,13 +163,13 @@ def test_a_model_with_its_own_pooling_reads_a_text_in_one_piece(
         ("embeddings", {"input": "a", "encoding_format": "hex"}, "encoding_format"),
     ],
 )
-def test_refusals_name_the_member(
+def test_error_names_the_invalid_field(
     model_file: Path,
     sdk: Callable[..., openai.OpenAI],
     path: str,
-    members: dict[str, Any],
+    fields: dict[str, Any],
     param: str,
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        sdk().post(f"/{path}", body={"model": "any", **members}, cast_to=object)
+        sdk().post(f"/{path}", body={"model": "any", **fields}, cast_to=object)
     assert caught.value.param == param
