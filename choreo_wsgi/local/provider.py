@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..chat.answer import AnswerWriter
-from ..chat.choices import Interleaved
+from ..chat.choices import Interleaved, Limited
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
@@ -102,7 +102,11 @@ class Local(Provider):
         body = {**chat_body(request, context, self._default, self._limit), **tool_members(request)}
         self._check_file()
         run = self._process.run()
-        answers = [chat_answer(self.settings, run, with_seed(body, n)) for n in range(request.n)]
+        answers: list[Source] = [
+            chat_answer(self.settings, run, with_seed(body, n)) for n in range(request.n)
+        ]
+        if request.stop:  # llama.cpp does not report which of them ended the text
+            answers = [Limited(answer, request.stop) for answer in answers]
         return answers[0] if request.n == 1 else Interleaved(answers)
 
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:

@@ -48,8 +48,6 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     body["stream_options"] = {"include_usage": True}
     # A chunk for each processed batch of the prompt, which shows that the process is not stuck.
     body["return_progress"] = True
-    if request.stop:
-        body["stop"] = list(request.stop)
     if fields.get("seed") is not None:
         body["seed"] = int(fields["seed"]) % SEEDS
     if len(json.dumps(body.get("response_format"))) > _MAX_SCHEMA:

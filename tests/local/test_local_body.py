@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -139,10 +140,13 @@ def test_text_too_long_for_the_context_is_rejected() -> None:
 
 
 def test_large_schema_is_rejected() -> None:
-    properties = {f"p{n}": {"type": "integer"} for n in range(1000)}
-    schema = {"name": "wide", "schema": {"type": "object", "properties": properties}}
+    schema = {"name": "wide", "description": "", "schema": {"type": "object"}}
+    form = {"type": "json_schema", "json_schema": schema}
+    schema["description"] = "x" * (8192 - len(json.dumps(form)))
+    assert body_of(response_format=form)["response_format"] == form
+    schema["description"] += "x"  # type: ignore[operator]
     with pytest.raises(InvalidRequest) as caught:
-        body_of(response_format={"type": "json_schema", "json_schema": schema})
+        body_of(response_format=form)
     assert caught.value.param == "response_format"
 
 

@@ -126,6 +126,14 @@ def test_texts_and_tokens_are_embedded(model_file: Path, sdk: Callable[..., open
     assert chat.choices[0].finish_reason == "length"
 
 
+def test_long_embedding_is_not_limited_by_idle_timeout(
+    model_file: Path, sdk: Callable[..., openai.OpenAI]
+) -> None:
+    """llama.cpp sends nothing while it works on a document."""
+    reply = sdk(idle_timeout="0.01").embeddings.create(model="any", input="word " * 200)
+    assert len(reply.data[0].embedding) == 576
+
+
 def test_model_with_pooling_embeds_a_long_text_at_once(
     model_file: Path, sdk: Callable[..., openai.OpenAI], tmp_path: Path
 ) -> None:

@@ -79,6 +79,12 @@ def test_reports_that_the_model_has_no_tools(running: ModelProcess) -> None:
 
 
 @linux_only
+def test_is_killed_before_the_server_if_memory_runs_out(running: ModelProcess) -> None:
+    score = Path("/proc", str(running.run().pid), "oom_score_adj").read_text()
+    assert score == "500\n"
+
+
+@linux_only
 def test_output_goes_to_the_null_device(running: ModelProcess) -> None:
     """llama.cpp prints the grammar of a schema that it cannot follow."""
     for number in (1, 2):
@@ -138,6 +144,17 @@ def test_close_ends_a_starting_process(
     assert run.has_ended()
 
 
+def test_close_kills_a_process_that_does_not_exit(
+    start: Callable[..., ModelProcess], model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.local.process._GRACE", 0.01)
+    process = start(model_file)
+    run = process.run()
+    os.kill(run.pid, signal.SIGSTOP)
+    process.close()
+    assert run.has_ended(DEADLINE)
+
+
 def test_failed_start_leaves_no_files_and_is_retried(
     start: Callable[..., ModelProcess],
     model_file: Path,
@@ -166,7 +183,9 @@ def test_embedded_interpreter_is_found(
     assert wait_ready(start(model_file))
 
 
-def test_invalid_model_file_is_reported(start: Callable[..., ModelProcess], tmp_path: Path) -> None:
+def test_invalid_model_file_is_reported(
+    start: Callable[..., ModelProcess], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "bad.gguf").write_bytes(b"no model")
     process = start(tmp_path / "bad.gguf")
     run = process.run()
@@ -176,6 +195,8 @@ def test_invalid_model_file_is_reported(start: Callable[..., ModelProcess], tmp_
     # For a moment all requests share the failure instead of starting another process.
     assert run.has_ended(DEADLINE)
     assert process.run() is run
+    monkeypatch.setattr("choreo_wsgi.local.process._RETRY_SECONDS", 0)
+    assert process.run() is not run
 
 
 @pytest.mark.parametrize(
@@ -241,11 +262,19 @@ def read_number(process: subprocess.Popen[str]) -> int:
 
 
 @linux_only
-def test_ends_with_its_killed_parent(ended: Callable[[int], bool], model_file: Path) -> None:
+def test_ends_with_its_killed_parent(
+    ended: Callable[[int], bool],
+    model_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with start_parent(model_file, "ready") as process:
         child = read_number(process)
+        assert len(list(tmp_path.iterdir())) == 1
         process.kill()
     assert ended(child)
+    assert list(tmp_path.iterdir()) == []
 
 
 @linux_only
@@ -302,3 +331,4 @@ def test_long_temporary_path_is_supported(
     monkeypatch.setattr("tempfile.tempdir", str(folder))
     endpoint = wait_ready(start(model_file))
     assert request_status(endpoint, endpoint.key) == 200
+    assert list(folder.iterdir()) == []

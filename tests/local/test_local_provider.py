@@ -24,7 +24,7 @@ from local_helpers import (
     usage,
 )
 
-from choreo_wsgi.chat.items import Delta, ToolCall
+from choreo_wsgi.chat.items import Delta, Finish, ToolCall
 from choreo_wsgi.errors import (
     ConfigurationError,
     InvalidRequest,
@@ -87,8 +87,18 @@ def test_reply_ends_at_max_tokens(local: Local) -> None:
     assert usage(items).completion_tokens == 5
 
 
-def test_max_tokens_options_set_default_and_maximum(make: Callable[..., Local]) -> None:
-    provider = make(max_tokens="2", max_tokens_limit="3")
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (Settings(), {"max_tokens": "2", "max_tokens_limit": "3"}),
+        (Settings(local_max_tokens=2, local_max_tokens_limit=3), {}),
+    ],
+    ids=["options", "settings"],
+)
+def test_max_tokens_has_a_configured_default_and_maximum(
+    make: Callable[..., Local], settings: Settings, options: dict[str, str]
+) -> None:
+    provider = make(settings, **options)
     for more, expected in (({}, 2), ({"max_tokens": 9}, 3)):
         items = read_all(provider.open(request("Tell me a story.", **ENDLESS, **more)))
         assert usage(items).completion_tokens == expected
@@ -103,9 +113,11 @@ def test_max_tokens_zero_generates_nothing(local: Local) -> None:
 def test_reply_ends_at_a_stop_string_across_tokens(local: Local) -> None:
     whole = text(read_all(local.open(request("Count from one to ten.", temperature=0))))
     stop = whole[20:31]  # several tokens, beginning and ending within one
-    items = read_all(local.open(request("Count from one to ten.", temperature=0, stop=[stop])))
+    items = read_all(local.open(request("Count from one to ten.", temperature=0, stop=["~", stop])))
     assert text(items) == whole[: whole.index(stop)]
-    assert finishes(items) == {0: "stop"}
+    (finish,) = [item for item in items if isinstance(item, Finish)]
+    assert (finish.reason, finish.stop) == ("stop", stop)
+    assert 0 < usage(items).completion_tokens < len(whole.split())
 
 
 def test_same_seed_gives_the_same_text(local: Local) -> None:
@@ -380,6 +392,16 @@ def test_crash_between_two_requests_is_not_visible(make: Callable[..., Local]) -
     os.kill(run.pid, signal.SIGKILL)
     assert run.has_ended(DEADLINE)
     assert finishes(read_all(provider.open(request(max_tokens=2)))) == {0: "length"}
+
+
+def test_process_that_was_idle_is_not_taken_for_stuck(make: Callable[..., Local]) -> None:
+    provider = make()
+    run = provider._process.run()
+    assert run.wait(DEADLINE)
+    run.heard_at -= provider.settings.idle_timeout + 1
+    source = provider.open(request(max_tokens=2))
+    assert source.receive(0) == []
+    assert finishes(read_all(source)) == {0: "length"}
 
 
 def test_stopped_process_is_replaced(make: Callable[..., Local]) -> None:

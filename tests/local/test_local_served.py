@@ -109,6 +109,23 @@ def test_crash_sends_an_error_frame_and_the_next_request_works(
     assert data[-1] == b"[DONE]"
 
 
+@linux_only
+def test_stopped_process_times_out_after_idle_timeout(
+    model_file: Path, serve: Callable[..., Server]
+) -> None:
+    app = make_app({**SETTINGS, "heartbeat_seconds": "600", "idle_timeout": "0.5"})
+    app.preload()
+    run = local_provider(app)._process.run()
+    assert run.wait(DEADLINE)
+    os.kill(run.pid, signal.SIGSTOP)
+    client = send_chat(serve(app))
+    reply = client.read_answer()
+    client.close()
+    app.close()
+    assert (reply.status, reply.error["code"]) == (504, "provider_timeout")
+    assert run.has_ended(DEADLINE)
+
+
 def test_rejected_request_gets_status_400(app: Application, serve: Callable[..., Server]) -> None:
     app.preload()
     assert local_provider(app)._process.run().wait(DEADLINE)
