@@ -206,6 +206,29 @@ def test_kubernetes_service_variables_are_ignored() -> None:
     assert configure({}, {**links, **prefixed}).settings == Settings()
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "No such file or directory"),
+        (b"[choreo]\nhost = \xff\n", "it is not text in UTF-8"),
+        (b"port = 1\n", r"no \[section\] before line 1"),
+        (b"[choreo]\nport = 1\nhost\n", "neither a section nor name = value in line 3"),
+        (b"[choreo]\nport = 1\nport = 2\n", "already exists"),
+        (b"[DEFAULT]\nport = 1\n", r"unknown section \[DEFAULT\]"),
+        (b"[choreo]\nPort = 1\n", "did you mean 'port'"),
+        (b"[choreo]\nport : 1\n", "in line 2"),
+    ],
+)
+def test_unusable_configuration_file_is_reported(
+    tmp_path: Path, content: bytes | None, problem: str
+) -> None:
+    path = tmp_path / "choreo.ini"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=problem):
+        configure({}, {}, str(path))
+
+
 @pytest.mark.parametrize("name", ["CHOREO_MAX_STREEMS", "CHOREO_", "CHOREO_PORTS", "CHOREO_x"])
 def test_unknown_choreo_variable_is_rejected(name: str) -> None:
     with pytest.raises(ConfigurationError, match=name):
@@ -215,7 +238,7 @@ def test_unknown_choreo_variable_is_rejected(name: str) -> None:
 def test_configuration_file_is_parsed(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     path.write_text(
-        "# a comment\n"
+        "\ufeff# a comment\n"
         "[choreo]\n"
         "max_streams = 7\n"
         "cors_origins =\n"
@@ -228,6 +251,9 @@ def test_configuration_file_is_parsed(tmp_path: Path) -> None:
         "models = a = b, ft:x:y, *\n",
         encoding="utf-8",
     )
+    other = tmp_path / "other.ini"
+    other.write_text("[choreo]\nmax_streams = 8\n")
+    assert configure({}, {"CHOREO_CONFIG": str(path)}, str(other)).settings.max_streams == 8
     loaded = configure({}, {"CHOREO_CONFIG": str(path)})
     assert loaded.settings.max_streams == 7
     assert loaded.settings.cors_origins == ("https://a.example", "https://b.example")

