@@ -72,7 +72,7 @@ LONGEST = (
     *("app/test_replay_memory.py", "app/test_replicas.py", "app/test_limits_served.py"),
     *("app/test_random_disconnects.py",),
     *("local/test_local_served.py", "local/test_local_provider.py", "client/test_examples.py"),
-    *("serve/test_reload.py", "serve/test_other_servers.py", "serve/test_first_day.py"),
+    *("serve/test_reload.py", "serve/test_other_servers.py", "serve/test_startup.py"),
     *("providers/test_arbitrary_requests.py", "providers/test_long_texts.py"),
 )
 

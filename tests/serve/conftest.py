@@ -36,12 +36,12 @@ def run_app() -> Iterator[Callable[..., Running]]:
 
 
 class Command:
-    """A running ``choreo-wsgi serve``; ``banner`` is what it said when it was ready."""
+    """A running ``choreo-wsgi serve``; ``banner`` is its output up to the curl line."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str]) -> None:
-        words = [sys.executable, "-m", "choreo_wsgi", "serve", *arguments]
+        argv = [sys.executable, "-m", "choreo_wsgi", "serve", *arguments]
         self.process = subprocess.Popen(
-            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         self.banner = ""
         assert self.process.stdout is not None
@@ -66,7 +66,7 @@ class Command:
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
     def finish(self, seconds: float = harness.DEADLINE) -> int:
-        """Wait for the end; return the exit status."""
+        """Wait until the process ends; return the exit status."""
         try:
             self.process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -78,7 +78,7 @@ class Command:
 
 @pytest.fixture
 def bare_environment(tmp_path: Path) -> dict[str, str]:
-    """The environment without settings and keys of whoever runs the tests."""
+    """The environment of the tests without settings and API keys."""
     kept = ("PATH", "LANG", "PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     return {**environment, "HOME": str(tmp_path)}
@@ -90,14 +90,14 @@ def command(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Callab
     commands: list[Command] = []
 
     def start(*arguments: str, ini: str = "", **environment: str) -> Command:
-        words = list(arguments)
+        argv = list(arguments)
         if ini:
             path = tmp_path / f"choreo-{len(commands)}.ini"
             path.write_text(ini)
-            words += ["--config", str(path)]
-        if not any(word in ("--listen", "--unix-socket") for word in words):
-            words += ["--listen", "127.0.0.1:0"]
-        commands.append(Command(words, {**bare_environment, **environment}))
+            argv += ["--config", str(path)]
+        if not any(word in ("--listen", "--unix-socket") for word in argv):
+            argv += ["--listen", "127.0.0.1:0"]
+        commands.append(Command(argv, {**bare_environment, **environment}))
         return commands[-1]
 
     yield start
@@ -108,7 +108,7 @@ def command(bare_environment: dict[str, str], tmp_path: Path) -> Iterator[Callab
 
 
 def configured(ini: str, folder: Path) -> list[str]:
-    """Return the words that name a file in *folder* with *ini*, if there is any."""
+    """Write *ini* to a file in *folder*; return the arguments that name it, if it is not empty."""
     path = folder / "choreo.ini"
     path.write_text(ini)
     return ["--config", str(path)] if ini else []
@@ -118,7 +118,7 @@ def configured(ini: str, folder: Path) -> list[str]:
 def run(
     bare_environment: dict[str, str], tmp_path: Path
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``run(*arguments, ini="", **environment)``: the command, until it ends."""
+    """``run(*arguments, ini="", **environment)``: run the command to its end."""
 
     def call(
         *arguments: str, ini: str = "", **environment: str
@@ -142,17 +142,17 @@ def run_here(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """As ``run``, in this process: for rows of words that end it before anything is served."""
+    """As ``run``, but in this process: for arguments that end it before it serves."""
 
     def call(
         *arguments: str, ini: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        words = [*arguments, *configured(ini, tmp_path)]
+        argv = [*arguments, *configured(ini, tmp_path)]
         monkeypatch.setattr(os, "environ", {**bare_environment, **environment})
         try:
-            status = cli.main(words)
-        except SystemExit as ended:  # argparse's way
+            status = cli.main(argv)
+        except SystemExit as ended:  # raised by argparse
             status = int(ended.code or 0)
-        return subprocess.CompletedProcess(words, status, *capsys.readouterr())
+        return subprocess.CompletedProcess(argv, status, *capsys.readouterr())
 
     return call

@@ -1,4 +1,4 @@
-"""Socket activation: the server takes the listening socket that systemd would give it."""
+"""Socket activation: the server uses the listening socket that systemd passes to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import harness
 import pytest
 
-# systemd puts the sockets at descriptor 3 and up and names the process that it becomes.
+# systemd passes sockets as descriptors 3 and up, and the id of the process in LISTEN_PID.
 STARTER = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3)
@@ -40,10 +40,8 @@ def start(listener: socket.socket, home: Path, count: str = "1") -> subprocess.P
     )
 
 
-def test_a_client_that_comes_before_the_server_is_served(
-    listener: socket.socket, tmp_path: Path
-) -> None:
-    """systemd's socket holds it; SIGTERM still drains and ends with 0."""
+def test_serves_client_that_connected_before_start(listener: socket.socket, tmp_path: Path) -> None:
+    """It waits in systemd's socket; SIGTERM still drains, with exit status 0."""
     with harness.Client(listener.getsockname(), 30) as client:
         body = {"model": "echo", "messages": [{"role": "user", "content": "a b"}], "stream": True}
         client.request("POST", "/v1/chat/completions", body)
@@ -57,9 +55,7 @@ def test_a_client_that_comes_before_the_server_is_served(
 
 
 @pytest.mark.parametrize("count", ["x", "-1", "999"])
-def test_a_count_that_is_none_is_a_clear_error(
-    listener: socket.socket, tmp_path: Path, count: str
-) -> None:
+def test_rejects_invalid_listen_fds(listener: socket.socket, tmp_path: Path, count: str) -> None:
     process = start(listener, tmp_path, count)
     output, _ = process.communicate(timeout=30)
     assert process.returncode == 2

@@ -29,7 +29,7 @@ def shown(done: subprocess.CompletedProcess[str], name: str) -> str:
     return found.group(1)
 
 
-def test_precedence(run: Run) -> None:
+def test_settings_precedence_is_option_environment_file(run: Run) -> None:
     ini = "[choreo]\nmax_streams = 3\n"
     environment = {"CHOREO_MAX_STREAMS": "5"}
     line = ("--max-streams", "7")
@@ -39,13 +39,13 @@ def test_precedence(run: Run) -> None:
     assert shown(run("settings", *line, ini=ini, **environment), "max_streams") == "7"
 
 
-def test_the_file_can_be_named_by_the_environment(run: Run, tmp_path: Path) -> None:
+def test_choreo_config_names_the_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "named.ini"
     path.write_text("[choreo]\nmax_streams = 3\n")
     assert shown(run("settings", CHOREO_CONFIG=str(path)), "max_streams") == "3"
 
 
-def test_settings_are_an_ini_file_with_the_same_meaning(run: Run) -> None:
+def test_settings_output_is_an_equivalent_ini_file(run: Run) -> None:
     ini = "[choreo]\ncors_origins = https://a, https://b\nhalf_close = yes\n"
     ini += "[provider echo]\ntype = echo\nmodels = echo, Mine = Upstream\ndelay_ms = 5\n"
     first = run("settings", "--idle-timeout", "1.5", "--listen", "a:1", "--listen", "b:2", ini=ini)
@@ -56,7 +56,7 @@ def test_settings_are_an_ini_file_with_the_same_meaning(run: Run) -> None:
     assert "models = echo, Mine = Upstream" in again.stdout
 
 
-def test_settings_shows_no_password_of_an_address(run: Run) -> None:
+def test_settings_output_masks_passwords_in_urls(run: Run) -> None:
     ini = "[provider up]\ntype = openai\nbase_url = http://me:hidden-1@host/v1\nmodels = m\n"
     for replay in (
         "redis://:hidden-2@h:1/0",
@@ -69,7 +69,7 @@ def test_settings_shows_no_password_of_an_address(run: Run) -> None:
         assert "***" in shown(done, "replay")
 
 
-def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
+def test_settings_output_documents_each_setting_and_masks_keys(run: Run) -> None:
     ini = "[provider openai]\napi_key = hidden-2\nbase_url = http://localhost:1\n"
     done = run("settings", ini=ini, CHOREO_API_KEYS="hidden-1")
     for item, _ in table():
@@ -78,7 +78,7 @@ def test_settings_shows_each_setting_with_its_text_and_no_key(run: Run) -> None:
     assert shown(done, "api_keys") == "***"
 
 
-def test_a_switch(run_here: Run) -> None:
+def test_boolean_option_can_be_set_and_negated(run_here: Run) -> None:
     assert shown(run_here("settings"), "preload") == "false"
     assert shown(run_here("settings", "--preload"), "preload") == "true"
     assert shown(run_here("settings", CHOREO_PRELOAD="yes"), "preload") == "true"
@@ -100,7 +100,7 @@ def test_a_switch(run_here: Run) -> None:
         ([], {}, "[choreo]\nmax_streams\n", "line 2"),
     ],
 )
-def test_what_is_not_known_is_an_error(
+def test_rejects_unknown_or_unreadable_settings(
     run_here: Run, arguments: list[str], environment: dict[str, str], ini: str, message: str
 ) -> None:
     done = run_here("models", *arguments, ini=ini, **environment)
@@ -110,14 +110,14 @@ def test_what_is_not_known_is_an_error(
     assert done.stdout == ""
 
 
-def test_a_line_that_cannot_be_read_is_not_shown(run: Run) -> None:
-    """It may be a key."""
+def test_invalid_ini_line_is_not_quoted(run: Run) -> None:
+    """It may contain a key."""
     done = run("models", ini="[provider x]\nhidden-key\n")
     assert done.returncode == 2
     assert "hidden-key" not in done.stderr
 
 
-def test_keys_keep_their_case_and_colons(tmp_path: Path) -> None:
+def test_ini_keys_keep_case_and_colons(tmp_path: Path) -> None:
     path = tmp_path / "choreo.ini"
     path.write_text("﻿[provider x]\nA:b = %(c)s\nmodels = M = N\n  , O:1b\n", encoding="utf-8")
     assert read_sections(str(path)) == {
@@ -125,7 +125,7 @@ def test_keys_keep_their_case_and_colons(tmp_path: Path) -> None:
     }
 
 
-def test_variables_that_kubernetes_sets_for_a_service_of_our_name() -> None:
+def test_ignores_variables_of_kubernetes_service_named_choreo() -> None:
     environment = {
         "CHOREO_SERVICE_HOST": "10.0.0.1",
         "CHOREO_SERVICE_PORT": "8000",
@@ -139,13 +139,13 @@ def test_variables_that_kubernetes_sets_for_a_service_of_our_name() -> None:
         configure({}, {"CHOREO_PORT": "udp"})
 
 
-def test_models(run: Run) -> None:
+def test_models_lists_each_pattern_with_its_provider(run: Run) -> None:
     ini = "[provider echo]\ntype = echo\nmodels = echo, parrot*\n"
     done = run("models", "--default-model", "none", ini=ini)
     assert done.stdout.splitlines() == ["echo\techo", "parrot*\techo"]
 
 
-def test_chat(run: Run, command: Start) -> None:
+def test_chat_prints_the_reply(run: Run, command: Start) -> None:
     server = command(ini="[provider echo]\ntype = echo\nmodels = *\n")
     url = f"http://127.0.0.1:{server.port}"
     done = run("chat", "--base-url", url, "Hello", "you")
@@ -153,28 +153,28 @@ def test_chat(run: Run, command: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    "where",
+    "arguments",
     [
         ["--host", "0.0.0.0", "--port", "0"],
         ["--listen", "127.0.0.1:0", "--listen", "*:0"],
         ["--listen", "[::]:0"],
     ],
 )
-def test_without_keys_only_this_machine_is_listened_to(run: Run, where: list[str]) -> None:
-    done = run("serve", *where)
+def test_without_keys_refuses_non_loopback_addresses(run: Run, arguments: list[str]) -> None:
+    done = run("serve", *arguments)
     assert done.returncode == 2
     assert "--allow-anonymous" in done.stderr
 
 
-@pytest.mark.parametrize("more", [["--allow-anonymous"], ["--api-keys", "k"]])
-def test_with_keys_or_when_told_to_every_address_is(command: Start, more: list[str]) -> None:
-    server = command("--listen", "0.0.0.0:0", *more)
+@pytest.mark.parametrize("arguments", [["--allow-anonymous"], ["--api-keys", "k"]])
+def test_keys_or_allow_anonymous_permit_any_address(command: Start, arguments: list[str]) -> None:
+    server = command("--listen", "0.0.0.0:0", *arguments)
     port = int(re.search(r"http://0\.0\.0\.0:(\d+)", server.banner).group(1))  # type: ignore
     with harness.Client(("127.0.0.1", port)) as client:
         assert client.exchange("GET", "/healthz").status == 200
 
 
-def test_several_addresses(command: Start) -> None:
+def test_listens_on_several_addresses(command: Start) -> None:
     server = command("--listen", "127.0.0.1:0", "--listen", "localhost:0")
     ports = re.findall(r"http://127\.0\.0\.1:(\d+)", server.banner.partition("\n")[0])
     assert len(ports) == 2
@@ -184,7 +184,7 @@ def test_several_addresses(command: Start) -> None:
 
 
 def pasted(server: Any, environment: dict[str, str]) -> str:
-    """Run the banner's curl line in a shell, as a person would; return its output."""
+    """Run the banner's curl line in a shell, as a user would; return its output."""
     line = server.banner.splitlines()[-1]
     assert line.startswith("  curl -N")
     done = subprocess.run(
@@ -198,7 +198,7 @@ def pasted(server: Any, environment: dict[str, str]) -> str:
     return done.stdout
 
 
-def test_the_curl_line_works_when_pasted(
+def test_banner_curl_line_works_in_a_shell(
     command: Start, require_tool: Callable[[str, str], str]
 ) -> None:
     require_tool("curl", "curl")
@@ -209,7 +209,7 @@ def test_the_curl_line_works_when_pasted(
     assert json.loads(output.partition("\n")[0].removeprefix("data: "))["model"] == "echo"
 
 
-def test_the_curl_line_with_keys_shows_none(
+def test_banner_curl_line_reads_key_from_environment(
     command: Start, require_tool: Callable[[str, str], str]
 ) -> None:
     require_tool("curl", "curl")
@@ -220,7 +220,7 @@ def test_the_curl_line_with_keys_shows_none(
     assert output.endswith("data: [DONE]\n\n")
 
 
-def test_a_unix_socket(
+def test_serves_unix_socket_and_removes_it(
     command: Start, tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
     require_tool("curl", "curl")
@@ -235,7 +235,7 @@ def test_a_unix_socket(
     assert server.finish() == 0 and not path.exists()
 
 
-def test_a_file_that_is_no_socket_is_left_alone(run: Run, tmp_path: Path) -> None:
+def test_refuses_unix_socket_path_of_a_regular_file(run: Run, tmp_path: Path) -> None:
     path = tmp_path / "notes"
     path.write_text("important")
     done = run("serve", "--unix-socket", str(path))
@@ -243,7 +243,7 @@ def test_a_file_that_is_no_socket_is_left_alone(run: Run, tmp_path: Path) -> Non
     assert f"{path}: Address already in use" in done.stderr
 
 
-def test_what_a_caller_sends_cannot_forge_a_line_of_the_log(command: Start) -> None:
+def test_request_path_cannot_forge_log_lines(command: Start) -> None:
     server = command()
     with server.connect() as client:
         client.send(b"GET /a%0A2026-01-01%20forged%1b[31m HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -34,12 +34,12 @@ def begin(client: harness.Client, words: int) -> None:
     client.read_frame()
 
 
-def rest(client: harness.Client) -> list[bytes]:
+def remaining_frames(client: harness.Client) -> list[bytes]:
     deadline = time.monotonic() + harness.DEADLINE
     frames = []
     while frame := client.read_frame():
         frames.append(frame)
-        assert time.monotonic() < deadline, "the stream goes on and on"
+        assert time.monotonic() < deadline, "the stream does not end"
     return frames
 
 
@@ -48,36 +48,36 @@ def await_drain(server: Any) -> None:
         with server.connect() as client:
             return bool(client.exchange("GET", "/readyz").status == 503)
 
-    harness.wait_until(draining, "/readyz says 503")
+    harness.wait_until(draining, "/readyz returns 503")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_streams_that_end_in_time_end_well(command: Start, number: int) -> None:
+def test_drain_lets_streams_complete(command: Start, number: int) -> None:
     server = command("--drain-seconds", "1000", ini=slow_echo(100))
     clients = [server.connect() for _ in range(5)]
     for client in clients:
         begin(client, 20)
     server.signal(number)
     for client in clients:
-        assert rest(client)[-1] == DONE
+        assert remaining_frames(client)[-1] == DONE
         client.close()
     assert server.finish() == 0
 
 
-def test_streams_that_do_not_end_get_the_error_frame(command: Start) -> None:
+def test_end_of_drain_ends_streams_with_error_frame(command: Start) -> None:
     server = command("--drain-seconds", "0.5", ini=slow_echo(100))
     with server.connect() as client:
         begin(client, 100_000)
         server.signal(signal.SIGTERM)
-        frames = rest(client)
+        frames = remaining_frames(client)
     assert b"server_shutting_down" in frames[-1]
-    assert len(frames) < 100  # in 20 s, if nothing is set, there are 200
+    assert len(frames) < 100  # the default of 20 s would give 200
     assert sum(b'"error"' in frame for frame in frames) == 1
     assert DONE not in frames
     assert server.finish() == 0
 
 
-def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> None:
+def test_draining_server_rejects_new_requests(command: Start) -> None:
     server = command("--drain-seconds", "1000", ini=slow_echo(100))
     running = server.connect()
     begin(running, 1000)
@@ -85,7 +85,7 @@ def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> No
         assert kept.exchange("GET", "/readyz").status == 200
         server.signal(signal.SIGTERM)
         await_drain(server)
-        # A connection from before learns that it must not be used again.
+        # A kept connection is told to close.
         answer = kept.exchange("POST", "/v1/chat/completions", echo(1))
     assert answer.status == 503
     assert answer.error["code"] == "server_shutting_down"
@@ -93,31 +93,31 @@ def test_a_draining_server_still_answers_and_takes_no_more(command: Start) -> No
     assert answer.headers["connection"] == "close"
     with server.connect() as client:
         assert client.exchange("GET", "/healthz").status == 200
-    running.close()  # the last one leaves: nothing to wait for
+    running.close()  # the last client disconnects: the drain ends
     assert server.finish() == 0
 
 
-def test_a_second_signal_does_not_wait(command: Start) -> None:
+def test_second_signal_ends_drain_at_once(command: Start) -> None:
     server = command("--drain-seconds", "1000", ini=slow_echo(100))
     with server.connect() as client:
         begin(client, 100_000)
         server.signal(signal.SIGINT)
         await_drain(server)
         server.signal(signal.SIGINT)
-        assert b"server_shutting_down" in rest(client)[-1]
+        assert b"server_shutting_down" in remaining_frames(client)[-1]
     assert server.finish() == 0
 
 
-def test_a_signal_that_another_thread_gets_is_seen_at_once(command: Start, tmp_path: Path) -> None:
-    """As one that comes just before the loop waits: neither ends the wait by itself."""
+def test_signal_delivered_to_other_thread_wakes_the_loop(command: Start, tmp_path: Path) -> None:
+    """Like a signal that arrives just before the poll, it does not interrupt the poll by itself."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     lines = (
         "import pathlib, signal, threading",
-        "def told():",
+        "def deliver():",
         f"    pathlib.Path({str(pipe)!r}).read_bytes()",
         "    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)",
-        "threading.Thread(target=told, daemon=True).start()",
+        "threading.Thread(target=deliver, daemon=True).start()",
     )
     (tmp_path / "sitecustomize.py").write_text("\n".join(lines))
     path = os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH"))))
@@ -125,13 +125,15 @@ def test_a_signal_that_another_thread_gets_is_seen_at_once(command: Start, tmp_p
     with server.connect() as client:
         assert client.exchange("GET", "/healthz").status == 200
     state = Path(f"/proc/{server.process.pid}/stat")
-    harness.wait_until(lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "it waits")
+    harness.wait_until(
+        lambda: state.read_text().rpartition(")")[2].split()[0] == "S", "the main thread sleeps"
+    )
     pipe.write_bytes(b"now")
     assert server.finish() == 0
 
 
-def test_what_hangs_is_left_behind(run_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A provider that does not let itself be closed: the process ends by force."""
+def test_exits_by_force_when_close_hangs(run_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a provider's close does not return."""
     left = threading.Event()
     released = threading.Event()
 
@@ -149,14 +151,14 @@ def test_what_hangs_is_left_behind(run_app: Any, monkeypatch: pytest.MonkeyPatch
     assert left.wait(harness.DEADLINE)
 
 
-def test_the_application_is_told_in_order(run_app: Any) -> None:
+def test_shutdown_calls_drain_stop_close_in_order(run_app: Any) -> None:
     running = run_app(lambda environ, start_response: [])
     running.close()
     assert running.app.calls == ["drain", "stop", "close"]
 
 
-def test_a_signal_while_it_retires_drains_once(run_app: Any) -> None:
-    """The stream that retiring waits for ends with the drain."""
+def test_signal_during_retirement_drains_once(run_app: Any) -> None:
+    """The request that retirement waits for ends with the drain."""
     answer = threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> list[bytes]:
@@ -168,10 +170,12 @@ def test_a_signal_while_it_retires_drains_once(run_app: Any) -> None:
     server, running.app.reload = running.server, lambda: None
     with running.connect() as client:
         client.request("GET", "/")
-        harness.wait_until(lambda: [one for one in server.connections if one.requests], "it came")
+        harness.wait_until(
+            lambda: [one for one in server.connections if one.requests], "the request is received"
+        )
         retiring = threading.Thread(target=server.retire)
         retiring.start()
-        harness.wait_until(lambda: server.retired, "it retires")
+        harness.wait_until(lambda: server.retired, "the server retires")
         time.sleep(0.1)
         assert retiring.is_alive() and running.app.calls == []
         server._on_signal(signal.SIGTERM, None)
@@ -181,15 +185,15 @@ def test_a_signal_while_it_retires_drains_once(run_app: Any) -> None:
     assert not retiring.is_alive() and running.app.calls.count("drain") == 1
 
 
-def test_it_retires_when_the_streams_without_a_client_have_ended(run_app: Any) -> None:
-    """Connections are closed after the next answer meanwhile."""
+def test_retires_after_streams_without_client_end(run_app: Any) -> None:
+    """Meanwhile connections are closed after their next response."""
     running = run_app(lambda environ, start_response: start_response("200 OK", []) or [b"all"])
     running.app.reload, running.app.active = lambda: None, 1
     with running.connect() as client:
         assert "connection" not in client.exchange("GET", "/").headers
         retiring = threading.Thread(target=running.server.retire)
         retiring.start()
-        harness.wait_until(lambda: running.server.retired, "it retires")
+        harness.wait_until(lambda: running.server.retired, "the server retires")
         assert client.exchange("GET", "/").headers["connection"] == "close"
     harness.wait_until(lambda: not running.server.connections, "all are closed")
     time.sleep(0.1)

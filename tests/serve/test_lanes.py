@@ -1,6 +1,6 @@
-"""Events that are alike take the short way, on the server's loop: counted, byte for byte, bounded.
+"""Lanes: the loop forwards similar events unchanged, counts them and applies back-pressure.
 
-Each event comes alone, when the one before has passed: so each is one chunk in one read.
+Each event is sent after the previous one was received, so each is one chunk in one read.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pytest
 from harness import wait_until
 from plain_apps import Running
 from raw_server import RawServer
-from test_metrics_served import look
+from test_metrics_served import scrape
 
 from choreo_wsgi import sse
 from choreo_wsgi.providers.openai.lane import Lane
 from choreo_wsgi.serve.channel import Channel
 
-ASKED = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+BODY = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
 
 
 def event(text: str, reason: str | None = None) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def event(text: str, reason: str | None = None) -> dict[str, Any]:
 
 
 class Served:
-    """A server in a thread before *upstream*; *passed* has what each lane was asked for came to."""
+    """A server in a thread; *passed* has the results of all calls of ``Lane.forward``."""
 
     def __init__(self, upstream: RawServer) -> None:
         self.passed: list[Any] = []
@@ -50,8 +50,8 @@ class Served:
         finally:
             threading.setprofile(None)  # type: ignore[arg-type]
 
-    def _watch(self, frame: FrameType | None, what: str, result: Any) -> None:
-        if what == "return" and frame is not None and frame.f_code is Lane.forward.__code__:
+    def _watch(self, frame: FrameType | None, kind: str, result: Any) -> None:
+        if kind == "return" and frame is not None and frame.f_code is Lane.forward.__code__:
             self.passed.append(result)
 
     @property
@@ -73,10 +73,12 @@ def served(upstream: RawServer) -> Iterator[Served]:
     one.running.close()
 
 
-def test_what_passes_is_sent_as_it_came_and_counted(served: Served, upstream: RawServer) -> None:
+def test_lane_forwards_events_unchanged_and_counts_them(
+    served: Served, upstream: RawServer
+) -> None:
     words = [f"w{number}" for number in range(20)]
     with served.running.connect() as client:
-        client.request("POST", "/v1/chat/completions", ASKED)
+        client.request("POST", "/v1/chat/completions", BODY)
         peer = upstream.call()
         peer.head()
         for number, word in enumerate(words):
@@ -90,20 +92,18 @@ def test_what_passes_is_sent_as_it_came_and_counted(served: Served, upstream: Ra
         peer.end()
         assert client.read_frame() == sse.DONE
         assert client.read_frame() == b""
-    assert passed >= len(words) - 5, "the first few are learned from"
-    told = look(served.running)
-    assert told["choreo_frames_total",] == len(words) + 2
-    assert told["choreo_frame_gap_seconds_count",] == len(words) + 1
-    assert told["choreo_loop_lag_seconds",] > 0
+    assert passed >= len(words) - 5, "only the first few set up the lane"
+    metrics = scrape(served.running)
+    assert metrics["choreo_frames_total",] == len(words) + 2
+    assert metrics["choreo_frame_gap_seconds_count",] == len(words) + 1
+    assert metrics["choreo_loop_lag_seconds",] > 0
 
 
-def test_a_client_that_takes_nothing_holds_its_own_stream_back(
-    served: Served, upstream: RawServer
-) -> None:
-    """What was read for it comes whole, when it reads; nothing more is read meanwhile."""
+def test_client_that_does_not_read_pauses_its_lane(served: Served, upstream: RawServer) -> None:
+    """It receives everything once it reads; nothing more is read from the provider meanwhile."""
     sent = []
     with served.running.connect() as client:
-        client.request("POST", "/v1/chat/completions", ASKED)
+        client.request("POST", "/v1/chat/completions", BODY)
         peer = upstream.call()
         for sock, buffer in (
             (client.socket, socket.SO_RCVBUF),
@@ -112,29 +112,27 @@ def test_a_client_that_takes_nothing_holds_its_own_stream_back(
             sock.setsockopt(socket.SOL_SOCKET, buffer, 4096)
         peer.head()
         while not served.connection.unsent:
-            asked = len(served.passed)
+            calls = len(served.passed)
             sent.append(f"{len(sent):06}" + "x" * 1000)
             peer.frame(event(sent[-1]))
             if len(sent) == 1:
                 client.read_head()
-            if len(sent) <= 8:  # by which the server learns what is alike
+            if len(sent) <= 8:  # from which the server learns the pattern
                 assert client.read_json()["choices"][0]["delta"]["content"] == sent[-1]
             else:
-                wait_until(lambda: len(served.passed) > asked, "it has passed")  # noqa: B023
+                wait_until(lambda: len(served.passed) > calls, "the event is forwarded")  # noqa: B023
         peer.frame(event("", "stop"))
         peer.end()
-        got = [client.read_json()["choices"][0]["delta"]["content"] for _ in sent[8:]]
-        assert got == sent[8:]
+        received = [client.read_json()["choices"][0]["delta"]["content"] for _ in sent[8:]]
+        assert received == sent[8:]
         assert client.read_json()["choices"][0]["finish_reason"] == "stop"
         assert client.read_frame() == sse.DONE
-    assert False in served.passed, "one did not fit"
+    assert False in served.passed, "one event did not fit"
 
 
-def test_a_provider_that_resets_the_connection_is_told_of(
-    served: Served, upstream: RawServer
-) -> None:
+def test_upstream_reset_in_lane_ends_stream_with_error(served: Served, upstream: RawServer) -> None:
     with served.running.connect() as client:
-        client.request("POST", "/v1/chat/completions", ASKED)
+        client.request("POST", "/v1/chat/completions", BODY)
         peer = upstream.call()
         peer.head()
         for number in range(8):

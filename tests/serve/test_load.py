@@ -1,4 +1,4 @@
-"""Many clients at once, good and bad ones, against the real command."""
+"""Many clients at once, well-behaved and hostile, against the real command."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STREAMS = 256
 FRAMES = 60
 
 
-def ask(text: str, model: str = "echo") -> bytes:
+def request_bytes(text: str, model: str = "echo") -> bytes:
     body = {"model": model, "messages": [{"role": "user", "content": text}], "stream": True}
     data = json.dumps(body).encode()
     head = (
@@ -36,7 +36,7 @@ def ask(text: str, model: str = "echo") -> bytes:
 
 
 class Reader:
-    """Reads many raw answers at once, in the thread that asks for it."""
+    """Sends a request on many connections and reads all raw responses in one thread."""
 
     def __init__(self, port: int, count: int, request: bytes) -> None:
         self.received: dict[socket.socket, bytearray] = {}
@@ -48,10 +48,10 @@ class Reader:
             self._selector.register(sock, selectors.EVENT_READ)
 
     def read(self, until: Callable[[], bool]) -> None:
-        """Read until *until()* or the end of all answers."""
+        """Read until *until()* or the end of all responses."""
         while self._selector.get_map() and not until():
             ready = self._selector.select(harness.DEADLINE)
-            assert ready, "nothing comes any more"
+            assert ready, "no more bytes arrive"
             for key, _ in ready:
                 sock = key.fileobj
                 assert isinstance(sock, socket.socket)
@@ -66,38 +66,38 @@ class Reader:
             sock.close()
 
 
-def test_as_many_streams_as_allowed_at_once_and_not_one_more(command: Start) -> None:
-    """256 streams of 60 frames lose nothing; the server answers while they are all there."""
+def test_serves_max_streams_at_once_and_rejects_more(command: Start) -> None:
+    """256 streams of 60 frames lose nothing; the server answers others meanwhile."""
     words = [f"w{number} " for number in range(FRAMES)]
     values = answer(*words)
-    go_on = threading.Event()
+    proceed = threading.Event()
 
-    def say(peer: Peer) -> None:
+    def serve(peer: Peer) -> None:
         peer.head()
         for value in values[:2]:
             peer.frame(value)
-        assert go_on.wait(3 * harness.DEADLINE)
+        assert proceed.wait(3 * harness.DEADLINE)
         for value in [*values[2:], "[DONE]"]:
             peer.frame(value)
         peer.end()
 
     with contextlib.ExitStack() as stack:
-        upstream = stack.enter_context(RawServer(say))
+        upstream = stack.enter_context(RawServer(serve))
         server = command("--max-streams", str(STREAMS), ini=told_ini(upstream))
         reader = stack.enter_context(
-            contextlib.closing(Reader(server.port, STREAMS, ask("Hi", "told")))
+            contextlib.closing(Reader(server.port, STREAMS, request_bytes("Hi", "told")))
         )
-        stack.callback(go_on.set)
+        stack.callback(proceed.set)
         reader.read(lambda: all(b"w0 " in received for received in reader.received.values()))
         for _ in range(5):
             with server.connect() as client:
                 assert client.exchange("GET", "/healthz").status == 200
             with server.connect() as client:
-                client.send(ask("one too many", "told"))
+                client.send(request_bytes("one too many", "told"))
                 refused = client.read_answer()
             assert (refused.status, refused.error["code"]) == (503, "service_overloaded")
             assert refused.headers["retry-after"]
-        go_on.set()
+        proceed.set()
         reader.read(lambda: False)
     for received in reader.received.values():
         text = re.sub(r"(?m)^: ping\n", "", received.decode())
@@ -109,7 +109,7 @@ def test_as_many_streams_as_allowed_at_once_and_not_one_more(command: Start) -> 
 
 @contextlib.contextmanager
 def stuck_clients(port: int, count: int) -> Iterator[list[socket.socket]]:
-    """Clients that ask for 4 MB of frames and read none; each has been sent some."""
+    """Clients that request 4 MB of frames and read none; each has bytes to read."""
     with contextlib.ExitStack() as stack:
         clients = []
         poll = stack.enter_context(selectors.DefaultSelector())
@@ -117,39 +117,39 @@ def stuck_clients(port: int, count: int) -> Iterator[list[socket.socket]]:
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", port))
-            sock.sendall(ask("word " * 20_000))
+            sock.sendall(request_bytes("word " * 20_000))
             clients.append(sock)
             poll.register(sock, selectors.EVENT_READ)
         harness.wait_until(lambda: len(poll.select(0)) == count, "all streams begin")
         yield clients
 
 
-def test_clients_that_never_read_cost_little_and_are_cut_off(command: Start) -> None:
-    """50 of them: under 30 MB, closed after send_timeout, good requests served meanwhile."""
+def test_clients_that_never_read_use_little_memory_and_are_cut_off(command: Start) -> None:
+    """50 of them: under 30 MB, closed after send_timeout, other requests served meanwhile."""
     server = command("--send-timeout", "3", "--max-streams", "60")
     descriptors = f"/proc/{server.process.pid}/fd"
     with server.connect() as client:
         assert client.exchange("GET", "/healthz").status == 200
         before, open_before = server.resident(), _count(descriptors)
-        most = 0
+        peak = 0
         with stuck_clients(server.port, 50) as clients:
 
             def cut_off() -> bool:
-                nonlocal most
-                most = max(most, server.resident() - before)
+                nonlocal peak
+                peak = max(peak, server.resident() - before)
                 assert client.exchange("GET", "/healthz").status == 200
                 return _count(descriptors) <= open_before
 
             harness.wait_until(cut_off, "they are cut off")
             for sock in clients:
-                # Not before: the system may lose a reset until somebody reads.
+                # Not earlier: a read would let the server send more.
                 with pytest.raises(ConnectionResetError):
                     while sock.recv(65536):
                         pass
-        assert most < 30_000_000
+        assert peak < 30_000_000
 
 
-def test_clients_that_never_read_do_not_hold_up_a_drain(command: Start) -> None:
+def test_clients_that_never_read_do_not_delay_drain(command: Start) -> None:
     server = command("--drain-seconds", "0.5", "--max-streams", "60")
     with stuck_clients(server.port, 50):
         server.signal(signal.SIGTERM)
@@ -157,7 +157,7 @@ def test_clients_that_never_read_do_not_hold_up_a_drain(command: Start) -> None:
 
 
 @pytest.mark.parametrize("attack", ["-H", "-B"])
-def test_slow_senders_leave_good_requests_served(
+def test_serves_others_during_slow_http_attack(
     command: Start, require_tool: Callable[[str, str], str], attack: str
 ) -> None:
     """slowhttptest with 200 connections: heads (slowloris) or bodies a few bytes at a time."""
@@ -171,7 +171,7 @@ def test_slow_senders_leave_good_requests_served(
         harness.wait_until(lambda: _count(descriptors) > 200, "the attack is on")
         for _ in range(20):
             with server.connect() as client:
-                client.send(ask("good words"))
+                client.send(request_bytes("good words"))
                 assert client.read_answer().body.endswith(b"data: [DONE]\n\n")
         assert _count(descriptors) > 200
     finally:

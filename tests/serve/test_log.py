@@ -10,8 +10,8 @@ from typing import Any
 import harness
 
 
-def test_nobody_waits_for_a_log_that_nobody_reads(command: Callable[..., Any]) -> None:
-    """Standard error is a pipe that is full: requests are answered, and SIGTERM is heard."""
+def test_full_log_pipe_blocks_no_request(command: Callable[..., Any]) -> None:
+    """Standard error is a full pipe: requests are answered, and SIGTERM ends the process."""
     server = command()
     with server.connect() as client:
         for _ in range(1500):  # about 150 bytes of log each
@@ -20,7 +20,7 @@ def test_nobody_waits_for_a_log_that_nobody_reads(command: Callable[..., Any]) -
     assert server.process.wait(harness.DEADLINE) == 0
 
 
-def test_each_line_may_be_a_json_object(command: Callable[..., Any]) -> None:
+def test_json_log_format_writes_an_object_per_line(command: Callable[..., Any]) -> None:
     server = command("--log-format", "json", "--drain-seconds", "0")
     with server.connect() as client:
         client.exchange("GET", "/healthz")

@@ -1,4 +1,4 @@
-"""What /metrics tells of the server around the application, and of several processes."""
+"""/metrics of the real server, with one process and with two."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LINE = re.compile(
     r"\S+ \S+ INFO choreo_wsgi\.access: id=\S+ method=(?P<method>\S+) path=(?P<path>\S+) "
     r"status=(?P<status>\d+) outcome=(?P<outcome>\S+) .*seconds=[\d.]+ .*client=127\.0\.0\.1"
 )
-#: What waitress, or our parser under it, does not let through to the application.
-REFUSED = [
+#: Requests that waitress or our parser rejects, with their statuses.
+REJECTED = [
     (b"GET /\r\n /x HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     (b"G=T / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     (b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", 431),
@@ -35,7 +35,7 @@ REFUSED = [
 ]
 
 
-def look(server: Any) -> dict[tuple[str, ...], float]:
+def scrape(server: Any) -> dict[tuple[str, ...], float]:
     """Return the value of each sample by its name and its labels in order of their names."""
     with server.connect() as client:
         answer = client.exchange("GET", "/metrics", headers={"Connection": "close"})
@@ -48,7 +48,7 @@ def look(server: Any) -> dict[tuple[str, ...], float]:
 
 
 def requests_of(found: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float]:
-    """Return the requests by api, model and outcome, without the looks at them."""
+    """Return the requests by api, model and outcome, without those for /metrics."""
     return {
         labels: value
         for (name, *rest), value in found.items()
@@ -57,45 +57,43 @@ def requests_of(found: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], fl
 
 
 @ONE_AND_TWO
-def test_streams_on_the_loop_are_told(command: Callable[..., Any], processes: str) -> None:
+def test_reports_streams_carried_by_loop(command: Callable[..., Any], processes: str) -> None:
     server = command("--metrics", "--drain-seconds", "0", "--processes", processes, ini=SLOW)
     body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
     clients = [server.connect() for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, body)
-    wait_until(lambda: look(server)["choreo_active_streams",] == 8, "all have begun")
-    # A look each second: the other process tells a moment later.
-    wait_until(lambda: look(server)["choreo_carried_streams",] >= 8, "they are carried")
-    assert 0 < look(server)["choreo_loop_lag_seconds",] < harness.DEADLINE
-    # Unreachable until both have told.
-    wait_until(lambda: look(server)["choreo_replay_reachable",] == 1, "the log is reachable")
+    wait_until(lambda: scrape(server)["choreo_active_streams",] == 8, "all have begun")
+    # Each process reports once a second.
+    wait_until(lambda: scrape(server)["choreo_carried_streams",] >= 8, "they are carried")
+    assert 0 < scrape(server)["choreo_loop_lag_seconds",] < harness.DEADLINE
+    # Unreachable until both processes have reported.
+    wait_until(lambda: scrape(server)["choreo_replay_reachable",] == 1, "the log is reachable")
     for client in clients:
         client.reset()
-    wait_until(lambda: look(server)["choreo_active_streams",] == 0, "all have gone")
-    wait_until(lambda: look(server)["choreo_client_disconnects_total",] == 8, "all are counted")
+    wait_until(lambda: scrape(server)["choreo_active_streams",] == 0, "all have ended")
+    wait_until(lambda: scrape(server)["choreo_client_disconnects_total",] == 8, "all are counted")
 
 
 @pytest.mark.parametrize("store", ["memory:", "sqlite:{}/replay.db"])
-def test_streams_without_a_client_are_on_the_same_loop(
+def test_loop_carries_orphaned_streams(
     command: Callable[..., Any], tmp_path: Path, store: str
 ) -> None:
     options = ("--metrics", "--drain-seconds", "0", "--heartbeat-seconds", "0.2")
     server = command(*options, "--replay", store.format(tmp_path), ini=SLOW)
     body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
-    alone = look(server)["choreo_carried_streams",]  # the look itself
+    alone = scrape(server)["choreo_carried_streams",]  # this very request
     with server.connect() as client:
         client.request("POST", CHAT, body, {"Choreo-Resumable": "1"})
         assert client.read_head().status == 200
         client.reset()
-    wait_until(lambda: look(server)["choreo_orphans",] == 1, "it is an orphan")
-    wait_until(lambda: look(server)["choreo_carried_streams",] == alone + 1, "it is carried")
+    wait_until(lambda: scrape(server)["choreo_orphans",] == 1, "it is an orphan")
+    wait_until(lambda: scrape(server)["choreo_carried_streams",] == alone + 1, "it is carried")
 
 
 @ONE_AND_TWO
-def test_counts_and_sums_are_those_of_what_was_sent(
-    command: Callable[..., Any], processes: str
-) -> None:
-    """200 streams, half of them refused, over connections of their own."""
+def test_counters_match_requests_sent(command: Callable[..., Any], processes: str) -> None:
+    """200 streams, half of them rejected, each on its own connection."""
     options = ("--metrics", "--default-model", "none", "--processes", processes)
     server = command(*options, ini="[provider paced]\ntype = echo\ndelay_ms = 5\nmodels = paced\n")
 
@@ -110,8 +108,8 @@ def test_counts_and_sums_are_those_of_what_was_sent(
     with ThreadPoolExecutor(20) as pool:
         list(pool.map(one, range(200)))
     expected = {("chat", "paced", "completed"): 100, ("chat", "", "model_not_found"): 100}
-    wait_until(lambda: requests_of(look(server)) == expected, "all are counted")
-    found = look(server)
+    wait_until(lambda: requests_of(scrape(server)) == expected, "all are counted")
+    found = scrape(server)
     assert found["choreo_tokens_total", "in", "", "paced"] == 100 * 10
     assert found["choreo_tokens_total", "out", "", "paced"] == 100 * 10
     assert found["choreo_frames_total",] == 100 * 13
@@ -119,48 +117,48 @@ def test_counts_and_sums_are_those_of_what_was_sent(
     server.signal(signal.SIGTERM)
     _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
     lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
-    lines.remove([line for line in lines if "path=/metrics" in line][-1])  # it was not over yet
+    lines.remove([line for line in lines if "path=/metrics" in line][-1])  # counted later
     seconds = [float(line.partition(" seconds=")[2].split()[0]) for line in lines]
     assert found["choreo_request_seconds_count",] == len(seconds)
     assert found["choreo_request_seconds_sum",] == pytest.approx(sum(seconds), rel=0.01)
 
 
 @ONE_AND_TWO
-def test_what_the_server_refuses_itself_is_counted_and_logged(
+def test_counts_and_logs_requests_rejected_by_server(
     command: Callable[..., Any], processes: str
 ) -> None:
     server = command("--metrics", "--max-body-bytes", "4096", "--processes", processes)
-    for request, status in REFUSED:
+    for request, status in REJECTED:
         with server.connect() as client:
             client.send(request)
             assert client.read_answer().status == status, request[:80]
 
-    def refused() -> float:
-        return sum(requests_of(look(server)).values())
+    def rejected() -> float:
+        return sum(requests_of(scrape(server)).values())
 
-    wait_until(lambda: refused() == len(REFUSED), "all are counted")
+    wait_until(lambda: rejected() == len(REJECTED), "all are counted")
     server.signal(signal.SIGTERM)
     _, log = server.process.communicate(timeout=2 * harness.DEADLINE)
     lines = [line for line in log.splitlines() if "choreo_wsgi.access" in line]
     found = [LINE.fullmatch(line) for line in lines if "path=/metrics" not in line]
     assert all(found), lines
     statuses = [int(one["status"]) for one in found if one]
-    assert sorted(statuses) == sorted(status for _, status in REFUSED)
+    assert sorted(statuses) == sorted(status for _, status in REJECTED)
 
 
-def test_a_process_that_dies_leaves_no_streams_behind(command: Callable[..., Any]) -> None:
+def test_streams_of_killed_process_are_not_counted(command: Callable[..., Any]) -> None:
     server = command("--metrics", "--drain-seconds", "0", "--processes", "2", ini=SLOW)
     body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
     clients = [server.connect() for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, body)
-    wait_until(lambda: look(server)["choreo_active_streams",] == 8, "all have begun")
+    wait_until(lambda: scrape(server)["choreo_active_streams",] == 8, "all have begun")
     pid = server.process.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    # On a busy machine one of them may have taken all connections.
+    # On a busy machine one of them may have accepted all connections.
     busiest = max(children, key=lambda child: len(list(Path(f"/proc/{child}/fd").iterdir())))
     os.kill(int(busiest), signal.SIGKILL)
-    wait_until(lambda: look(server)["choreo_active_streams",] < 8, "they are gone with it")
+    wait_until(lambda: scrape(server)["choreo_active_streams",] < 8, "its streams are gone")
     for client in clients:
         client.reset()
-    wait_until(lambda: look(server)["choreo_active_streams",] == 0, "the others left")
+    wait_until(lambda: scrape(server)["choreo_active_streams",] == 0, "the others have ended")

@@ -53,7 +53,7 @@ delay_ms = 3600000
 
 
 class Other:
-    """A server of somebody else's around our callable; its log tells the port."""
+    """Another WSGI server around our callable; its log names the port."""
 
     def __init__(self, words: list[str], environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -108,7 +108,7 @@ def other(
     config = tmp_path / "choreo.ini"
     config.write_text(INI)
     environment = {**bare_environment, "CHOREO_CONFIG": str(config)}
-    if program == "uwsgi":  # embeds the system's Python, which does not know our environment
+    if program == "uwsgi":  # embeds the system's Python, without our environment
         packages = [folder for folder in sys.path if folder.endswith("site-packages")]
         folders = [str(Path(choreo_wsgi.__file__).parents[1]), *packages]
         environment["PYTHONPATH"] = os.pathsep.join(folders)
@@ -135,8 +135,8 @@ def accepted(server: Other) -> bool:
         return client.read_body().endswith(DONE)
 
 
-def test_it_streams_cancels_and_refuses(other: Other) -> None:
-    """One slot: it is given back by an end, by a client that leaves, and while nothing comes."""
+def test_streams_cancels_and_rejects_overload(other: Other) -> None:
+    """The one slot is released by an end, by a disconnect, and by a disconnect in silence."""
     with other.connect() as client:
         ask(client, "echo", 5)
         head = client.read_head()
@@ -148,7 +148,7 @@ def test_it_streams_cancels_and_refuses(other: Other) -> None:
         client = other.connect()
         ask(client, model, 10_000)
         assert client.read_head().status == 200
-        for _ in range(4):  # they arrive, although the end is a quarter of an hour away
+        for _ in range(4):  # they arrive long before the end
             client.read_frame()
         with other.connect() as second:
             ask(second, "echo")

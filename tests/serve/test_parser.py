@@ -1,4 +1,4 @@
-"""Ordinary requests are read as waitress reads them, and all others by waitress."""
+"""The parser reads ordinary requests as waitress does, and leaves all others to it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ BODIES = ["", "abcd", "abcdGET /second HTTP/1.1\r\n\r\n", "4\r\nabcd\r\n0\r\n\r\
 
 
 def read(kind: type[Parser], data: bytes, cuts: Sequence[int] = ()) -> tuple[Any, ...]:
-    """Return all that an application, or a refusal, learns of the request in *data*."""
+    """Return everything of the parsed *data* that an application or an error reply uses."""
     parser = kind(ADJUSTMENTS, lambda request: True)
     used = 0
     for start, end in itertools.pairwise([0, *cuts, len(data)]):
@@ -87,36 +87,36 @@ def read(kind: type[Parser], data: bytes, cuts: Sequence[int] = ()) -> tuple[Any
     )
 
 
-def same(data: bytes, cuts: Sequence[int] = ()) -> None:
+def check_same(data: bytes, cuts: Sequence[int] = ()) -> None:
     assert read(Parser, data, cuts) == read(Slow, data, cuts), (data, cuts)
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_each_line_with_each_header(line: str) -> None:
+def test_parses_each_line_and_field_like_waitress(line: str) -> None:
     for field, body in itertools.product(FIELDS, BODIES):
-        same(f"{line}\r\n{field}\r\n\r\n{body}".encode("latin-1"))
+        check_same(f"{line}\r\n{field}\r\n\r\n{body}".encode("latin-1"))
 
 
-def test_any_headers_together_cut_anywhere() -> None:
+def test_parses_random_fields_cut_anywhere_like_waitress() -> None:
     chance = random.Random(7)
     for _ in range(5000):
         fields = chance.sample(FIELDS, chance.randint(0, 4))
         head = "\r\n".join([chance.choice(LINES), *fields])
         data = f"{head}\r\n\r\n{chance.choice(BODIES)}".encode("latin-1")
         most = min(3, len(data) - 1)
-        same(data, sorted(chance.sample(range(1, len(data)), chance.randint(0, most))))
+        check_same(data, sorted(chance.sample(range(1, len(data)), chance.randint(0, most))))
 
 
 @pytest.mark.parametrize("spoilt", [b"\r", b"\n", b"\0", b"\x0b", b"\x80", b" ", b":", b"\t", b"_"])
-def test_one_byte_anywhere(spoilt: bytes) -> None:
+def test_parses_one_wrong_byte_like_waitress(spoilt: bytes) -> None:
     good = b"POST /a?b=c HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nX-Y: z\r\n\r\nabcd"
     for at in range(len(good)):
-        same(good[:at] + spoilt + good[at:])
-        same(good[:at] + spoilt + good[at + 1 :])
+        check_same(good[:at] + spoilt + good[at:])
+        check_same(good[:at] + spoilt + good[at + 1 :])
 
 
-def test_what_clients_send_is_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No call of waitress's own code: the head is read here."""
+def test_reads_usual_requests_without_waitress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waitress's own ``received`` is not called."""
     monkeypatch.delattr("waitress.parser.HTTPRequestParser.received")
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:8000\r\nAccept: */*\r\n"
@@ -131,8 +131,8 @@ def test_what_clients_send_is_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
             assert found[0] and found[3] is None and found[-1] == b"x" * size
 
 
-def test_long_heads_are_not_remembered() -> None:
-    """The lines of short ones are, as many clients send the same."""
+def test_does_not_cache_long_heads() -> None:
+    """The lines of short ones are cached, as many clients send the same lines."""
     with traced() as memory:
         for number in range(300):
             parser = Parser(ADJUSTMENTS, lambda parser: True)
@@ -158,7 +158,7 @@ def test_long_heads_are_not_remembered() -> None:
         ("GET http://a/healthz HTTP/1.1\r\nX: y\r\n", False),
     ],
 )
-def test_a_request_names_one_host(head: str, is_sound: bool) -> None:
+def test_requires_exactly_one_valid_host(head: str, is_sound: bool) -> None:
     """RFC 9112, section 3.2."""
     completed, _, _, error, *_ = read(Parser, f"{head}\r\n".encode())
     assert completed and (error is None) == is_sound

@@ -27,7 +27,7 @@ SLOW = "[provider echo]\ntype = echo\nmodels = echo\ndelay_ms = 50\n"
 
 
 def children(server: Any) -> list[int]:
-    """Return the processes that *server* has started and that live."""
+    """Return the ids of the living processes that *server* has started."""
     pid = server.process.pid
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
@@ -47,7 +47,7 @@ def holder(client: harness.Client, processes: list[int]) -> int:
             with contextlib.suppress(OSError):
                 if str(descriptor.readlink()) == name:
                     return process
-    raise AssertionError(f"nobody has {name}")
+    raise AssertionError(f"no process has {name}")
 
 
 def begin(client: harness.Client, words: int, **headers: str) -> harness.Head:
@@ -60,14 +60,14 @@ def begin(client: harness.Client, words: int, **headers: str) -> harness.Head:
     return head
 
 
-def rest(client: harness.Client) -> bytes:
+def last_frame(client: harness.Client) -> bytes:
     frame = last = b""
     while frame := client.read_frame():
         last = frame
     return last
 
 
-def test_one_that_is_killed_is_started_again_and_leaves_the_others_alone(command: Start) -> None:
+def test_killed_process_is_replaced_while_others_keep_serving(command: Start) -> None:
     server = command("--processes", "2", "--max-streams", "40", ini=SLOW)
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     killed, other = children(server)
@@ -83,17 +83,17 @@ def test_one_that_is_killed_is_started_again_and_leaves_the_others_alone(command
         else:
             end = b""
             with contextlib.suppress(OSError, AssertionError, pytest.fail.Exception):
-                end = rest(client)
+                end = last_frame(client)
             assert end != b"data: [DONE]\n\n"
         client.close()
-    harness.wait_until(lambda: len(set(children(server)) - {killed}) == 2, "it is started again")
+    harness.wait_until(lambda: len(set(children(server)) - {killed}) == 2, "it is restarted")
     with server.connect() as client:
         assert client.exchange("GET", "/healthz").status == 200
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
 
 
-def test_hangup_replaces_one_after_the_other_and_refuses_nobody(command: Start) -> None:
+def test_sighup_replaces_processes_without_refusing_clients(command: Start) -> None:
     server = command("--processes", "2", ini=SLOW)
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     old = set(children(server))
@@ -107,23 +107,23 @@ def test_hangup_replaces_one_after_the_other_and_refuses_nobody(command: Start) 
             return len(set(children(server)) - old) == 2
 
         harness.wait_until(replaced, "both are new")
-        assert rest(running) == b"data: [DONE]\n\n"
+        assert last_frame(running) == b"data: [DONE]\n\n"
     harness.wait_until(lambda: not old & set(children(server)), "the old ones have ended")
     server.signal(signal.SIGTERM)
     _, log = server.process.communicate(timeout=harness.DEADLINE)
     assert server.process.returncode == 0
-    assert "ended with status" not in log, "they were told to end"
+    assert "ended with status" not in log, "they ended on request"
 
 
-def test_a_stream_can_be_read_from_another_process(command: Start, tmp_path: Path) -> None:
-    """Their replay logs are in one place, though ``replay`` is ``memory:``."""
+def test_stream_can_be_resumed_through_another_process(command: Start, tmp_path: Path) -> None:
+    """They share a replay log, though ``replay`` is ``memory:``."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     server = command("--processes", "2", ini=SLOW, TMPDIR=str(folder))
     assert list(folder.iterdir())
     with server.connect() as client:
         head = begin(client, 3, **{"Choreo-Resumable": "1"})
-        rest(client)
+        last_frame(client)
     for _ in range(8):  # some of them by the other process
         with server.connect() as client:
             answer = client.exchange("GET", f"/v1/streams/{head.headers['choreo-stream-id']}")
@@ -133,11 +133,11 @@ def test_a_stream_can_be_read_from_another_process(command: Start, tmp_path: Pat
     assert not list(folder.iterdir())
 
 
-def test_they_end_with_their_parent(command: Start) -> None:
+def test_processes_end_with_their_supervisor(command: Start) -> None:
     server = command("--processes", "2")
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     alone = children(server)
-    for pid in alone:  # the parent alone answers a hangup, which a terminal sends to all
+    for pid in alone:  # only the supervisor handles SIGHUP, which a terminal sends to all
         (ignored,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
         assert int(ignored, 16) >> (signal.SIGHUP - 1) & 1
     server.signal(signal.SIGKILL)
@@ -145,7 +145,7 @@ def test_they_end_with_their_parent(command: Start) -> None:
     harness.wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in alone), "both end")
 
 
-STANDS_STILL = """
+STOPPED = """
 import os, signal, sys
 from choreo_wsgi.serve.processes import Supervisor
 
@@ -159,8 +159,8 @@ sys.exit(Supervisor(2, [], serve, 0.2).run())
 """
 
 
-def test_one_that_stands_still_is_killed() -> None:
-    words = [sys.executable, "-c", STANDS_STILL]
+def test_kills_process_that_does_not_end() -> None:
+    words = [sys.executable, "-c", STOPPED]
     pipe = subprocess.PIPE
     with subprocess.Popen(words, stdout=pipe, stderr=pipe, start_new_session=True) as server:
         assert server.stdout is not None
@@ -175,7 +175,7 @@ def test_one_that_stands_still_is_killed() -> None:
     assert errors.count(b"does not end and is killed") == 2
 
 
-def test_a_configuration_that_cannot_be_used_ends_all(
+def test_invalid_configuration_ends_supervisor_with_status_2(
     bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
     config = tmp_path / "wrong.ini"
@@ -193,22 +193,22 @@ def test_a_configuration_that_cannot_be_used_ends_all(
     assert "no-such-type" in done.stderr
 
 
-def test_those_that_end_are_told_of_and_started_again(command: Start) -> None:
-    """Even if all end at once."""
+def test_killed_processes_are_logged_and_restarted(command: Start) -> None:
+    """Even if all of them end at once."""
     server = command("--processes", "2")
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     killed = children(server)
     for process in killed:
         os.kill(process, signal.SIGKILL)
-    harness.wait_until(lambda: len({*children(server)} - {*killed}) == 2, "they are started again")
+    harness.wait_until(lambda: len({*children(server)} - {*killed}) == 2, "they are restarted")
     server.signal(signal.SIGTERM)
     _, log = server.process.communicate(timeout=harness.DEADLINE)
     for process in killed:
         assert f"process {process} ended with status -9\n" in log
 
 
-def test_new_ones_that_do_not_start_leave_the_old_ones(command: Start, tmp_path: Path) -> None:
-    """And the next SIGHUP, with a configuration that can be used, replaces them."""
+def test_failed_sighup_keeps_old_processes(command: Start, tmp_path: Path) -> None:
+    """The next SIGHUP, with a valid configuration, replaces them."""
     server = command("--processes", "2", ini=SLOW)
     config = tmp_path / "choreo-0.ini"
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
@@ -229,8 +229,8 @@ def test_new_ones_that_do_not_start_leave_the_old_ones(command: Start, tmp_path:
     assert server.finish() == 0
 
 
-def test_one_that_cannot_be_started_again_leaves_the_others(command: Start, tmp_path: Path) -> None:
-    """The file was changed since; once it can be used, there are as many as before."""
+def test_failed_restart_keeps_other_processes(command: Start, tmp_path: Path) -> None:
+    """The configuration has become invalid; once it is valid, the process is restarted."""
     server = command("--processes", "2", ini=SLOW)
     config = tmp_path / "choreo-0.ini"
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
@@ -245,15 +245,15 @@ def test_one_that_cannot_be_started_again_leaves_the_others(command: Start, tmp_
         assert client.exchange("GET", "/healthz").status == 200
     config.write_text(SLOW)
     harness.wait_until(
-        lambda: len(children(server)) == 2 and killed not in children(server), "both run again"
+        lambda: len(children(server)) == 2 and killed not in children(server), "both run"
     )
     assert other in children(server)
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
 
 
-def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
-    """What an earlier server left at its path is replaced; its permissions are as set."""
+def test_processes_share_unix_socket(command: Start, tmp_path: Path) -> None:
+    """A stale socket at its path is replaced; its mode is 0600."""
     path = tmp_path / "choreo.sock"
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
@@ -267,7 +267,7 @@ def test_a_unix_socket_for_both(command: Start, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_an_address_that_is_taken_ends_all(run: Start) -> None:
+def test_address_in_use_ends_supervisor_with_status_2(run: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("serve", "--processes", "2", "--listen", address)
@@ -275,7 +275,7 @@ def test_an_address_that_is_taken_ends_all(run: Start) -> None:
     assert f"listen: {address}: Address already in use" in done.stderr
 
 
-def test_each_has_its_share() -> None:
+def test_processes_share_max_streams_and_replay_log() -> None:
     counts = ConnectionCounts(3)
 
     def shared(index: int, **settings: Any) -> Settings:
@@ -288,11 +288,11 @@ def test_each_has_its_share() -> None:
     assert shared(0, replay="redis://h/0").replay == "redis://h/0"
 
 
-def test_who_has_more_than_the_others_rests() -> None:
+def test_process_with_most_connections_stops_accepting() -> None:
     counts = ConnectionCounts(2)
-    assert not counts.report(0, 100)  # the other does not run yet
+    assert not counts.report(0, 100)  # the other has not started yet
     assert not counts.report(1, 0)
-    assert not counts.report(0, 2)  # two more than none are no reason
+    assert not counts.report(0, 2)  # a difference of two is tolerated
     assert counts.report(0, 10)
     assert not counts.report(1, 9)
     assert not counts.report(0, 10)
@@ -302,13 +302,13 @@ def test_who_has_more_than_the_others_rests() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "many", "257"])
-def test_how_many_must_be_a_number_or_auto(text: str) -> None:
+def test_processes_must_be_1_to_256_or_auto(text: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         process_count(Settings(processes=text))
     assert caught.value.message.startswith("processes: ")
 
 
-def test_auto_is_one_for_each_core() -> None:
+def test_auto_means_one_process_per_core() -> None:
     assert process_count(Settings(processes="auto")) == len(os.sched_getaffinity(0))
     assert process_count(Settings()) == 1
     assert process_count(Settings(processes="256")) == 256

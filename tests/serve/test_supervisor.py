@@ -37,7 +37,7 @@ sys.exit(processes.Supervisor(2, [], serve, 30.0).run())
 
 
 class Supervised:
-    """A running supervisor of two processes; *seen* are all that it was seen to have."""
+    """A running supervisor of two processes; *seen* has all that were seen."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self.process = process
@@ -74,7 +74,7 @@ def start() -> Iterator[Start]:
 
 
 def watch_to_end(server: Supervised) -> int:
-    """Return the exit status; all processes until then are in ``seen``."""
+    """Wait for the end, noting all processes in ``seen``; return the exit status."""
     while server.process.poll() is None:
         server.children()
         time.sleep(0.02)
@@ -86,13 +86,13 @@ def finish(server: Supervised) -> None:
     assert server.process.wait(harness.DEADLINE) == 0
 
 
-def test_a_second_hangup_replaces_those_that_are_new_already(start: Start) -> None:
-    """The first of them have read the configuration before it was changed again."""
+def test_second_sighup_replaces_new_processes_too(start: Start) -> None:
+    """They have read the configuration before its last change."""
     server = start(starts=0.3)
     server.children()
     server.signal(signal.SIGHUP)
     harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
-    for _ in range(3):  # together they are one
+    for _ in range(3):  # merged into one
         server.signal(signal.SIGHUP)
         time.sleep(0.01)
     harness.wait_until(lambda: server.children() and len(server.seen) == 6, "both, and both again")
@@ -103,7 +103,7 @@ def test_a_second_hangup_replaces_those_that_are_new_already(start: Start) -> No
     finish(server)
 
 
-def test_a_hangup_starts_one_that_waits_for_its_restart_once(start: Start) -> None:
+def test_sighup_starts_process_awaiting_restart_only_once(start: Start) -> None:
     server = start(backoff=0.6)
     old = server.children()
     os.kill(min(old), signal.SIGKILL)
@@ -117,7 +117,7 @@ def test_a_hangup_starts_one_that_waits_for_its_restart_once(start: Start) -> No
     finish(server)
 
 
-def test_none_is_started_again_while_all_end(start: Start) -> None:
+def test_shutdown_starts_no_process_again(start: Start) -> None:
     server = start(backoff=0.2, drains=0.8)
     os.kill(min(server.children()), signal.SIGKILL)
     harness.wait_until(lambda: len(server.children()) == 1, "one ends")
@@ -126,17 +126,17 @@ def test_none_is_started_again_while_all_end(start: Start) -> None:
     assert watch_to_end(server) == 0 and len(server.seen) == 2
 
 
-def test_no_replacement_goes_on_while_all_end(start: Start) -> None:
+def test_shutdown_stops_replacement(start: Start) -> None:
     server = start(starts=0.3, drains=0.8)
     server.children()
     server.signal(signal.SIGHUP)
     harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
-    time.sleep(0.1)  # it handles the signal by then
-    server.signal(signal.SIGTERM)  # which the new one gets before it serves
+    time.sleep(0.1)  # by then it handles the signal
+    server.signal(signal.SIGTERM)  # received by the new one before it serves
     assert watch_to_end(server) == 0 and len(server.seen) == 3
 
 
-def test_one_that_dies_while_it_is_replaced_is_not_started_again(start: Start) -> None:
+def test_process_that_dies_during_replacement_is_not_restarted(start: Start) -> None:
     server = start(backoff=0.1, starts=0.4)
     old = server.children()
     server.signal(signal.SIGHUP)

@@ -1,4 +1,4 @@
-"""Who reads a log in memory, live, holds no thread: the loop carries all readers."""
+"""Live readers of a log in memory: the loop carries them without threads."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EVENT = (
 )
 
 
-def test_readers_hold_no_thread() -> None:
+def test_readers_use_no_thread() -> None:
     more = threading.Event()
 
     def answer(peer: Peer) -> None:
@@ -79,8 +79,8 @@ def store() -> Store:
     return in_memory(ttl=60, stream_bytes=10_000, total_bytes=100_000)
 
 
-def test_a_descriptor_is_readable_while_there_is_something() -> None:
-    """And it is freed with its reader, also by another thread than that which waits."""
+def test_reader_descriptor_is_readable_while_log_has_news() -> None:
+    """Closing the reader frees it, even while another thread waits for the reader."""
     logs = store()
     writer = logs.create("o").writer
     assert writer is not None
@@ -95,7 +95,7 @@ def test_a_descriptor_is_readable_while_there_is_something() -> None:
     assert not readable(descriptor)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(reader.receive, 60)
-        harness.wait_until(waiting.running, "it waits")
+        harness.wait_until(waiting.running, "the other thread waits")
         reader.close()
         assert waiting.result(harness.DEADLINE) == b""
     with pytest.raises(OSError):
@@ -107,10 +107,10 @@ def test_a_descriptor_is_readable_while_there_is_something() -> None:
 
 
 @pytest.mark.parametrize("kind", [Playback, Recording])
-def test_what_is_silent_is_asked_again_later_not_at_once(
+def test_silent_stream_is_polled_later_not_at_once(
     kind: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever carries it would go round and round; and nothing is logged."""
+    """Otherwise the carrier would busy-loop; and nothing is logged."""
     logs = store()
     writer = logs.create("o").writer
     assert writer is not None
@@ -129,12 +129,12 @@ def test_what_is_silent_is_asked_again_later_not_at_once(
         assert carried.due is not None
         return carried.due > first
 
-    harness.wait_until(later, "asking puts it off")
+    harness.wait_until(later, "a poll postpones it")
     carried.close()
     logs.close()
 
 
-def test_without_a_descriptor_a_reader_waits_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_waits_without_a_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoWake:
         def __init__(self) -> None:
             raise OSError("no descriptor is left")
@@ -153,7 +153,7 @@ def test_without_a_descriptor_a_reader_waits_all_the_same(monkeypatch: pytest.Mo
     logs.close()
 
 
-def test_a_wake_is_readable_from_set_to_clear() -> None:
+def test_wake_is_readable_from_set_to_clear() -> None:
     wake = Wake()
     for _ in range(3):
         wake.set()

@@ -1,4 +1,4 @@
-"""The carrier: whom it asks, when, and on which thread."""
+"""The carrier: which loads it steps, when, and on which thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from choreo_wsgi.streams.workers import Workers
 
 @pytest.fixture(params=[new_poller, Selecting])
 def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Carrier]:
-    """A carrier, with the best poller of this system and with that of others."""
+    """A carrier, with the best poller of this system and with the fallback."""
     monkeypatch.setattr(carrying, "new_poller", request.param)
     one = Carrier(Workers(4))
     one.start()
@@ -29,7 +29,7 @@ def carrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 class Waiting(Load):
-    """Waits for *sock*, or until *due*; notes the thread of each step."""
+    """Waits for *sock*, or until *due*; records the thread of each step."""
 
     def __init__(self, sock: socket.socket | None = None, due: float | None = None) -> None:
         super().__init__()
@@ -61,52 +61,52 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-def asked_once(carrier: Carrier, pair: tuple[socket.socket, socket.socket]) -> Waiting:
-    """Carry what waits for the first of *pair*, and has been asked for what came there."""
+def stepped_once(carrier: Carrier, pair: tuple[socket.socket, socket.socket]) -> Waiting:
+    """Carry a load that waits for the first of *pair* and has been stepped once."""
     load = Waiting(pair[0])
     carrier.carry(load)
     pair[1].sendall(b"a")
-    harness.wait_until(lambda: load.steps, "it is asked")
+    harness.wait_until(lambda: load.steps, "the load is stepped")
     return load
 
 
-def test_a_descriptor_that_turns_readable(
+def test_steps_load_when_descriptor_is_readable(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    load = asked_once(carrier, pair)
+    load = stepped_once(carrier, pair)
     pair[1].sendall(b"e")
     assert load.left.wait(harness.DEADLINE)
     assert load.steps == ["carrier", "carrier"]
     assert carrier.carried == 0
 
 
-def test_a_descriptor_that_is_closed_and_used_anew(
+def test_polls_reused_descriptor_number(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """As that of a connection that is made a second time: the number says nothing."""
+    """As when a connection is made again: the number is the same, the file is not."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        load = asked_once(carrier, pair)
+        load = stepped_once(carrier, pair)
         stepped = threading.Event()
 
-        def anew() -> None:
+        def reuse() -> None:
             os.dup2(ours.fileno(), pair[0].fileno())
             carrier.update(load)
             stepped.set()
 
-        carrier.call(anew)
+        carrier.call(reuse)
         assert stepped.wait(harness.DEADLINE)
         theirs.sendall(b"e")
         assert load.left.wait(harness.DEADLINE)
 
 
-def test_a_descriptor_that_is_left_for_another(
+def test_polls_new_descriptor_and_not_the_old(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """What comes to the old one is nothing to the load any more."""
+    """Bytes on the old descriptor do not step the load."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        load = asked_once(carrier, pair)
+        load = stepped_once(carrier, pair)
 
         def move() -> None:
             load.sock = ours
@@ -115,7 +115,7 @@ def test_a_descriptor_that_is_left_for_another(
 
         carrier.call(move)
         old = pair[0].fileno()
-        harness.wait_until(lambda: old not in carrier._polled, "nobody is woken for it any more")
+        harness.wait_until(lambda: old not in carrier._polled, "the old descriptor is not polled")
         for _ in range(5):
             passed = threading.Event()
             carrier.call(passed.set)
@@ -125,7 +125,7 @@ def test_a_descriptor_that_is_left_for_another(
         assert len(load.steps) == 2
 
 
-def test_a_time_that_comes(carrier: Carrier) -> None:
+def test_steps_load_when_due(carrier: Carrier) -> None:
     load = Waiting(due=time.monotonic() + 0.02)
 
     def step(patience: float) -> None:
@@ -138,67 +138,67 @@ def test_a_time_that_comes(carrier: Carrier) -> None:
     assert load.steps == ["carrier"]
 
 
-def test_what_may_block_is_a_workers_until_it_can_be_polled(
+def test_worker_steps_load_until_it_can_be_polled(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Meanwhile nobody else is held up."""
-    entered, go_on = threading.Event(), threading.Event()
-    slow = Waiting()
+    """Meanwhile the loop serves others."""
+    entered, proceed = threading.Event(), threading.Event()
+    blocking = Waiting()
 
     def step(patience: float) -> None:
         assert patience > 0
-        slow.steps.append(threading.current_thread().name)
+        blocking.steps.append(threading.current_thread().name)
         entered.set()
-        assert go_on.wait(harness.DEADLINE)
-        slow.sock = pair[0]
-        del slow.step  # type: ignore[method-assign]
+        assert proceed.wait(harness.DEADLINE)
+        blocking.sock = pair[0]
+        del blocking.step  # type: ignore[method-assign]
 
-    slow.step = step  # type: ignore[method-assign]
-    carrier.carry(slow)
+    blocking.step = step  # type: ignore[method-assign]
+    carrier.carry(blocking)
     assert entered.wait(harness.DEADLINE)
     called = threading.Event()
     carrier.call(called.set)
     assert called.wait(harness.DEADLINE)
-    carrier.step_all()  # it is the worker's now
-    go_on.set()
+    carrier.step_all()  # not the load that a worker steps
+    proceed.set()
     pair[1].sendall(b"e")
-    assert slow.left.wait(harness.DEADLINE)
-    assert slow.steps == ["worker-1", "carrier"]
+    assert blocking.left.wait(harness.DEADLINE)
+    assert blocking.steps == ["worker-1", "carrier"]
 
 
-def test_its_time_comes_while_it_is_a_workers(
+def test_loop_skips_due_load_of_a_worker(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Only the worker moves it then."""
-    go_on = threading.Event()
+    """Only the worker steps it then."""
+    proceed = threading.Event()
     soon = time.monotonic() + 0.1
     both = Waiting(pair[0], soon)
 
     def step(patience: float) -> None:
         both.steps.append(threading.current_thread().name)
         if both.sock is None:
-            assert go_on.wait(harness.DEADLINE)
+            assert proceed.wait(harness.DEADLINE)
             both.ended = True
         both.sock = both.time = None
 
     both.step = step  # type: ignore[method-assign]
     carrier.carry(both)
     pair[1].sendall(b"x")
-    harness.wait_until(lambda: "worker-1" in both.steps, "it is a worker's")
+    harness.wait_until(lambda: "worker-1" in both.steps, "a worker steps it")
     later = Waiting(due=soon + 0.1)
     carrier.carry(later)
-    harness.wait_until(lambda: later.steps, "the later time has come")
-    go_on.set()
+    harness.wait_until(lambda: later.steps, "the later load is stepped")
+    proceed.set()
     assert both.left.wait(harness.DEADLINE)
     assert both.steps == ["carrier", "worker-1"]
     later.time = None
     later.ended = True
 
 
-def test_what_comes_back_from_a_worker_is_asked_at_once(
+def test_steps_load_at_once_after_worker(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """What happened meanwhile was told to nobody, and nothing more may come."""
+    """What it missed meanwhile is not reported again."""
     load = Waiting()
 
     def step(patience: float) -> None:
@@ -212,8 +212,8 @@ def test_what_comes_back_from_a_worker_is_asked_at_once(
     assert load.steps == ["worker-1", "carrier"]
 
 
-def test_a_time_that_was_put_off_comes_all_the_same(carrier: Carrier) -> None:
-    """As a stream's time-out is put off by each event, and nobody tells the carrier."""
+def test_steps_load_at_postponed_due_time(carrier: Carrier) -> None:
+    """As each event postpones a stream's time-out without notice to the carrier."""
     load = Waiting(due=time.monotonic() + 0.01)
     load.step = lambda patience: setattr(load, "ended", True)  # type: ignore[method-assign]
 
@@ -225,27 +225,26 @@ def test_a_time_that_was_put_off_comes_all_the_same(carrier: Carrier) -> None:
     assert load.left.wait(harness.DEADLINE)
 
 
-def test_nothing_is_kept_of_what_has_ended(
+def test_frees_ended_load_before_its_due_time(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Not until its time would have come, either."""
     load = Waiting(pair[0], time.monotonic() + 600)
     carrier.carry(load)
     pair[1].sendall(b"e")
     assert load.left.wait(harness.DEADLINE)
     gone = weakref.ref(load)
     del load
-    harness.wait_until(lambda: gone() is None, "it is let go of")
+    harness.wait_until(lambda: gone() is None, "the load is freed")
 
 
 def spin() -> None:
-    """Take longer than what gives way has of a round."""
+    """Take longer than the share of a round that scheduled loads have."""
     until = time.monotonic() + 2 * carrying.SHARE
     while time.monotonic() < until:
         pass
 
 
-def test_what_gives_way_has_its_turn_however_long_the_streams_take(
+def test_scheduled_load_runs_despite_busy_streams(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     busy, other = Waiting(pair[0]), Waiting(due=float("inf"))
@@ -258,14 +257,14 @@ def test_what_gives_way_has_its_turn_however_long_the_streams_take(
     busy.step = step  # type: ignore[method-assign]
     other.step = lambda patience: setattr(other, "ended", True)  # type: ignore[method-assign]
     carrier.carry(busy)
-    pair[1].sendall(b"there is always more")
-    harness.wait_until(lambda: busy.steps, "it is asked all the time")
+    pair[1].sendall(b"more than one step reads")
+    harness.wait_until(lambda: busy.steps, "the stream is stepped")
     carrier.call(lambda: carrier.schedule(other))
     assert other.left.wait(harness.DEADLINE)
     assert busy.left.wait(harness.DEADLINE)
 
 
-def test_a_stream_goes_on_between_many_that_begin(
+def test_stream_is_stepped_between_starting_loads(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     order: list[str] = []
@@ -274,44 +273,28 @@ def test_a_stream_goes_on_between_many_that_begin(
         order.append("stream"),
         setattr(stream, "ended", True),
     )
-    beginning = [Waiting(due=float("inf")) for _ in range(10)]
+    starting = [Waiting(due=float("inf")) for _ in range(10)]
 
     def step(patience: float) -> None:
         if not order:
             pair[1].sendall(b"x")
-        order.append("begins")
+        order.append("start")
         spin()
 
     def begin() -> None:
         carrier.add(stream)
-        for load in beginning:
+        for load in starting:
             load.step = step  # type: ignore[method-assign]
             carrier.schedule(load)
 
     carrier.call(begin)
-    harness.wait_until(lambda: len(order) == 11, "all had their turn")
+    harness.wait_until(lambda: len(order) == 11, "all are stepped")
     assert order.index("stream") < 10
 
 
-def test_all_are_asked_when_something_concerns_them_all(carrier: Carrier) -> None:
+def test_step_all_steps_every_load(carrier: Carrier) -> None:
     loads = [Waiting(due=float("inf")) for _ in range(3)]
     for load in loads:
         carrier.carry(load)
     carrier.step_all()
-    harness.wait_until(lambda: all(load.steps for load in loads), "all are asked")
-
-
-def test_a_job_waits_for_a_thread_and_a_failing_one_does_not_end_it() -> None:
-    workers = Workers(1)
-    go_on, done = threading.Event(), threading.Event()
-
-    def fail() -> None:
-        assert go_on.wait(harness.DEADLINE)
-        raise RuntimeError("a bug")
-
-    workers.submit(fail)
-    workers.submit(done.set)
-    assert harness.busy(workers) == 1 and not done.is_set()
-    go_on.set()
-    assert done.wait(harness.DEADLINE)
-    workers.close()
+    harness.wait_until(lambda: all(load.steps for load in loads), "all are stepped")

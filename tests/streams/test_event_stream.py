@@ -1,4 +1,4 @@
-"""The event stream: one ending, pings in between, and everything given back."""
+"""The event stream: one ending, pings in between, and every resource released."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def writer() -> ChunkWriter:
 
 
 class Run:
-    """An event stream over a script, with its slot, and what was counted on the way."""
+    """An event stream over a script, with its slot and outcomes."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Run:
             self.generation, gone=gone, heartbeat=heartbeat, on_close=on_close, meter=account()
         )
 
-    def check_all_is_given_back(self) -> None:
+    def check_all_is_released(self) -> None:
         assert self.slots.active == 0
         assert self.script.closed.is_set()
         assert len(self.outcomes) == 1
@@ -72,13 +72,13 @@ def events(blocks: list[bytes]) -> list[Any]:
     """Return the data of the events of *blocks*, which must be whole frames and pings."""
     for block in blocks:
         assert block == sse.ping() or block.endswith(b"\n\n")
-        assert block, "WSGI servers take an empty block for nothing, some for the end"
+        assert block, "some WSGI servers end at an empty block"
     decoded = sse.Decoder().receive_data(b"".join(blocks))
     return [event.data if event.data == "[DONE]" else json.loads(event.data) for event in decoded]
 
 
 def ending(data: list[Any]) -> str:
-    """Return how the stream ended, having checked that it did so once, at its end."""
+    """Check that the stream ended once, with the last event; return how."""
     assert data.count("[DONE]") + sum("error" in item for item in data) == 1
     if data[-1] == "[DONE]":
         return "completed"
@@ -105,7 +105,7 @@ FAILURES = [
         *((*failure, 1) for failure in FAILURES[1:]),
     ],
 )
-def test_a_failure_at_any_point_is_the_one_ending(
+def test_failure_at_any_point_ends_stream_with_its_error(
     failure: Exception, code: str, before: int
 ) -> None:
     script = Script()
@@ -118,27 +118,27 @@ def test_a_failure_at_any_point_is_the_one_ending(
     expected = [step.text for step in STEPS[:before] if isinstance(step, Delta)]
     assert [text for text in texts if text] == expected
     assert run.outcomes == [code]
-    run.check_all_is_given_back()
+    run.check_all_is_released()
 
 
 @pytest.mark.parametrize("before", [0, 2, 3])
-def test_a_source_that_just_ends_is_a_failure_unless_it_had_finished(before: int) -> None:
+def test_source_that_ends_without_finish_is_truncated(before: int) -> None:
     script = Script()
     script.finish(*STEPS[:before])
     run = Run(script)
     whole = Finish("stop") in STEPS[:before]
     assert ending(events(list(run.stream))) == ("completed" if whole else "upstream_truncated")
-    run.check_all_is_given_back()
+    run.check_all_is_released()
 
 
-def test_one_of_two_choices_unfinished_is_a_failure() -> None:
+def test_unfinished_second_choice_is_truncated() -> None:
     script = Script()
     script.finish(Delta("a"), Delta("b", 1), Finish("stop", 1))
     assert ending(events(list(Run(script, n=2).stream))) == "upstream_truncated"
 
 
 @pytest.mark.parametrize("before", [1, 3])
-def test_a_stopping_server_ends_every_stream_with_an_error(before: int) -> None:
+def test_stopping_server_ends_stream_with_error(before: int) -> None:
     script = Script()
     script.say(*STEPS[:before])
     run = Run(script)
@@ -147,30 +147,30 @@ def test_a_stopping_server_ends_every_stream_with_an_error(before: int) -> None:
     blocks += run.stream
     assert ending(events(blocks)) == "server_shutting_down"
     assert run.outcomes == ["server_shutting_down"]
-    run.check_all_is_given_back()
+    run.check_all_is_released()
 
 
-def test_a_provider_that_cannot_even_let_go_still_gets_its_error_told(
+def test_failing_provider_close_still_ends_stream_with_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    class Clinging(Script):
+    class FailingClose(Script):
         def close(self) -> None:
             super().close()
             raise RuntimeError("no")
 
     for failure in (ProviderError("no"), None):
-        script = Clinging()
+        script = FailingClose()
         script.finish(*[Delta("a"), Finish()], *([failure] if failure else []))
         run = Run(script)
         assert ending(events(list(run.stream))) in ("provider_api_error", "internal_error")
-        run.check_all_is_given_back()
-    run = Run(Clinging())
+        run.check_all_is_released()
+    run = Run(FailingClose())
     run.stream.close()
-    run.check_all_is_given_back()
+    run.check_all_is_released()
     assert "a provider failed to close a stream" in caplog.text
 
 
-def test_after_its_ending_a_generation_says_nothing_more() -> None:
+def test_ended_generation_returns_no_more_bytes() -> None:
     script = Script()
     script.finish(Delta("a"), Finish())
     run = Run(script)
@@ -187,30 +187,30 @@ def test_after_its_ending_a_generation_says_nothing_more() -> None:
 # -- closing ----------------------------------------------------------------------------------
 
 
-def test_a_stream_that_was_never_started_gives_everything_back() -> None:
+def test_closing_unstarted_stream_releases_everything() -> None:
     run = Run(Script())
     run.stream.close()
     run.stream.close()
-    run.check_all_is_given_back()
+    run.check_all_is_released()
     assert run.outcomes == ["client_closed"]
     assert list(run.stream) == []
 
 
-@pytest.mark.parametrize("taken", [1, 2, 3])
-def test_closing_in_the_middle_and_twice(taken: int) -> None:
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_closing_started_stream_twice_releases_once(count: int) -> None:
     script = Script()
     script.say("a", "b", "c", "d")
     run = Run(script)
-    for _ in range(taken):
+    for _ in range(count):
         next(run.stream)
     run.stream.close()
-    run.check_all_is_given_back()
+    run.check_all_is_released()
     run.stream.close()
-    run.check_all_is_given_back()
+    run.check_all_is_released()
     assert run.outcomes == ["client_closed"]
 
 
-def test_closing_after_the_end_changes_nothing() -> None:
+def test_closing_ended_stream_changes_nothing() -> None:
     script = Script()
     script.finish("a", Finish())
     run = Run(script)
@@ -221,7 +221,7 @@ def test_closing_after_the_end_changes_nothing() -> None:
         next(run.stream)
 
 
-def test_a_client_that_has_gone_ends_the_generation_without_another_byte() -> None:
+def test_disconnect_ends_generation_without_another_byte() -> None:
     gone = threading.Event()
     script = Script()
     script.say("a")
@@ -231,10 +231,10 @@ def test_a_client_that_has_gone_ends_the_generation_without_another_byte() -> No
     with pytest.raises(StopIteration):
         next(run.stream)
     assert run.outcomes == ["client_closed"]
-    run.check_all_is_given_back()
+    run.check_all_is_released()
 
 
-def test_what_fails_to_close_gives_its_slot_back_all_the_same() -> None:
+def test_failing_close_releases_the_slot() -> None:
     run = Run(Script())
 
     def fail() -> None:
@@ -246,27 +246,27 @@ def test_what_fails_to_close_gives_its_slot_back_all_the_same() -> None:
     assert run.slots.active == 0 and len(run.outcomes) == 1
 
 
-def test_another_thread_may_ask_for_the_next_bytes() -> None:
+def test_blocks_can_be_read_from_other_threads() -> None:
     script = Script()
     script.finish("a", "b", Finish())
     run = Run(script)
     blocks: list[bytes] = []
 
-    def take() -> None:
+    def read() -> None:
         blocks.append(next(run.stream))
 
     for _ in range(3):
-        thread = threading.Thread(target=take)
+        thread = threading.Thread(target=read)
         thread.start()
         thread.join()
     assert ending(events([*blocks, *run.stream])) == "completed"
 
 
-# -- pings, on a clock that only moves while the stream waits ---------------------------------
+# -- pings, on a clock that advances only while the stream waits ------------------------------
 
 
 class Clock:
-    """Stands in for the time module; *now* moves when something waits."""
+    """Replaces the time module; *now* advances when something waits."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -276,7 +276,7 @@ class Clock:
 
 
 class Timed:
-    """A generation whose frames are there at their times."""
+    """A generation whose frames are available after *pauses*."""
 
     outcome = "completed"
 
@@ -299,7 +299,7 @@ class Timed:
 
 
 def sent(monkeypatch: pytest.MonkeyPatch, pauses: list[float], heartbeat: float) -> list[Any]:
-    """Return what was sent, each block with its time since the stream's begin."""
+    """Return the blocks sent, each with its time since the start."""
     clock = Clock()
     monkeypatch.setattr(stream, "time", clock)
     generation = Timed(clock, pauses)
@@ -313,10 +313,10 @@ def sent(monkeypatch: pytest.MonkeyPatch, pauses: list[float], heartbeat: float)
     return [(round(clock.now - 1000, 6), block) for block in carried]
 
 
-def test_a_silent_stream_is_pinged_at_every_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = sent(monkeypatch, [35.0], heartbeat=10.0)
-    assert [(at, block == sse.ping()) for at, block in seen] == [
-        (0.0, True),  # the head leaves with the first bytes
+def test_pings_silent_stream_at_every_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = sent(monkeypatch, [35.0], heartbeat=10.0)
+    assert [(at, block == sse.ping()) for at, block in blocks] == [
+        (0.0, True),  # the head is sent with the first bytes
         (10.0, True),
         (20.0, True),
         (30.0, True),
@@ -324,43 +324,41 @@ def test_a_silent_stream_is_pinged_at_every_heartbeat(monkeypatch: pytest.Monkey
     ]
 
 
-def test_a_talking_stream_is_not_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = sent(monkeypatch, [0.0, *[9.0] * 5], heartbeat=10.0)
-    assert [block for _, block in seen] == [sse.frame(b"{}")] * 6
+def test_does_not_ping_active_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = sent(monkeypatch, [0.0, *[9.0] * 5], heartbeat=10.0)
+    assert [block for _, block in blocks] == [sse.frame(b"{}")] * 6
 
 
 @given(
     st.lists(st.floats(0, 30), min_size=1, max_size=8), st.sampled_from([0.05, 0.2, 0.25, 1.0, 10])
 )
-def test_no_silence_is_longer_than_a_heartbeat_and_a_tick(
-    pauses: list[float], heartbeat: float
-) -> None:
+def test_silence_is_at_most_heartbeat_plus_tick(pauses: list[float], heartbeat: float) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
-        seen = sent(monkeypatch, pauses, heartbeat)
-    times = [at for at, _ in seen]
+        blocks = sent(monkeypatch, pauses, heartbeat)
+    times = [at for at, _ in blocks]
     tick = min(stream.TICK, heartbeat)
-    for before, after, block in zip([0.0, *times], times, [block for _, block in seen]):  # noqa: B905
+    for before, after, block in zip([0.0, *times], times, [block for _, block in blocks]):  # noqa: B905
         assert after - before <= heartbeat + tick + 1e-6
         if block == sse.ping() and after:
             assert after - before >= heartbeat - 1e-6
-    assert [block for _, block in seen if block != sse.ping()] == [sse.frame(b"{}")] * len(pauses)
+    assert [block for _, block in blocks if block != sse.ping()] == [sse.frame(b"{}")] * len(pauses)
 
 
-def test_a_client_is_looked_after_at_every_tick_of_silence(
+def test_checks_for_disconnect_at_every_tick_of_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(stream, "time", clock)
-    looks: list[float] = []
+    checks: list[float] = []
 
     def gone() -> bool:
-        looks.append(clock.now - 1000)
-        return len(looks) == 5
+        checks.append(clock.now - 1000)
+        return len(checks) == 5
 
     closed: list[str] = []
     carried = EventStream(
         Timed(clock, [100.0]), gone=gone, heartbeat=10.0, on_close=closed.append, meter=account()
     )
     assert list(carried) == [sse.ping()]
-    assert looks == [0.25, 0.5, 0.75, 1.0, 1.25]
+    assert checks == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert len(closed) == 1

@@ -1,6 +1,6 @@
-"""Streams over real connections, by arrival: a frame is there before the next is made.
+"""Streams over real connections: each frame arrives before the next is made.
 
-All of it through waitress as it comes and through ``choreo-wsgi serve``'s own kind of it.
+Each test runs under plain waitress and under the server of ``choreo-wsgi serve``.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from choreo_wsgi.serve.server import Server
 Make = Callable[..., Application]
 CHAT = "/v1/chat/completions"
 
-#: Far beyond any test: what arrives was not brought by a ping.
+#: No ping is sent within a test.
 SILENT = {"heartbeat_seconds": "600"}
 
 
@@ -77,10 +77,10 @@ def content(frame: bytes) -> str:
     return str(chunk["choices"][0]["delta"].get("content"))
 
 
-# -- by arrival ---------------------------------------------------------------------------
+# -- arrival ------------------------------------------------------------------------------
 
 
-def test_each_frame_is_there_before_the_next_is_made(
+def test_each_frame_arrives_before_next_is_made(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     script = scripted()
@@ -102,7 +102,7 @@ def test_each_frame_is_there_before_the_next_is_made(
         assert client.read_frame() == b""
 
 
-def test_two_choices_arrive_as_they_speak(
+def test_choices_are_interleaved_as_they_arrive(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     one, two = scripted(), scripted()
@@ -125,7 +125,7 @@ def test_two_choices_arrive_as_they_speak(
         assert client.read_frame() == sse.DONE
 
 
-def test_a_stop_string_ends_the_stream_while_the_provider_still_talks(
+def test_stop_string_ends_stream_before_provider_does(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     script = scripted()
@@ -145,7 +145,7 @@ def test_a_stop_string_ends_the_stream_while_the_provider_still_talks(
         assert script.closed.wait(harness.DEADLINE)
 
 
-def test_the_head_comes_with_the_first_ping_when_the_model_is_slow(
+def test_head_is_sent_with_first_ping_of_slow_model(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     script = scripted()
@@ -158,7 +158,7 @@ def test_the_head_comes_with_the_first_ping_when_the_model_is_slow(
         assert frames[3] == sse.DONE
 
 
-def test_a_failure_after_the_head_is_a_frame(
+def test_failure_after_head_is_an_error_frame(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     script = scripted()
@@ -171,7 +171,7 @@ def test_a_failure_after_the_head_is_a_frame(
         assert client.read_frame() == b""
 
 
-def test_a_failure_before_the_first_frame_is_a_status(
+def test_failure_before_first_frame_sets_status(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     script = scripted()
@@ -184,14 +184,14 @@ def test_a_failure_before_the_first_frame_is_a_status(
         assert client.exchange("GET", "/healthz").status == 200
 
 
-# -- clients that leave -------------------------------------------------------------------
+# -- disconnects --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("when", "leave"),
     [("before the first byte", "close"), ("between frames", "reset"), ("plain", "close")],
 )
-def test_a_client_that_leaves_stops_the_generation(
+def test_disconnect_stops_generation(
     application: Make, scripted: Callable[[], Script], serve: Serve, when: str, leave: str
 ) -> None:
     script = scripted()
@@ -207,7 +207,7 @@ def test_a_client_that_leaves_stops_the_generation(
         assert script.asked.wait(harness.DEADLINE)
     getattr(client, leave)()
     assert script.closed.wait(harness.DEADLINE)
-    harness.wait_until(lambda: app.active == 0, "the slot was not given back")
+    harness.wait_until(lambda: app.active == 0, "the slot is released")
     # The one slot serves the next.
     scripted().finish("b", Finish())
     with server.connect() as next_client:
@@ -215,7 +215,7 @@ def test_a_client_that_leaves_stops_the_generation(
         next_client.read_body()
 
 
-def test_a_stopping_server_ends_streams_with_an_error_and_plain_answers_with_a_status(
+def test_stop_ends_streams_with_error_and_plain_requests_with_503(
     application: Make, scripted: Callable[[], Script], serve: Serve
 ) -> None:
     streamed, plain = scripted(), scripted()
@@ -236,7 +236,7 @@ def test_a_stopping_server_ends_streams_with_an_error_and_plain_answers_with_a_s
     assert streamed.closed.is_set() and plain.closed.is_set()
 
 
-def test_many_streams_at_once_each_get_their_own(application: Make, serve: Serve) -> None:
+def test_concurrent_streams_do_not_mix(application: Make, serve: Serve) -> None:
     server = serve(application(**SILENT))
     wrong: list[object] = []
 
@@ -262,7 +262,7 @@ def test_many_streams_at_once_each_get_their_own(application: Make, serve: Serve
 # -- the echo -----------------------------------------------------------------------------
 
 
-def test_the_echo_waits_before_each_piece_and_loses_none(application: Make, serve: Serve) -> None:
+def test_delayed_echo_sends_every_piece(application: Make, serve: Serve) -> None:
     app = application({"echo": {"delay_ms": "5"}}, **SILENT)
     with serve(app).connect() as client:
         client.request("POST", CHAT, chat("a b c", stream=True, n=2))
@@ -275,7 +275,7 @@ def test_the_echo_waits_before_each_piece_and_loses_none(application: Make, serv
         assert texts == ["a b c", "a b c"] and reasons == ["stop", "stop"]
 
 
-def test_usage_comes_last_on_the_wire(application: Make, serve: Serve) -> None:
+def test_usage_is_last_chunk_before_done(application: Make, serve: Serve) -> None:
     with serve(application(**SILENT)).connect() as client:
         options = {"stream_options": {"include_usage": True}, "max_tokens": 0}
         begin(client, **options)
@@ -288,9 +288,7 @@ def test_usage_comes_last_on_the_wire(application: Make, serve: Serve) -> None:
         assert client.read_frame() == sse.DONE
 
 
-def test_answers_without_a_body_leave_the_connection_in_step(
-    application: Make, serve: Serve
-) -> None:
+def test_bodiless_responses_keep_connection_usable(application: Make, serve: Serve) -> None:
     with serve(application()).connect() as client:
         for method, path, status in (
             ("HEAD", "/healthz", 200),
@@ -298,7 +296,7 @@ def test_answers_without_a_body_leave_the_connection_in_step(
             ("HEAD", CHAT, 405),
             ("GET", "/healthz", 200),
             ("DELETE", "/v1/models", 405),
-            ("OPTIONS", CHAT, 204),  # waitress closes behind it
+            ("OPTIONS", CHAT, 204),  # waitress closes after it
         ):
             answer = client.exchange(method, path)
             assert answer.status == status, (method, path)
@@ -307,10 +305,10 @@ def test_answers_without_a_body_leave_the_connection_in_step(
                 assert "OPTIONS" in answer.headers["allow"]
 
 
-def test_a_provider_may_be_any_iterable(
+def test_provider_may_be_a_generator(
     application: Make, serve: Serve, scripted: Callable[[], Script], monkeypatch: Any
 ) -> None:
-    """The whole way of the smallest provider there is: items from a generator."""
+    """The smallest possible provider: items from a generator."""
     from scripted_provider import Scripted
 
     from choreo_wsgi.chat.source import from_deltas

@@ -1,4 +1,4 @@
-"""Recordings and readings of logs: what they say to whoever carries them, and at the end."""
+"""Recordings and playbacks of logs: how they are carried, and how they end."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def logs() -> Any:
     one.close()
 
 
-def playback(logs: Store, control: Control) -> tuple[Any, Playback]:
-    """Return the writer of a stream and a reading of it, whose error has what it was given."""
+def start_playback(logs: Store, control: Control) -> tuple[Any, Playback]:
+    """Return the writer of a stream and its playback, whose error quotes the last frames."""
     writer = create(logs)
     reader = logs.read(writer.id, "alice")
     return writer, Playback(reader, control, lambda _: None, lambda error, last: b"after " + last)
 
 
-def test_a_log_that_is_waited_for_keeps_its_recording_from_the_loop(tmp_path: Path) -> None:
-    """A worker carries it; without a client nobody waits for the log, and the loop does."""
+def test_loop_carries_recording_to_sqlite_only_without_client(tmp_path: Path) -> None:
+    """A worker steps it, as its client waits for writes; without a client the loop does."""
     logs = open_store(f"sqlite:{tmp_path / 'replay.db'}", Settings())
     recording = Recording(SILENCE, create(logs), lambda one: orphans.add(one, "alice"))
     assert (recording.fileno(), recording.due) == (None, None)
@@ -47,21 +47,21 @@ def test_a_log_that_is_waited_for_keeps_its_recording_from_the_loop(tmp_path: Pa
     logs.close()
 
 
-def test_a_reading_that_the_server_ends_has_all_that_was_logged(logs: Store) -> None:
+def test_stopped_playback_sends_all_logged_frames_first(logs: Store) -> None:
     control = Control()
-    writer, reading = playback(logs, control)
+    writer, playback = start_playback(logs, control)
     writer.append(frame(1), 1)
     control.stopping = True
-    assert reading.receive(0) == frame(1) and not reading.ended
-    assert reading.receive(0) == b"after " + frame(1) and reading.ended
-    assert reading.outcome == "server_shutting_down"
+    assert playback.receive(0) == frame(1) and not playback.ended
+    assert playback.receive(0) == b"after " + frame(1) and playback.ended
+    assert playback.outcome == "server_shutting_down"
 
 
-def test_the_error_of_a_reading_follows_the_last_frames_however_long_ago(logs: Store) -> None:
+def test_stop_error_of_playback_is_given_frames_sent_long_before(logs: Store) -> None:
     control = Control()
-    writer, reading = playback(logs, control)
+    writer, playback = start_playback(logs, control)
     writer.append(frame(1), 1)
-    assert reading.receive(0) == frame(1)
-    assert reading.receive(0) == b""
+    assert playback.receive(0) == frame(1)
+    assert playback.receive(0) == b""
     control.stopping = True
-    assert reading.receive(0) == b"after " + frame(1)
+    assert playback.receive(0) == b"after " + frame(1)

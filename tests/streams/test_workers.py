@@ -1,4 +1,4 @@
-"""Threads for what may block: when the system allows fewer of them."""
+"""Worker threads: queues, failures, and a system that allows few threads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from choreo_wsgi.streams.workers import Workers
 
 @pytest.fixture
 def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """``allow(n)``: after *n* more threads the system says no, as at a pids limit."""
+    """``allow(n)``: after *n* more threads the system refuses, as at a limit of pids."""
 
     def limit(count: int) -> None:
         left = [count]
@@ -37,26 +37,26 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "choreo_wsgi.streams.workers")
 
 
-def test_jobs_wait_for_the_threads_that_there_are(allow: Callable[[int], None]) -> None:
+def test_jobs_wait_when_system_allows_fewer_threads(allow: Callable[[int], None]) -> None:
     workers = Workers(10)
     allow(2)
-    go, done = threading.Event(), threading.Semaphore(0)
+    proceed, done = threading.Event(), threading.Semaphore(0)
 
     def job() -> None:
-        go.wait(harness.DEADLINE)
+        proceed.wait(harness.DEADLINE)
         done.release()
 
     for _ in range(6):
         workers.submit(job)
     assert workers.started == workers.most == 2
-    go.set()
+    proceed.set()
     for _ in range(6):
         assert done.acquire(timeout=harness.DEADLINE)
     workers.close()
-    assert threading.stack_size() == 0  # other threads have the system's
+    assert threading.stack_size() == 0  # the default for other threads is unchanged
 
 
-def test_without_any_thread_nothing_is_promised(allow: Callable[[int], None]) -> None:
+def test_submit_raises_without_any_thread(allow: Callable[[int], None]) -> None:
     workers = Workers(10)
     allow(0)
     with pytest.raises(RuntimeError, match="allows no thread"):
@@ -64,7 +64,7 @@ def test_without_any_thread_nothing_is_promised(allow: Callable[[int], None]) ->
 
 
 @pytest.mark.parametrize("allowed", [0, 1, 3])
-def test_too_few_threads_are_found_out(allow: Callable[[int], None], allowed: int) -> None:
+def test_ensure_raises_with_too_few_threads(allow: Callable[[int], None], allowed: int) -> None:
     workers = Workers(10)
     allow(allowed)
     with pytest.raises(RuntimeError, match="the system allows"):
@@ -72,7 +72,7 @@ def test_too_few_threads_are_found_out(allow: Callable[[int], None], allowed: in
     workers.close()
 
 
-def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
+def test_ensure_starts_threads_that_stay(allow: Callable[[int], None]) -> None:
     workers = Workers(10)
     allow(4)
     workers.ensure(4)
@@ -81,21 +81,24 @@ def test_enough_threads_are_kept(allow: Callable[[int], None]) -> None:
     workers.close()
 
 
-def test_a_job_that_fails_leaves_its_thread_to_the_next() -> None:
+def test_job_waits_for_thread_of_failing_job() -> None:
     workers = Workers(1)
-    done = threading.Event()
+    proceed, done = threading.Event(), threading.Event()
 
     def fail() -> None:
-        raise KeyError("a job of somebody's")
+        assert proceed.wait(harness.DEADLINE)
+        raise RuntimeError("a bug")
 
     workers.submit(fail)
     workers.submit(done.set)
+    assert harness.busy(workers) == 1 and not done.is_set()
+    proceed.set()
     assert done.wait(harness.DEADLINE)
     assert workers.started == 1
     workers.close()
 
 
-def test_the_thread_that_was_busy_last_is_busy_next() -> None:
+def test_reuses_most_recently_busy_thread() -> None:
     workers = Workers(3)
     workers.ensure(3)
     names = []
@@ -113,24 +116,24 @@ def test_the_thread_that_was_busy_last_is_busy_next() -> None:
     workers.close()
 
 
-def test_a_busy_thread_ends_with_its_job_once_all_is_closed() -> None:
-    workers, go = Workers(1), threading.Event()
+def test_busy_thread_ends_with_its_job_after_close() -> None:
+    workers, proceed = Workers(1), threading.Event()
     threads: list[threading.Thread] = []
 
     def job() -> None:
         threads.append(threading.current_thread())
-        go.wait(harness.DEADLINE)
+        proceed.wait(harness.DEADLINE)
 
     workers.submit(job)
-    harness.wait_until(lambda: threads, "it runs")
+    harness.wait_until(lambda: threads, "the job runs")
     workers.close()
-    go.set()
+    proceed.set()
     threads[0].join(harness.DEADLINE)
     assert not threads[0].is_alive()
 
 
-def test_an_idle_thread_holds_nothing_of_its_jobs() -> None:
-    """The first is no exception, with which the thread was made."""
+def test_idle_thread_keeps_no_reference_to_its_jobs() -> None:
+    """Not even to the first, for which the thread was started."""
 
     class Job:
         def __call__(self) -> None:
@@ -142,5 +145,5 @@ def test_an_idle_thread_holds_nothing_of_its_jobs() -> None:
         gone = weakref.ref(job)
         workers.submit(job)
         del job
-        harness.wait_until(lambda gone=gone: gone() is None, "it is let go of")  # type: ignore
+        harness.wait_until(lambda gone=gone: gone() is None, "the job is freed")  # type: ignore
     workers.close()

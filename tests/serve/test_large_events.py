@@ -1,4 +1,4 @@
-"""However large one event is, the process grows by a few times its bytes."""
+"""However large an event is, memory grows by a small multiple of its size."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 SIZE = 7_000_000
 
 
-def called(count: int, size: int, start: str = "") -> list[dict[str, Any]]:
-    """Return so many calls with *size* bytes of arguments."""
+def make_calls(count: int, size: int, start: str = "") -> list[dict[str, Any]]:
+    """Return *count* tool calls with *size* bytes of arguments each."""
     arguments = json.dumps({"a": start + "x" * size})
     return [
         {
@@ -30,14 +30,14 @@ def called(count: int, size: int, start: str = "") -> list[dict[str, Any]]:
     ]
 
 
-SAID: dict[str, Callable[[int], dict[str, Any]]] = {
+DELTAS: dict[str, Callable[[int], dict[str, Any]]] = {
     "text": lambda size: {"content": "x" * size},
     "emoji": lambda size: {"content": "\U0001f600" + "x" * size},
-    "arguments": lambda size: {"tool_calls": called(1, size)},
-    "many calls": lambda size: {"tool_calls": called(1000, size // 1000)},
-    "many emoji": lambda size: {"tool_calls": called(1000, size // 1000, "\U0001f600")},
+    "arguments": lambda size: {"tool_calls": make_calls(1, size)},
+    "many calls": lambda size: {"tool_calls": make_calls(1000, size // 1000)},
+    "many emoji": lambda size: {"tool_calls": make_calls(1000, size // 1000, "\U0001f600")},
 }
-ASKED = {
+BODIES = {
     "/v1/responses": {"input": "%s"},
     "/v1/messages": {"max_tokens": 9, "messages": [{"role": "user", "content": "%s"}]},
 }
@@ -64,23 +64,25 @@ def events(delta: dict[str, Any]) -> bytes:
         ("many emoji", "/v1/messages", False),
     ],
 )
-def test_a_large_event(command: Callable[..., Any], kind: str, path: str, stream: bool) -> None:
+def test_large_event_uses_few_times_its_size(
+    command: Callable[..., Any], kind: str, path: str, stream: bool
+) -> None:
     sent: list[int] = []
 
     def answer(peer: Peer) -> None:
-        data = events(SAID[kind](SIZE if b"large" in peer.request.body else 2000))
+        data = events(DELTAS[kind](SIZE if b"large" in peer.request.body else 2000))
         sent.append(len(data))
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         peer.send(chunk(data) + chunk(b""))
 
     def ask(word: str) -> bytes:
-        body = json.dumps({"model": "m", "stream": stream, **ASKED[path]}).replace("%s", word)
+        body = json.dumps({"model": "m", "stream": stream, **BODIES[path]}).replace("%s", word)
         with server.connect() as client:
             sender = {"Content-Type": "application/json"}
             return bytes(client.exchange("POST", path, body.encode(), sender).body)
 
     with RawServer(answer) as upstream:
-        # malloc keeps memory for each thread: in one arena it is not luck which thread works.
+        # malloc has an arena per thread; with one, the result does not depend on the thread.
         server = command(
             OPENAI_BASE_URL=upstream.base_url, OPENAI_API_KEY="k", MALLOC_ARENA_MAX="1"
         )
@@ -89,11 +91,11 @@ def test_a_large_event(command: Callable[..., Any], kind: str, path: str, stream
         first, grown = server.resident(), []
         for _ in range(5):
             before = server.resident()
-            (process / "clear_refs").write_text("5")  # the most so far is what there is now
+            (process / "clear_refs").write_text("5")  # reset the peak to the current size
             received = ask("large")
             assert len(received) > SIZE and b"error" not in received[-200:]
-            most = int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
-            grown.append(most - before)
+            peak = int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+            grown.append(peak - before)
         assert max(grown) < 4 * sent[-1]
-        # Nothing holds an answer that is over, if only until the next look for cycles.
+        # No finished reply stays alive, not even until the next garbage collection.
         assert server.resident() - first < 4 * sent[-1]

@@ -1,4 +1,4 @@
-"""Streams that wait without a worker's thread: the same bytes, the same endings."""
+"""Streams that the loop carries without a thread: the same bytes and endings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RunApp = Callable[..., Running]
 
 
 class Tap:
-    """A stream of what the test puts in, read from a socket; an empty put ends it."""
+    """A stream of the bytes that the test puts in, over a socket; empty bytes end it."""
 
     def __init__(self) -> None:
         self._inside, self._outside = socket.socketpair()
@@ -99,8 +99,8 @@ def tap() -> Iterator[Tap]:
 
 
 @pytest.fixture
-def go_on() -> Iterator[threading.Event]:
-    """Set when the answers to ``/blocked`` may go on."""
+def proceed() -> Iterator[threading.Event]:
+    """Lets the responses to ``/blocked`` continue."""
     event = threading.Event()
     yield event
     event.set()
@@ -108,13 +108,13 @@ def go_on() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def inside() -> threading.Semaphore:
-    """Released by each answer to ``/blocked`` that holds a thread."""
+    """Released by each response to ``/blocked`` that holds a thread."""
     return threading.Semaphore(0)
 
 
 @pytest.fixture
 def server(
-    run_app: RunApp, tap: Tap, go_on: threading.Event, inside: threading.Semaphore
+    run_app: RunApp, tap: Tap, proceed: threading.Event, inside: threading.Semaphore
 ) -> Running:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/plain":
@@ -126,55 +126,55 @@ def server(
 
     def blocked() -> Iterator[bytes]:
         inside.release()
-        assert go_on.wait(3 * harness.DEADLINE)  # longer than a client waits for its frame
-        yield b"went on"
+        assert proceed.wait(3 * harness.DEADLINE)  # longer than a client waits for a frame
+        yield b"continued"
 
     return run_app(handler)
 
 
-def await_parked(running: Running, count: int = 1) -> None:
-    """Wait until *count* streams are the loop's and no thread is busy with one."""
+def await_carried(running: Running, count: int = 1) -> None:
+    """Wait until the loop carries *count* streams and no thread is busy."""
     carrier = running.server.carrier
 
-    def parked() -> bool:
+    def carried() -> bool:
         return carrier.carried == count and not harness.busy(carrier.workers)
 
-    harness.wait_until(parked, "the stream parks")
+    harness.wait_until(carried, "the streams are carried")
 
 
 def begin(server: Running, client: harness.Client) -> None:
     client.request("GET", "/")
     assert client.read_head().status == 200
     assert client.read_chunk() == b"begin"
-    await_parked(server)
+    await_carried(server)
 
 
-def test_a_waiting_stream_has_no_thread_and_gets_its_frames(server: Running, tap: Tap) -> None:
+def test_waiting_stream_uses_no_thread(server: Running, tap: Tap) -> None:
     with server.connect() as client:
         begin(server, client)
         for number in range(5):
             frame = b"data: %d\n\n" % number
             tap.put(frame)
             assert client.read_chunk() == frame
-            await_parked(server)
+            await_carried(server)
         tap.put(b"last")
         tap.put(b"")
         assert client.read_body() == b"last"
         assert tap.closed.wait(harness.DEADLINE)
-        # The connection serves on.
+        # The connection is kept.
         assert client.exchange("GET", "/plain").body == b"plain"
 
 
-def test_a_client_that_takes_nothing_keeps_nobody_busy(
+def test_client_that_does_not_read_causes_no_busy_loop(
     server: Running, tap: Tap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What came for it is not looked at again in each round of the loop."""
-    looks = 0
+    """The loop does not step its stream again and again."""
+    steps = 0
     step = Task.step
 
     def counted(task: Task, patience: float) -> None:
-        nonlocal looks
-        looks += bool(task.channel.unsent)
+        nonlocal steps
+        steps += bool(task.channel.unsent)
         step(task, patience)
 
     monkeypatch.setattr(Task, "step", counted)
@@ -187,20 +187,20 @@ def test_a_client_that_takes_nothing_keeps_nobody_busy(
 
             def waits() -> bool:
                 nonlocal before
-                before, last = looks, before
+                before, last = steps, before
                 return bool(channel.unsent) and before == last
 
-            harness.wait_until(waits, "the system's buffers are full and nobody looks")
+            harness.wait_until(waits, "the kernel's buffers are full and the stream is not stepped")
             for _ in range(20):
                 assert client.exchange("GET", "/plain").body == b"plain"
-            assert looks <= before + 5
+            assert steps <= before + 5
         finally:
             tap.shut()
             assert putting.exception(harness.DEADLINE)
 
 
-def test_it_gets_its_frames_while_all_threads_are_busy(
-    server: Running, tap: Tap, go_on: threading.Event, inside: threading.Semaphore
+def test_sends_frames_while_all_threads_are_busy(
+    server: Running, tap: Tap, proceed: threading.Event, inside: threading.Semaphore
 ) -> None:
     workers = server.server.carrier.workers
     with ExitStack() as stack, server.connect() as client:
@@ -211,11 +211,11 @@ def test_it_gets_its_frames_while_all_threads_are_busy(
         assert all(inside.acquire(timeout=harness.DEADLINE) for _ in range(workers.most))
         tap.put(b"data: 1\n\n")
         assert client.read_chunk() == b"data: 1\n\n"
-        go_on.set()
-        assert [other.read_answer().body for other in others] == [b"went on"] * len(others)
+        proceed.set()
+        assert [other.read_answer().body for other in others] == [b"continued"] * len(others)
 
 
-def test_a_request_sent_meanwhile_waits_for_its_turn(server: Running, tap: Tap) -> None:
+def test_request_pipelined_after_stream_waits_for_its_end(server: Running, tap: Tap) -> None:
     with server.connect() as client:
         begin(server, client)
         client.request("GET", "/plain")
@@ -227,16 +227,16 @@ def test_a_request_sent_meanwhile_waits_for_its_turn(server: Running, tap: Tap) 
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_leaves(server: Running, tap: Tap, how: str) -> None:
+def test_disconnect_closes_carried_stream(server: Running, tap: Tap, how: str) -> None:
     client = server.connect()
     begin(server, client)
     getattr(client, how)()
     assert tap.closed.wait(harness.DEADLINE)
-    await_parked(server, 0)
+    await_carried(server, 0)
 
 
 @pytest.mark.parametrize("size", [MANY - 1, MANY, 16 * MANY])
-def test_a_lot_at_once(server: Running, tap: Tap, size: int) -> None:
+def test_sends_large_blocks_completely(server: Running, tap: Tap, size: int) -> None:
     with server.connect() as client:
         begin(server, client)
         received = b""
@@ -244,14 +244,14 @@ def test_a_lot_at_once(server: Running, tap: Tap, size: int) -> None:
             tap.put(bytes([65 + round]) * size)
             while len(received) < (round + 1) * size:
                 received += client.read_chunk()
-            await_parked(server)
+            await_carried(server)
         tap.put(b"")
         assert client.read_body() == b""
     assert received == b"A" * size + b"B" * size + b"C" * size
 
 
-def test_a_client_that_does_not_take_it(server: Running, tap: Tap) -> None:
-    """The rest of a frame that was sent in part comes before the next, at any border."""
+def test_partial_sends_keep_block_order(server: Running, tap: Tap) -> None:
+    """The rest of a partly sent block precedes the next block, at any border."""
     block = b"0123456789" * (MANY // 20)
     with server.connect() as client:
         begin(server, client)
@@ -267,34 +267,30 @@ def test_a_client_that_does_not_take_it(server: Running, tap: Tap) -> None:
     assert bytes(received) == b"0123456789" * (total // 10)
 
 
-def test_a_stream_that_fails_has_no_last_chunk(server: Running, tap: Tap) -> None:
+def test_failing_stream_omits_last_chunk(server: Running, tap: Tap) -> None:
     with server.connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await_parked(server)
+        await_carried(server)
         tap.fails = True
         tap.put(b"x")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = harness.everything(client)
     assert raw.endswith(b"5\r\nbegin\r\n")
     assert tap.closed.is_set()
 
 
-def test_http_1_0(server: Running, tap: Tap) -> None:
+def test_http_1_0_stream_ends_with_connection(server: Running, tap: Tap) -> None:
     with server.connect() as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
-        await_parked(server)
+        await_carried(server)
         tap.put(b"more")
-        await_parked(server)
+        await_carried(server)
         tap.put(b"")
-        raw = b""
-        while piece := client.socket.recv(4096):
-            raw += piece
+        raw = harness.everything(client)
     assert raw.partition(b"\r\n\r\n")[2] == b"beginmore"
 
 
 class Upstream:
-    """A provider of OpenAI's kind, on a socket; the test says when it sends what."""
+    """An OpenAI-compatible provider on a socket, driven by the test."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -302,7 +298,7 @@ class Upstream:
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}/v1"
 
     def accept(self) -> socket.socket:
-        """Take a request and answer the head and the first frame."""
+        """Accept a request; send the head and the first frame."""
         sock, _ = self._listener.accept()
         sock.settimeout(harness.DEADLINE)
         request = b""
@@ -330,7 +326,7 @@ def upstream() -> Iterator[Upstream]:
     one.close()
 
 
-def ask(client: harness.Client) -> None:
+def begin_relayed(client: harness.Client) -> None:
     message = {"role": "user", "content": "hello"}
     client.request(
         "POST",
@@ -344,7 +340,7 @@ def text_of(frame: bytes) -> str:
     return str(json.loads(frame.removeprefix(b"data: "))["choices"][0]["delta"]["content"])
 
 
-def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
+def test_relayed_streams_end_with_done_or_with_drain(
     command: Callable[..., Any], upstream: Upstream
 ) -> None:
     server = command("--drain-seconds", "1000", OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
@@ -352,7 +348,7 @@ def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
         short, long = (stack.enter_context(server.connect()) for _ in range(2))
         sides = []
         for client in (short, long):
-            thread = threading.Thread(target=ask, args=(client,))
+            thread = threading.Thread(target=begin_relayed, args=(client,))
             thread.start()
             sides.append(stack.enter_context(upstream.accept()))
             thread.join(harness.DEADLINE)
@@ -371,12 +367,12 @@ def test_a_relayed_stream_to_its_end_and_to_the_end_of_a_drain(
     assert server.finish() == 0
 
 
-def test_a_client_that_leaves_frees_the_provider(
+def test_disconnect_closes_relayed_upstream(
     command: Callable[..., Any], upstream: Upstream
 ) -> None:
     server = command(OPENAI_API_KEY="x", OPENAI_BASE_URL=upstream.url)
     client = server.connect()
-    thread = threading.Thread(target=ask, args=(client,))
+    thread = threading.Thread(target=begin_relayed, args=(client,))
     thread.start()
     with upstream.accept() as side:
         thread.join(harness.DEADLINE)

@@ -1,4 +1,4 @@
-"""What a person meets on the first day, through the command as that person types it."""
+"""Starting the command: addresses, wrong settings, warnings, models and missing parts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Start = Callable[..., Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-# -- where it listens ---------------------------------------------------------------------
+# -- addresses ---------------------------------------------------------------------------
 
 
-def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -> None:
+def test_address_without_port_uses_port_setting(command: Start) -> None:
     port = free_port()
     server = command("--listen", "localhost", "--port", str(port))
     assert f"http://127.0.0.1:{port}" in server.banner.partition("\n")[0]
@@ -47,9 +47,7 @@ def test_an_address_without_a_port_has_the_one_of_the_settings(command: Start) -
         ("no-such-host.invalid:8000", ["unknown host", "no-such-host.invalid"]),
     ],
 )
-def test_an_address_that_is_none_is_told_as_it_was_written(
-    run_here: Run, listen: str, words: list[str]
-) -> None:
+def test_invalid_address_is_quoted_in_error(run_here: Run, listen: str, words: list[str]) -> None:
     done = run_here("serve", "--listen", listen)
     assert done.returncode == 2
     for word in words:
@@ -57,7 +55,7 @@ def test_an_address_that_is_none_is_told_as_it_was_written(
     assert "Traceback" not in done.stderr
 
 
-def test_the_last_port_is_one() -> None:
+def test_accepts_ports_up_to_65535() -> None:
     assert listen_addresses(Settings(listen=("[::1]:65535",))) == ["[::1]:65535"]
     assert listen_addresses(Settings(listen=("localhost",), port=81)) == ["localhost:81"]
     for host in ("::1", "[::1]", "[::1]:81"):
@@ -69,7 +67,7 @@ def test_the_last_port_is_one() -> None:
         listen_addresses(Settings(host="[::1"))
 
 
-def test_an_address_in_use_is_named(run: Run) -> None:
+def test_names_address_in_use(run: Run) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("serve", "--listen", "127.0.0.1:0", "--listen", f"127.0.0.1:{port}")
@@ -77,11 +75,11 @@ def test_an_address_in_use_is_named(run: Run) -> None:
     assert f"127.0.0.1:{port}: Address already in use" in done.stderr
 
 
-# -- words --------------------------------------------------------------------------------
+# -- options and settings -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "ini", "meant"),
+    ("arguments", "environment", "ini", "suggestion"),
     [
         (["serv"], {}, "", "'serve'"),
         (["serve", "--max-stream", "3"], {}, "", "'--max-streams'"),
@@ -103,12 +101,12 @@ def test_an_address_in_use_is_named(run: Run) -> None:
         (["models", "--log-format", "JSON"], {}, "", "'json'"),
     ],
 )
-def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
-    run_here: Run, arguments: list[str], environment: dict[str, str], ini: str, meant: str
+def test_suggests_correct_spelling(
+    run_here: Run, arguments: list[str], environment: dict[str, str], ini: str, suggestion: str
 ) -> None:
     done = run_here(*arguments, ini=ini, **environment)
     assert done.returncode == 2
-    assert f"did you mean {meant}" in done.stderr
+    assert f"did you mean {suggestion}" in done.stderr
     assert len(done.stderr.splitlines()) < 6
 
 
@@ -120,16 +118,14 @@ def test_a_misspelt_word_is_met_with_the_one_that_was_meant(
         ({}, '[provider o]\ntype = openai\napi_key = "a-key"\n'),
     ],
 )
-def test_quotation_marks_belong_to_no_value(
-    run: Run, environment: dict[str, str], ini: str
-) -> None:
+def test_rejects_quoted_values(run: Run, environment: dict[str, str], ini: str) -> None:
     done = run("models", ini=ini, **environment)
     assert done.returncode == 2 and "leave out the quotation marks" in done.stderr
     assert "a-key" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environment", "said"),
+    ("arguments", "environment", "message"),
     [
         (["--listen", "/tmp/socket"], {}, "use the setting unix_socket for the path"),
         (["--replay", "sqlite://x.db"], {}, "names no file: write sqlite:PATH"),
@@ -143,16 +139,16 @@ def test_quotation_marks_belong_to_no_value(
         ),
     ],
 )
-def test_what_cannot_work_is_told_before_it_serves(
-    run: Run, arguments: list[str], environment: dict[str, str], said: str
+def test_rejects_unusable_values_at_start(
+    run: Run, arguments: list[str], environment: dict[str, str], message: str
 ) -> None:
     done = run("models", *arguments, **environment)
-    assert done.returncode == 2 and said in done.stderr, done.stderr
+    assert done.returncode == 2 and message in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--metrics-key", "k"], "metrics_key has no effect without metrics = true"),
         (["--cors-origins", "https://a.example"], "cors_origins has no effect without API keys"),
@@ -169,12 +165,12 @@ def test_what_cannot_work_is_told_before_it_serves(
         (["--local-max-tokens", "4096"], "above local_max_tokens_limit"),
     ],
 )
-def test_a_setting_without_effect_is_told(run: Run, arguments: list[str], said: str) -> None:
+def test_warns_of_setting_without_effect(run: Run, arguments: list[str], message: str) -> None:
     for command in ("settings", "models"):  # which starts as serve does
         done = run(command, *arguments)
         assert done.returncode == 0
         (line,) = done.stderr.splitlines()
-        assert said in line
+        assert message in line
 
 
 @pytest.mark.parametrize(
@@ -187,12 +183,12 @@ def test_a_setting_without_effect_is_told(run: Run, arguments: list[str], said: 
         ["--max-orphans-per-key", "4"],
     ],
 )
-def test_a_setting_with_effect_is_not(run: Run, arguments: list[str]) -> None:
+def test_does_not_warn_of_setting_with_effect(run: Run, arguments: list[str]) -> None:
     done = run("settings", *arguments)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_file_of_streams_that_cannot_be_used_is_told_at_start(run: Run, tmp_path: Path) -> None:
+def test_rejects_unusable_replay_file_at_start(run: Run, tmp_path: Path) -> None:
     for file in (tmp_path / "notes.txt", Path("/proc/streams.db")):  # where root may not write
         if file.parent == tmp_path:
             file.write_text("something else " * 100)
@@ -202,19 +198,19 @@ def test_a_file_of_streams_that_cannot_be_used_is_told_at_start(run: Run, tmp_pa
 
 
 @pytest.mark.parametrize("value", ["$A_KEY", "${A_KEY}"])
-def test_a_variable_of_a_shell_in_the_file_is_told_how_it_is_written(run: Run, value: str) -> None:
+def test_suggests_env_prefix_for_shell_variable(run: Run, value: str) -> None:
     done = run("models", ini=f"[provider o]\ntype = openai\napi_key = {value}\n", A_KEY="sk-1")
     assert done.returncode == 2
     assert "provider o: api_key: write a variable as env:A_KEY" in done.stderr
 
 
-def test_a_variable_that_is_near_to_none_is_met_with_none(run: Run) -> None:
+def test_suggests_nothing_for_dissimilar_variable(run: Run) -> None:
     done = run("models", CHOREO_DEBUG="1")
     assert done.returncode == 2 and done.stderr == "choreo-wsgi: CHOREO_DEBUG: no such setting\n"
 
 
 @pytest.mark.parametrize(
-    ("ini", "said"),
+    ("ini", "message"),
     [
         ("[provider gemini]\n", "gemini has no key, so its models fail: GEMINI_API_KEY or GOOGLE"),
         ("[provider o]\ntype = openai\nmodels = x\n", "o has no key, so its models fail: OPENAI"),
@@ -222,39 +218,39 @@ def test_a_variable_that_is_near_to_none_is_met_with_none(run: Run) -> None:
         ("[provider ollama]\n[provider vllm]\n[provider echo]\n[provider local]\n", ""),
     ],
 )
-def test_a_provider_without_its_key_is_told_of_at_start(run: Run, ini: str, said: str) -> None:
-    """A warning: its key may be meant to come later, and the others can be used."""
+def test_warns_of_provider_without_key(run: Run, ini: str, message: str) -> None:
+    """Only a warning: the key may be added later, and other providers can be used."""
     done = run("models", ini=ini)
     assert done.returncode == 0
-    assert said in done.stderr and len(done.stderr.splitlines()) == bool(said)
+    assert message in done.stderr and len(done.stderr.splitlines()) == bool(message)
 
 
-def test_the_settings_that_are_shown_hide_secrets_only(run: Run) -> None:
+def test_settings_output_masks_only_secrets(run: Run) -> None:
     digest = f"digest = {'0' * 64}"
     ini = f"[key ann]\n{digest}\ntokens_per_minute = 500\n[provider openai]\napi_key = sk-1\n"
-    shown = run("settings", ini=ini).stdout
-    assert digest in shown and "tokens_per_minute = 500" in shown
-    assert "api_key = ***" in shown and "sk-1" not in shown
+    output = run("settings", ini=ini).stdout
+    assert digest in output and "tokens_per_minute = 500" in output
+    assert "api_key = ***" in output and "sk-1" not in output
 
 
-def test_help_names_the_values(run: Run) -> None:
-    shown = run("serve", "--help").stdout
-    assert "--log-level debug|info|warning|error" in shown
-    assert "--max-body-bytes BYTES" in shown and "(33554432)" in shown
+def test_help_shows_values_and_defaults(run: Run) -> None:
+    output = run("serve", "--help").stdout
+    assert "--log-level debug|info|warning|error" in output
+    assert "--max-body-bytes BYTES" in output and "(33554432)" in output
     assert re.search(
-        r"--preload \[true\|false\]\s+start the local model with the server \(false\)", shown
+        r"--preload \[true\|false\]\s+start the local model with the server \(false\)", output
     )
-    assert "sqlite:PATH" in shown and "--api-keys-file PATH" in shown
+    assert "sqlite:PATH" in output and "--api-keys-file PATH" in output
 
 
 @pytest.mark.parametrize("command", ["models", "settings"])
-def test_the_help_of_what_only_shows_is_short(run: Run, command: str) -> None:
-    shown = run(command, "--help").stdout
-    assert len(shown.splitlines()) < 12
-    assert "--config FILE" in shown and "choreo-wsgi serve --help" in shown
+def test_help_of_read_only_commands_is_short(run: Run, command: str) -> None:
+    output = run(command, "--help").stdout
+    assert len(output.splitlines()) < 12
+    assert "--config FILE" in output and "choreo-wsgi serve --help" in output
 
 
-def test_a_terminal_without_utf_8_is_shown_what_it_can_show(run: Run) -> None:
+def test_escapes_names_for_ascii_terminal(run: Run) -> None:
     ini = "[provider s]\ntype = echo\nmodels = mod\u00e8le-\u20ac\n"
     done = run("models", ini=ini, PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stderr) == (0, "")
@@ -264,17 +260,17 @@ def test_a_terminal_without_utf_8_is_shown_what_it_can_show(run: Run) -> None:
 @pytest.mark.parametrize(
     ("words", "page"), [(["--page", "off"], "false"), (["--page=on"], "true"), (["--page"], "true")]
 )
-def test_a_switch_may_have_its_value(run: Run, words: list[str], page: str) -> None:
+def test_boolean_option_accepts_a_value(run: Run, words: list[str], page: str) -> None:
     assert f"\npage = {page}\n" in run("settings", *words).stdout
 
 
-def test_keys_with_a_space_between_are_refused(run: Run) -> None:
+def test_rejects_keys_separated_by_space(run: Run) -> None:
     done = run("models", CHOREO_API_KEYS="sk-one sk-two")
     assert (done.returncode, done.stdout) == (2, "")
     assert "api_keys: a key contains a space" in done.stderr and "sk-one" not in done.stderr
 
 
-def test_the_bare_command_says_what_there_is(run: Run) -> None:
+def test_bare_command_lists_subcommands(run: Run) -> None:
     done = run()
     assert done.returncode == 2
     for name in ("serve", "models", "settings", "fetch-model", "key", "check", "chat"):
@@ -285,7 +281,7 @@ def test_the_bare_command_says_what_there_is(run: Run) -> None:
 # -- models -------------------------------------------------------------------------------
 
 
-def test_api_keys_leave_the_local_model_where_it_is(command: Start, run: Run) -> None:
+def test_api_keys_do_not_disable_local_model(command: Start, run: Run) -> None:
     keys = {"CHOREO_API_KEYS": "k"}
     assert run("models", **keys).stdout == run("models").stdout
     server = command(**keys)
@@ -297,7 +293,7 @@ def test_api_keys_leave_the_local_model_where_it_is(command: Start, run: Run) ->
     assert listed == ["echo", "local/SmolLM2-135M-Instruct"]
 
 
-def test_a_name_that_nobody_answers_says_what_would(command: Start) -> None:
+def test_unknown_model_error_names_alternatives(command: Start) -> None:
     server = command("--default-model", "none")
     assert "SmolLM2" not in server.banner
     body = {"model": "nobody", "messages": [{"role": "user", "content": "Hi"}]}
@@ -309,13 +305,13 @@ def test_a_name_that_nobody_answers_says_what_would(command: Start) -> None:
         assert word in answer.error["message"]
 
 
-def test_the_banner_says_what_the_local_model_still_needs(command: Start, tmp_path: Path) -> None:
+def test_banner_says_how_to_install_local_model(command: Start, tmp_path: Path) -> None:
     server = command(XDG_CACHE_HOME=str(tmp_path / "empty"))
     assert "It is not installed yet: choreo-wsgi fetch-model" in server.banner
     assert '"model": "echo"' in server.banner  # the line to paste works
 
 
-def test_a_provider_without_models_is_shown(run: Run) -> None:
+def test_provider_without_models_is_listed_with_prefix(run: Run) -> None:
     ini = "[provider fast]\ntype = openai\nbase_url = http://localhost:1/v1\napi_key = k\n"
     assert run("models", ini=ini).stdout.splitlines() == ["echo\techo", "fast/*\tfast"]
     lines = run("models", GROQ_API_KEY="k").stdout.splitlines()
@@ -338,9 +334,7 @@ def test_a_provider_without_models_is_shown(run: Run) -> None:
         ("type = local\nmodel = /nowhere/x.gguf", ["/nowhere/x.gguf"]),
     ],
 )
-def test_options_are_checked_before_the_first_request(
-    run_here: Run, section: str, words: list[str]
-) -> None:
+def test_checks_provider_options_at_start(run_here: Run, section: str, words: list[str]) -> None:
     done = run_here("models", ini=f"[provider x]\n{section}\n")
     assert done.returncode == 2
     for word in ["x", *words]:
@@ -349,19 +343,19 @@ def test_options_are_checked_before_the_first_request(
 
 
 @pytest.mark.parametrize("version", ["", "2024-10-21", "2025-03-01-preview", "preview", "latest"])
-def test_azure_as_its_pages_have_it(run_here: Run, version: str) -> None:
+def test_accepts_documented_azure_versions(run_here: Run, version: str) -> None:
     ini = "[provider x]\ntype = azure\nbase_url = https://x.openai.azure.com\napi_key = k\n"
     done = run_here("models", ini=f"{ini}api_version = {version}\n")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_address_in_the_environment_is_checked_too(run: Run) -> None:
+def test_checks_base_url_from_environment(run: Run) -> None:
     done = run("models", OPENAI_BASE_URL="localhost:8000/v1")
     assert done.returncode == 2
     assert "provider openai: base_url" in done.stderr
 
 
-def test_a_local_model_that_is_none(run: Run, tmp_path: Path) -> None:
+def test_rejects_invalid_local_model_file(run: Run, tmp_path: Path) -> None:
     page = tmp_path / "model.gguf"
     page.write_text("<!DOCTYPE html>")
     for path in (page, tmp_path / "nowhere.gguf"):
@@ -370,7 +364,7 @@ def test_a_local_model_that_is_none(run: Run, tmp_path: Path) -> None:
         assert str(path) in done.stderr
 
 
-# -- what is not there --------------------------------------------------------------------
+# -- missing parts -------------------------------------------------------------------------
 
 
 RUN = "from choreo_wsgi.cli import main; sys.exit(main())"
@@ -378,13 +372,13 @@ RUN = "from choreo_wsgi.cli import main; sys.exit(main())"
 
 @pytest.fixture
 def bare_python() -> Iterator[list[str]]:
-    """A Python that has this package and its two dependencies, and that anybody may run."""
-    everybody = [path for path in (sys.executable, "/usr/bin/python3") if may_be_run(Path(path))]
-    if not everybody:
+    """A Python with only this package and its two dependencies, executable by any user."""
+    executables = [path for path in (sys.executable, "/usr/bin/python3") if may_be_run(Path(path))]
+    if not executables:
         pytest.skip(f"others may not run {sys.executable}")
     with bare_site() as site:
         path = f"import sys; sys.path.insert(0, {str(site)!r}); "
-        yield [everybody[0], "-I", "-S", "-c", path + RUN]
+        yield [executables[0], "-I", "-S", "-c", path + RUN]
 
 
 def may_be_run(executable: Path) -> bool:
@@ -392,7 +386,7 @@ def may_be_run(executable: Path) -> bool:
     return path.exists() and all(one.stat().st_mode & 0o001 for one in [path, *path.parents])
 
 
-def test_preload_without_the_runtime(
+def test_preload_without_runtime_names_the_extra(
     bare_python: list[str], bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
     model = tmp_path / "x.gguf"
@@ -420,17 +414,17 @@ def test_preload_without_the_runtime(
     assert "Traceback" not in done.stderr
 
 
-def test_preload_without_a_local_model(run: Run) -> None:
+def test_rejects_preload_without_local_model(run: Run) -> None:
     done = run("serve", "--listen", "127.0.0.1:0", "--preload", "--default-model", "none")
     assert done.returncode == 2
     assert "preload" in done.stderr and "default_model" in done.stderr
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user that nobody knows")
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to switch to an unknown user")
 @pytest.mark.parametrize("home", [None, "", "/nonexistent", "/"])
-def test_a_user_without_a_home(bare_python: list[str], home: str | None) -> None:
+def test_serves_for_user_without_home(bare_python: list[str], home: str | None) -> None:
     """As in containers whose user is a number (OpenShift, docker --user)."""
-    stranger = 123456
+    unknown = 123456
     environment = {"PATH": os.environ["PATH"], **({} if home is None else {"HOME": home})}
     process = subprocess.Popen(
         [*bare_python, "serve", "--listen", "127.0.0.1:0"],
@@ -439,8 +433,8 @@ def test_a_user_without_a_home(bare_python: list[str], home: str | None) -> None
         stderr=subprocess.PIPE,
         text=True,
         cwd="/",
-        user=stranger,
-        group=stranger,
+        user=unknown,
+        group=unknown,
     )
     try:
         assert process.stdout is not None
@@ -459,7 +453,7 @@ def test_a_user_without_a_home(bare_python: list[str], home: str | None) -> None
         process.communicate()
 
 
-def test_a_request_of_thirty_mebibytes(command: Start) -> None:
+def test_serves_request_of_30_mebibytes(command: Start) -> None:
     """Agents send their screenshots again with every turn."""
     server = command("--default-model", "echo")
     picture = {
@@ -475,8 +469,8 @@ def test_a_request_of_thirty_mebibytes(command: Start) -> None:
     assert json.loads(answer.body)["choices"][0]["message"]["content"] == "What is it?"
 
 
-def test_both_kinds_of_addresses_have_a_socket_of_their_own() -> None:
-    """And a server that is started again need not wait for connections of the last."""
+def test_binds_ipv4_and_ipv6_separately() -> None:
+    """A restarted server need not wait for connections of its predecessor."""
     sockets = bind(Settings(host="*", port=free_port()))
     try:
         for one in sockets:

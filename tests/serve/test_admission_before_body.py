@@ -1,4 +1,4 @@
-"""Who may not call is told so when the head is there: the body is not taken."""
+"""Requests are admitted or rejected when their head is complete, before the body."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from plain_apps import Running
 from choreo_wsgi.app.application import Application
 
 LENGTH = 8_000_000
-_SECOND = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n"
+SECOND = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n\r\n"
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def head(*fields: str, length: int = LENGTH) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "begun"),
+    ("fields", "code", "sent"),
     [
         ((), "missing_authorization", b""),
         ((), "missing_authorization", b"x" * 100_000),
@@ -53,20 +53,20 @@ def head(*fields: str, length: int = LENGTH) -> bytes:
         (("Expect: 100-continue",), "missing_authorization", b""),
     ],
 )
-def test_a_stranger_is_refused_before_his_body(
-    served: Callable[..., Running], fields: tuple[str, ...], code: str, begun: bytes
+def test_rejects_unauthorized_request_before_body(
+    served: Callable[..., Running], fields: tuple[str, ...], code: str, sent: bytes
 ) -> None:
     server = served(api_keys="k")
     with server.connect() as client:
-        client.send(head(*fields) + begun)
+        client.send(head(*fields) + sent)
         answer = client.read_answer()
         assert (answer.status, answer.error["code"]) == (401, code)
         assert answer.headers["connection"] == "close"
         assert client.at_end()
 
 
-def test_a_stranger_may_go_on_sending_for_a_while(served: Callable[..., Running]) -> None:
-    """Otherwise what is on its way resets the connection, and he never reads why."""
+def test_rejected_client_may_keep_sending(served: Callable[..., Running]) -> None:
+    """Otherwise bytes in flight would reset the connection before the client reads the error."""
     server = served(api_keys="k")
     with server.connect() as client:
         client.send(head())
@@ -76,19 +76,19 @@ def test_a_stranger_may_go_on_sending_for_a_while(served: Callable[..., Running]
             client.send(b"x" * 1000)
 
 
-def test_nothing_that_follows_is_taken_for_a_request(served: Callable[..., Running]) -> None:
-    """What was to be the body holds one, and comes together with the head, or later."""
+def test_rejected_body_is_not_parsed_as_a_request(served: Callable[..., Running]) -> None:
+    """The body contains a request; it arrives with the head, or later."""
     server = served(api_keys="k")
     for together in (True, False):
         with server.connect() as client:
-            client.send(head() + (_SECOND if together else b""))
+            client.send(head() + (SECOND if together else b""))
             if not together:
-                client.send(_SECOND)
+                client.send(SECOND)
             assert client.read_answer().status == 401
             assert client.at_end()
 
 
-def test_a_chunked_body_is_not_taken_either(served: Callable[..., Running]) -> None:
+def test_rejects_unauthorized_chunked_request_before_body(served: Callable[..., Running]) -> None:
     server = served(api_keys="k")
     with server.connect() as client:
         client.send(head("Transfer-Encoding: chunked", length=0) + b'5\r\n{"a":')
@@ -96,7 +96,7 @@ def test_a_chunked_body_is_not_taken_either(served: Callable[..., Running]) -> N
         assert client.at_end()
 
 
-def test_a_page_can_read_why(served: Callable[..., Running]) -> None:
+def test_early_rejection_has_cors_fields(served: Callable[..., Running]) -> None:
     server = served(api_keys="k")
     with server.connect() as client:
         client.send(head("Origin: https://example.com"))
@@ -104,23 +104,23 @@ def test_a_page_can_read_why(served: Callable[..., Running]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "others"),
+    ("old", "new"),
     [
         (b"Host: localhost", b"Host: example.com"),
-        (b"HTTP/1.1", b"HTTP/1.0\r\nConnection: close"),  # as nginx asks by default
+        (b"HTTP/1.1", b"HTTP/1.0\r\nConnection: close"),  # nginx's default
     ],
 )
-def test_without_keys_who_may_come_from_elsewhere_is_refused_before_the_body(
-    served: Callable[..., Running], ours: bytes, others: bytes
+def test_without_keys_rejects_foreign_host_before_body(
+    served: Callable[..., Running], old: bytes, new: bytes
 ) -> None:
     server = served()
     with server.connect() as client:
-        client.send(head().replace(ours, others))
+        client.send(head().replace(old, new))
         answer = client.read_answer()
     assert (answer.status, answer.error["code"]) == (403, "host_not_allowed")
 
 
-def test_who_is_admitted_is_asked_for_the_body(served: Callable[..., Running]) -> None:
+def test_admitted_request_gets_100_continue(served: Callable[..., Running]) -> None:
     server = served(api_keys="k")
     body = b'{"model":"echo","messages":[{"role":"user","content":"hi"}]}'
     fields = ("Authorization: Bearer k", "Expect: 100-continue")
@@ -132,15 +132,15 @@ def test_who_is_admitted_is_asked_for_the_body(served: Callable[..., Running]) -
             assert client.read_answer().status == 200
 
 
-def test_the_key_is_looked_at_once_for_each_request(served: Callable[..., Running]) -> None:
-    """However many pieces its body comes in."""
+def test_checks_key_once_per_request(served: Callable[..., Running]) -> None:
+    """However many pieces its body arrives in."""
     server = served(api_keys="k")
     application: Any = server.app
-    asked = []
+    calls = []
     real = Application.admit
 
     def admit(environ: dict[str, Any]) -> None:
-        asked.append(threading.get_ident())
+        calls.append(threading.get_ident())
         real(application, environ)
 
     application.admit = admit
@@ -150,14 +150,14 @@ def test_the_key_is_looked_at_once_for_each_request(served: Callable[..., Runnin
         for at in range(0, len(body), 500_000):
             client.send(body[at : at + 500_000])
         assert client.read_answer().status == 200
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
-def test_a_full_folder_of_temporary_files_is_said_to_be_full(
+def test_full_temporary_folder_returns_507(
     command: Callable[..., Any],
 ) -> None:
-    """And the process goes on: the next request, which is small, is answered."""
+    """The process continues: the next request, which is small, is answered."""
     server = command("--default-model", "echo")
     resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
     large = {"model": "echo", "messages": [{"role": "user", "content": "x" * 3_000_000}]}
@@ -173,7 +173,7 @@ def test_a_full_folder_of_temporary_files_is_said_to_be_full(
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
-def test_without_a_descriptor_for_the_body_the_server_is_exhausted(
+def test_no_descriptor_for_body_returns_503(
     command: Callable[..., Any],
 ) -> None:
     server = command("--default-model", "echo")

@@ -1,4 +1,4 @@
-"""Answers over a real socket: framing, connections, and clients that read slowly or leave."""
+"""Responses over a real socket: framing, keep-alive, clients that read slowly or disconnect."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ RunApp = Callable[..., Running]
 
 
 @pytest.mark.parametrize("size", [16, 16 * 1024 - 1, 16 * 1024, 300_000])
-def test_a_block_is_one_chunk(run_app: RunApp, size: int) -> None:
-    """Small blocks are copied into their frame, large ones are sent beside it."""
+def test_each_block_becomes_one_chunk(run_app: RunApp, size: int) -> None:
+    """A small block is copied into its chunk; a large one is sent without a copy."""
     block = bytes(range(256)) * (size // 256) + b"x" * (size % 256)
     with run_app(stream_app([block, b"end"])).connect() as client:
         client.request("GET", "/")
@@ -27,7 +27,7 @@ def test_a_block_is_one_chunk(run_app: RunApp, size: int) -> None:
         assert client.read_body() == block + b"end"
 
 
-def test_the_bytes_of_a_chunked_answer(run_app: RunApp) -> None:
+def test_chunked_response_bytes_are_exact(run_app: RunApp) -> None:
     with run_app(stream_app([b"hello", b"", b"x" * 26])).connect() as client:
         client.send(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
         raw = everything(client)
@@ -37,24 +37,24 @@ def test_the_bytes_of_a_chunked_answer(run_app: RunApp) -> None:
     assert body == b"5\r\nhello\r\n1A\r\n" + b"x" * 26 + b"\r\n0\r\n\r\n"
 
 
-def test_a_frame_arrives_before_the_next_is_made(run_app: RunApp) -> None:
-    go = threading.Semaphore(0)
+def test_sends_each_frame_before_next_is_made(run_app: RunApp) -> None:
+    proceed = threading.Semaphore(0)
 
     def frames() -> Iterator[bytes]:
         for number in range(3):
             yield b"data: %d\n\n" % number
-            assert go.acquire(timeout=harness.DEADLINE)
+            assert proceed.acquire(timeout=harness.DEADLINE)
 
     with run_app(stream_app(frames())).connect() as client:
         client.request("GET", "/")
         client.read_head()
         for number in range(3):
             assert client.read_frame() == b"data: %d\n\n" % number
-            go.release()
+            proceed.release()
         assert client.read_frame() == b""
 
 
-def test_a_list_has_its_length(run_app: RunApp) -> None:
+def test_list_body_has_content_length(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [])
         return [b"all", b" of ", b"it"]
@@ -65,8 +65,8 @@ def test_a_list_has_its_length(run_app: RunApp) -> None:
     assert "transfer-encoding" not in answer.headers
 
 
-def test_a_connection_serves_many_answers(run_app: RunApp) -> None:
-    """Streams, plain answers and answers to HEAD, one after the other."""
+def test_keeps_connection_across_many_responses(run_app: RunApp) -> None:
+    """Streams, bodies with a length, and responses to HEAD, one after the other."""
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         if environ["PATH_INFO"] == "/stream":
@@ -86,7 +86,7 @@ def test_a_connection_serves_many_answers(run_app: RunApp) -> None:
             assert client.exchange("OPTIONS", "/none").status == 204
 
 
-def test_requests_sent_at_once_are_answered_in_order(run_app: RunApp) -> None:
+def test_answers_pipelined_requests_in_order(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         return body_app(environ["PATH_INFO"].encode())(environ, start_response)
 
@@ -96,7 +96,7 @@ def test_requests_sent_at_once_are_answered_in_order(run_app: RunApp) -> None:
         assert [client.read_answer().body.decode() for _ in paths] == paths
 
 
-def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> None:
+def test_http_1_0_body_ends_with_connection(run_app: RunApp) -> None:
     with run_app(stream_app([b"a", b"b"])).connect() as client:
         client.send(b"GET / HTTP/1.0\r\n\r\n")
         raw = everything(client)
@@ -105,7 +105,7 @@ def test_http_1_0_gets_a_body_that_ends_with_the_connection(run_app: RunApp) -> 
     assert body == b"ab"
 
 
-def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
+def test_http_1_0_keep_alive_is_honoured(run_app: RunApp) -> None:
     with run_app(body_app(b"plain")).connect() as client:
         for _ in range(2):
             client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
@@ -114,7 +114,7 @@ def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "asked", "kept"),
+    ("version", "field", "kept"),
     [
         ("1.1", "x-other, CLOSE", False),
         ("1.1", "x-other", True),
@@ -123,11 +123,11 @@ def test_http_1_0_may_ask_to_keep_its_connection(run_app: RunApp) -> None:
         ("1.0", "x-other", False),
     ],
 )
-def test_a_connection_is_kept_as_its_client_says(
-    run_app: RunApp, version: str, asked: str, kept: bool
+def test_connection_field_decides_keep_alive(
+    run_app: RunApp, version: str, field: str, kept: bool
 ) -> None:
     with run_app(body_app(b"plain")).connect() as client:
-        client.send(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: {asked}\r\n\r\n".encode())
+        client.send(f"GET / HTTP/{version}\r\nHost: a\r\nConnection: {field}\r\n\r\n".encode())
         assert client.read_answer().body == b"plain"
         if kept:
             assert client.exchange("GET", "/").body == b"plain"
@@ -135,22 +135,18 @@ def test_a_connection_is_kept_as_its_client_says(
             assert client.at_end()
 
 
-def answer_to_get(server: Running, fields: bytes = b"") -> bytes:
-    with server.connect() as client:
-        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n" + fields + b"\r\n")
-        return everything(client)
-
-
-def test_a_head_with_a_line_break_is_not_sent(run_app: RunApp) -> None:
+def test_rejects_response_field_with_line_break(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         start_response("200 OK", [("X-Given", "a\r\nX-Made: b")])
         return [b"ab"]
 
-    raw = answer_to_get(run_app(handler))
+    with run_app(handler).connect() as client:
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        raw = everything(client)
     assert raw.startswith(b"HTTP/1.1 500 ") and b"X-Made" not in raw
 
 
-def test_a_failure_in_the_middle_leaves_out_the_last_chunk(run_app: RunApp) -> None:
+def test_failure_mid_body_omits_last_chunk(run_app: RunApp) -> None:
     def frames() -> Iterator[bytes]:
         yield b"first"
         raise RuntimeError("in the middle")
@@ -161,7 +157,7 @@ def test_a_failure_in_the_middle_leaves_out_the_last_chunk(run_app: RunApp) -> N
     assert raw.endswith(b"5\r\nfirst\r\n")
 
 
-def test_a_failure_before_the_head_is_our_json(run_app: RunApp) -> None:
+def test_failure_before_head_returns_json_500(run_app: RunApp) -> None:
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         raise RuntimeError("a secret")
 
@@ -201,10 +197,10 @@ def endless_app(stream: Endless) -> Any:
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_leaves_while_its_stream_waits_for_it(
+def test_closes_body_when_blocked_client_disconnects(
     run_app: RunApp, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is nothing to be told of in the log."""
+    """Nothing is logged."""
     stream = Endless(b"x" * 100_000)
     client = run_app(endless_app(stream)).connect()
     client.request("GET", "/")
@@ -216,18 +212,18 @@ def test_a_client_that_leaves_while_its_stream_waits_for_it(
         before, last = stream.sent, before
         return last == before
 
-    harness.wait_until(stuck, "the system's buffers are full", 30)
+    harness.wait_until(stuck, "the kernel's buffers are full", 30)
     getattr(client, how)()
     assert stream.closed.wait(harness.DEADLINE)
     assert [record for record in caplog.records if record.name.startswith("choreo")] == []
 
 
-def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:
+def test_cuts_off_client_that_reads_nothing(run_app: RunApp) -> None:
     stream = Endless(b"x" * 100_000)
     with run_app(endless_app(stream), send_timeout=0.5).connect() as client:
         client.request("GET", "/")
-        assert stream.closed.wait(8)  # after 10.5 s the system would give up
-        # A reset; or, for a client that reads again before it comes, an end within a chunk.
+        assert stream.closed.wait(8)  # after 10.5 s the kernel would give up
+        # A reset; or an end within a chunk if the client reads before the reset arrives.
         last = b""
         with contextlib.suppress(ConnectionResetError):
             while data := client.socket.recv(1 << 20):
@@ -235,23 +231,23 @@ def test_a_client_that_takes_nothing_is_cut_off(run_app: RunApp) -> None:
         assert last != b"0\r\n\r\n"
 
 
-def test_a_client_that_takes_a_little_now_and_then_is_not_cut_off(run_app: RunApp) -> None:
-    """It has ``send_timeout`` for each piece and not for the whole."""
+def test_slow_reader_is_not_cut_off(run_app: RunApp) -> None:
+    """``send_timeout`` applies to each send, not to the whole body."""
     body, pause = b"x" * 24_000_000, threading.Event()
     with run_app(body_app(body), send_timeout=2).connect() as client:
         client.request("GET", "/")
-        taken = 0
+        received = 0
         for _ in range(15):
             pause.wait(0.2)
-            taken += len(client.socket.recv(1 << 20))
-        while taken < len(body):
+            received += len(client.socket.recv(1 << 20))
+        while received < len(body):
             piece = client.socket.recv(1 << 20)
-            assert piece, f"cut off after {taken} bytes"
-            taken += len(piece)
+            assert piece, f"cut off after {received} bytes"
+            received += len(piece)
 
 
-def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:
-    """The system takes parts of blocks, at any place in a chunk's frame."""
+def test_partial_sends_lose_no_byte(run_app: RunApp) -> None:
+    """The kernel accepts parts of blocks, split at any place of a chunk."""
     blocks = [bytes([65 + n % 26]) * (1 + n * 7919 % 200_000) for n in range(200)]
     with run_app(stream_app(blocks)).connect() as client:
         client.request("GET", "/")
@@ -259,40 +255,39 @@ def test_a_slow_client_gets_every_byte(run_app: RunApp) -> None:
         assert client.read_body() == b"".join(blocks)
 
 
-def test_a_client_that_leaves_shows_while_nothing_is_sent(run_app: RunApp) -> None:
+def test_detects_disconnect_while_nothing_is_sent(run_app: RunApp) -> None:
     begun, seen = threading.Event(), threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         begun.set()
-        harness.wait_until(environ["waitress.client_disconnected"], "the client has gone")
+        harness.wait_until(environ["waitress.client_disconnected"], "the client has disconnected")
         seen.set()
         return body_app(b"late")(environ, start_response)
 
     client = run_app(handler).connect()
     client.request("GET", "/")
-    assert begun.wait(harness.DEADLINE)  # a request whose client has gone is not begun
+    assert begun.wait(harness.DEADLINE)  # a request of a disconnected client is not started
     client.close()
     assert seen.wait(harness.DEADLINE)
 
 
-def test_half_close_serves_a_client_that_sends_no_more(run_app: RunApp) -> None:
-    go = threading.Event()
+def test_half_close_serves_client_that_shut_down_sending(run_app: RunApp) -> None:
+    proceed = threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        assert environ["PATH_INFO"] == "/other" or go.wait(harness.DEADLINE)
+        assert environ["PATH_INFO"] == "/other" or proceed.wait(harness.DEADLINE)
         return body_app(b"answer")(environ, start_response)
 
     server = run_app(handler, half_close=True)
     with server.connect() as client, server.connect() as other:
         client.request("GET", "/")
         client.socket.shutdown(1)
-        assert other.exchange("GET", "/other").body == b"answer"  # the end has been there by now
-        go.set()
+        assert other.exchange("GET", "/other").body == b"answer"  # by now the end of file is read
+        proceed.set()
         assert client.read_answer().body == b"answer"
 
 
-def test_requests_wait_for_a_thread_and_are_answered(run_app: RunApp) -> None:
-    """More at once than there are threads."""
+def test_requests_beyond_threads_wait_and_are_answered(run_app: RunApp) -> None:
     server = run_app(body_app(b"ok"), max_streams=1)
     clients = [server.connect() for _ in range(60)]
     for client in clients:

@@ -1,4 +1,4 @@
-"""What a server asks of the system, and of Python, for its process."""
+"""Resources of the process: descriptors, threads, connections, socket options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 def usual_switching() -> Iterator[None]:
-    """Python's own interval before and after the test."""
+    """Python's default switch interval, restored after the test."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(0.005)
     yield
@@ -34,7 +34,7 @@ def usual_switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_switching")
-def test_threads_hand_over_sooner_than_python_has_them(run_app: Callable[..., Running]) -> None:
+def test_shortens_thread_switch_interval(run_app: Callable[..., Running]) -> None:
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
@@ -42,7 +42,7 @@ def test_threads_hand_over_sooner_than_python_has_them(run_app: Callable[..., Ru
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
-def test_the_system_drops_a_client_that_has_vanished(run_app: Callable[..., Running]) -> None:
+def test_sets_tcp_user_timeout_for_clients(run_app: Callable[..., Running]) -> None:
     server = run_app(body_app(b"ok"), send_timeout=3.0)
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
@@ -52,7 +52,7 @@ def test_the_system_drops_a_client_that_has_vanished(run_app: Callable[..., Runn
 
 @pytest.fixture
 def few_files() -> Iterator[int]:
-    """A low limit for the processes that are started meanwhile; how far it can be raised."""
+    """A low soft limit for the processes started meanwhile; yields the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, hard))
     yield hard
@@ -60,8 +60,8 @@ def few_files() -> Iterator[int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="needs /proc")
-def test_the_limit_of_open_files_is_raised(command: Start, few_files: int) -> None:
-    """A stream needs its client's and its provider's, a reader three; shells allow 1024."""
+def test_raises_open_file_limit(command: Start, few_files: int) -> None:
+    """A stream needs two descriptors, a reader of a log three; shells allow 1024."""
     server = command("--max-streams", "100")
     limits = Path(f"/proc/{server.process.pid}/limits").read_text()
     (line,) = [line for line in limits.splitlines() if line.startswith("Max open files")]
@@ -71,7 +71,7 @@ def test_the_limit_of_open_files_is_raised(command: Start, few_files: int) -> No
     assert server.finish() == 0
 
 
-def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> None:
+def test_warns_when_open_file_limit_is_too_low(bare_environment: dict[str, str]) -> None:
     program = (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 300))\n"
         "from choreo_wsgi.serve.sockets import raise_open_files\n"
@@ -89,8 +89,8 @@ def test_too_few_open_files_are_told_of(bare_environment: dict[str, str]) -> Non
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
-def test_without_a_descriptor_connections_wait(command: Start) -> None:
-    """They are told of, and accepted as soon as there is one."""
+def test_accepts_waiting_connections_when_descriptors_are_free(command: Start) -> None:
+    """Meanwhile a warning is logged."""
     server = command("--default-model", "echo")
     pid, number = server.process.pid, resource.RLIMIT_NOFILE
     soft, hard = resource.prlimit(pid, number)
@@ -102,8 +102,8 @@ def test_without_a_descriptor_connections_wait(command: Start) -> None:
         assert client.read_answer().status == 200
 
 
-def test_who_has_no_descriptor_rests() -> None:
-    """Else a loop would ask again and again, and take a whole core."""
+def test_listener_pauses_without_descriptors() -> None:
+    """Otherwise the loop would retry at once and use a whole core."""
     carrier = SimpleNamespace(add=lambda load: None)
     server = SimpleNamespace(
         carrier=carrier, settings=Settings(), full=False, retired=False, over_share=None
@@ -122,14 +122,14 @@ def test_who_has_no_descriptor_rests() -> None:
             assert listener.fileno() is None
 
 
-def test_there_may_be_as_many_threads_as_streams_and_some(run_app: Callable[..., Running]) -> None:
+def test_max_streams_bounds_threads_and_connections(run_app: Callable[..., Running]) -> None:
     for streams, connections in ((3, 1000), (600, 1200)):
         server = run_app(body_app(b"ok"), max_streams=streams).server
         assert server.carrier.workers.most == streams + RESERVE
         assert server._max_connections == connections
 
 
-def test_a_server_that_has_ended_leaves_no_thread(run_app: Callable[..., Running]) -> None:
+def test_closed_server_leaves_no_thread(run_app: Callable[..., Running]) -> None:
     before = set(threading.enumerate())
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
@@ -138,7 +138,7 @@ def test_a_server_that_has_ended_leaves_no_thread(run_app: Callable[..., Running
     harness.wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")
 
 
-def test_who_waits_for_a_place_gets_it_when_another_leaves(
+def test_accepts_waiting_client_when_another_leaves(
     run_app: Callable[..., Running], caplog: pytest.LogCaptureFixture
 ) -> None:
     running = run_app(body_app(b"ok"))

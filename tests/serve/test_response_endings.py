@@ -1,4 +1,4 @@
-"""What is given back, said and closed at the ends of answers, in order."""
+"""The end of a response: bodies closed, failures logged, connections kept or closed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RunApp = Callable[..., Running]
 
 
 class Body:
-    """A body of *blocks*, after which ``ready`` raises what is no block; notes who closes it."""
+    """A body of *blocks*, of which ``ready`` raises the exceptions; records who closes it."""
 
     due = None
 
@@ -57,24 +57,24 @@ def app_of(body: Body) -> Any:
     return handler
 
 
-def test_a_body_that_fails_before_the_head_is_closed(run_app: RunApp) -> None:
+def test_closes_body_that_fails_before_head(run_app: RunApp) -> None:
     body = Body(RuntimeError("a bug"))
     with run_app(app_of(body)).connect() as client:
         assert client.exchange("GET", "/").status == 500
     assert len(body.closed_by) == 1
 
 
-def test_the_loop_sends_the_end_and_closes(run_app: RunApp) -> None:
-    """Not the worker that has waited for it: the client's next request would be quicker."""
+def test_loop_thread_sends_last_chunk_and_closes_body(run_app: RunApp) -> None:
+    """Not the worker that waited for the block: the client's next request would overtake it."""
     body = Body(b"a", b"b")
     running = run_app(app_of(body))
     with running.connect() as client:
         assert client.exchange("GET", "/").body == b"ab"
-    wait_until(lambda: body.closed_by, "it is closed")
+    wait_until(lambda: body.closed_by, "the body is closed")
     assert body.closed_by == [running._thread]
 
 
-def test_a_body_that_fails_to_close_is_told_of_and_its_connection_ends(
+def test_failure_in_close_is_logged_and_ends_connection(
     run_app: RunApp, caplog: pytest.LogCaptureFixture
 ) -> None:
     with run_app(app_of(Body(b"a", closing=RuntimeError("stuck")))).connect() as client:
@@ -86,10 +86,10 @@ def test_a_body_that_fails_to_close_is_told_of_and_its_connection_ends(
     assert "stuck" in caplog.text and "an answer to / failed" in caplog.text
 
 
-def test_a_client_that_is_cut_off_is_told_of(
+def test_cut_off_client_is_logged_and_reset(
     run_app: RunApp, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """And it is reset, so that nothing is kept for it any more."""
+    """A reset, so that the kernel keeps no bytes for the client."""
     caplog.set_level(logging.INFO, "choreo_wsgi")
 
     def endless() -> Iterator[bytes]:
@@ -99,34 +99,34 @@ def test_a_client_that_is_cut_off_is_told_of(
     running = run_app(stream_app(endless()), send_timeout=0.2)
     with running.connect() as client:
         client.request("GET", "/")
-        wait_until(lambda: running.server.connections, "it is connected")
-        wait_until(lambda: not running.server.connections, "it is cut off")
+        wait_until(lambda: running.server.connections, "the client is connected")
+        wait_until(lambda: not running.server.connections, "the client is cut off")
         assert "a client accepted no byte for 0.2 s and was cut off" in caplog.text
         with pytest.raises(ConnectionResetError):
             while client.socket.recv(1 << 20):
                 pass
 
 
-def test_the_date_is_now(run_app: RunApp) -> None:
+def test_date_field_is_current(run_app: RunApp) -> None:
     with run_app(body_app(b"x")).connect() as client:
-        told = parsedate_to_datetime(client.exchange("GET", "/").headers["date"])
-    assert abs(told.timestamp() - time.time()) < 60
+        date = parsedate_to_datetime(client.exchange("GET", "/").headers["date"])
+    assert abs(date.timestamp() - time.time()) < 60
 
 
-def test_a_body_without_a_length_ends_with_an_older_clients_connection(run_app: RunApp) -> None:
-    """However much it wants to keep that: it would wait for the end for ever."""
+def test_http_1_0_stream_ends_connection_despite_keep_alive(run_app: RunApp) -> None:
+    """Otherwise the client would wait for the end of the body for ever."""
     with run_app(stream_app([b"a", b"b"])).connect() as client:
         client.send(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
         raw = everything(client)
     assert raw.endswith(b"\r\nConnection: close\r\n\r\nab")
 
 
-def test_no_more_is_read_than_a_few_requests_ahead(run_app: RunApp) -> None:
-    """Who sends on and on beside an answer that waits fills no memory."""
-    go = threading.Event()
+def test_reads_only_few_pipelined_requests_ahead(run_app: RunApp) -> None:
+    """A client that keeps sending while its response is pending fills no memory."""
+    proceed = threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        assert go.wait(harness.DEADLINE)
+        assert proceed.wait(harness.DEADLINE)
         start_response("200 OK", [])
         return [b"x"]
 
@@ -135,13 +135,13 @@ def test_no_more_is_read_than_a_few_requests_ahead(run_app: RunApp) -> None:
     try:
         with running.connect() as client:
             client.send(request)
-            wait_until(lambda: running.server.connections, "it is connected")
+            wait_until(lambda: running.server.connections, "the client is connected")
             (channel,) = running.server.connections
             client.socket.settimeout(0.0)
             with pytest.raises(BlockingIOError):
-                while True:  # until the system keeps no more for us
+                while True:  # until the kernel's buffers are full
                     client.socket.send(request * 1000)
-            wait_until(lambda: not channel.events & IN, "nothing more is read")
+            wait_until(lambda: not channel.events & IN, "the server stops reading")
             assert len(channel.requests) <= READ // len(request) + 2
     finally:
-        go.set()
+        proceed.set()

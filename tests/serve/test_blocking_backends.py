@@ -1,4 +1,4 @@
-"""What answers nobody, as a database, holds up whoever asks it, and no other client."""
+"""A backend that does not reply delays only the clients that need it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CASES = {
 
 @pytest.fixture
 def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
-    """A Redis that is given all the time that a test has."""
+    """A Redis whose client waits longer than a test."""
     harness.require_tool("redis-server", "redis-server")
     monkeypatch.setattr("choreo_wsgi.replay.redis._TIMEOUT", 2 * harness.DEADLINE)
     server = RedisServer(tmp_path)
@@ -43,7 +43,7 @@ def redis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServ
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_others_are_served_meanwhile(redis: RedisServer, case: Any) -> None:
+def test_serves_others_while_redis_is_stopped(redis: RedisServer, case: Any) -> None:
     limits, method, path, body, more = case
     settings = {"listen": "127.0.0.1:0", "drain_seconds": "0", "replay": redis.url}
     server = Running(harness.make_app(settings, {"key ann": {**SECTION, **limits}}))
@@ -65,7 +65,7 @@ def test_others_are_served_meanwhile(redis: RedisServer, case: Any) -> None:
         server.close()
 
 
-def test_others_are_served_while_a_provider_lists_its_models() -> None:
+def test_serves_others_while_provider_lists_models() -> None:
     with RawServer() as upstream:
         section = {"type": "openai", "models": "*", "api_key": "k", "base_url": upstream.url}
         settings = {"listen": "127.0.0.1:0", "drain_seconds": "0"}
@@ -82,14 +82,14 @@ def test_others_are_served_while_a_provider_lists_its_models() -> None:
             server.close()
 
 
-def test_others_are_served_while_a_large_request_waits_for_its_turn() -> None:
-    """One is parsed at a time, on a thread."""
+def test_serves_others_while_large_request_waits() -> None:
+    """Large requests are parsed one at a time, on a thread."""
     server = Running(harness.make_app({"listen": "127.0.0.1:0", "drain_seconds": "0"}))
     try:
         with server.connect() as slow, server.connect() as quick:
             with while_parsing(LARGE + 1):
                 slow.request("POST", CHAT, chat("x " * LARGE))
-                harness.wait_until(lambda: harness.busy(server.server.carrier.workers), "it waits")
+                harness.wait_until(lambda: harness.busy(server.server.carrier.workers), "queued")
                 assert quick.exchange("GET", "/healthz").status == 200
             assert slow.read_answer().status == 200
     finally:

@@ -1,4 +1,4 @@
-"""A block of a relayed stream goes straight from the provider's socket to the client's."""
+"""A relayed block passes few functions from the provider's socket to the client's."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import choreo_wsgi
 OURS = str(Path(choreo_wsgi.__file__).parent)
 
 
-def test_at_most_eight_functions_stand_between() -> None:
-    """No event follows a pattern: each goes the whole way, and none the short one."""
-    ways: list[list[str]] = []
+def test_relays_block_through_at_most_eight_functions() -> None:
+    """The events share no pattern, so no lane forwards them."""
+    stacks: list[list[str]] = []
 
     def watch(frame: FrameType | None, event: str, called: Any) -> None:
         if event != "c_call" or getattr(called, "__name__", "") != "recv":
             return
-        way = []
+        stack = []
         while frame is not None:
             if frame.f_code.co_filename.startswith(OURS):
-                way.append(frame.f_code.co_name)
+                stack.append(frame.f_code.co_name)
             frame = frame.f_back
-        if "_send_next" in way:  # which sends what it was given
-            ways.append(way[: way.index("_send_next")])
+        if "_send_next" in stack:  # the function that sends the block
+            stacks.append(stack[: stack.index("_send_next")])
 
     with RawServer() as upstream:
         section = {"type": "openai", "base_url": upstream.base_url, "api_key": "k", "models": "m"}
@@ -40,8 +40,8 @@ def test_at_most_eight_functions_stand_between() -> None:
         finally:
             threading.setprofile(None)  # type: ignore[arg-type]
         with running.connect() as client:
-            asked = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
-            client.request("POST", "/v1/chat/completions", asked)
+            body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+            client.request("POST", "/v1/chat/completions", body)
             peer = upstream.call()
             peer.head()
             for number in range(20):
@@ -54,6 +54,6 @@ def test_at_most_eight_functions_stand_between() -> None:
                     pass
             peer.reset()
         running.close()
-    blocks = ways[-15:]  # behind the head
-    assert [way[0] for way in blocks] == ["receive"] * 15
+    blocks = stacks[-15:]  # after the head
+    assert [stack[0] for stack in blocks] == ["receive"] * 15
     assert max(map(len, blocks)) <= 8, max(blocks, key=len)
