@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from choreo_wsgi import sse
 from choreo_wsgi.sse import Decoder, Event
 
-# What frame() writes, and what the decoder must read back from it: data, id, bytes.
+# Frames that frame() writes and the decoder reads: data, id, bytes.
 FRAMES = [
     ("{}", None, b"data: {}\n\n"),
     ('{"a":1}', None, b'data: {"a":1}\n\n'),
@@ -32,7 +32,7 @@ FRAMES = [
     ("[DONE]", 4711, b"id: 4711\ndata: [DONE]\n\n"),
 ]
 
-# What only others write: name, bytes, events.
+# Bytes that only other servers write: name, bytes, events.
 READ = [
     ("nothing", b"", []),
     ("blank lines", b"\n\n\r\r\r\n\r\n", []),
@@ -42,8 +42,8 @@ READ = [
     ("comment between frames", b"data: a\n\n: ping\ndata: b\n\n", [Event("a"), Event("b")]),
     ("colon alone", b":\ndata: a\n\n", [Event("a")]),
     ("no space", b"data:a\n\n", [Event("a")]),
-    ("one space goes", b"data:  a\n\n", [Event(" a")]),
-    ("tab stays", b"data:\ta\n\n", [Event("\ta")]),
+    ("one space is dropped", b"data:  a\n\n", [Event(" a")]),
+    ("tab is kept", b"data:\ta\n\n", [Event("\ta")]),
     ("space before the colon", b"data : a\n\n", []),
     ("capitals", b"Data: a\n\n", []),
     ("indented", b" data: a\n\n", []),
@@ -55,8 +55,8 @@ READ = [
     ("event name", b"event: add\ndata: a\n\ndata: b\n\n", [Event("a", "add"), Event("b")]),
     ("event name emptied", b"event: add\nevent\ndata: a\n\n", [Event("a")]),
     ("event without data", b"event: add\n\ndata: a\n\n", [Event("a")]),
-    ("id stays", b"id: 1\ndata: a\n\ndata: b\n\n", [Event("a", id="1"), Event("b", id="1")]),
-    ("id alone counts", b"id: 1\n\ndata: b\n\n", [Event("b", id="1")]),
+    ("id is kept", b"id: 1\ndata: a\n\ndata: b\n\n", [Event("a", id="1"), Event("b", id="1")]),
+    ("id without data", b"id: 1\n\ndata: b\n\n", [Event("b", id="1")]),
     ("id emptied", b"id: 1\ndata: a\n\nid\ndata: b\n\n", [Event("a", id="1"), Event("b")]),
     ("id with NUL", b"id: 1\nid: 2\0\ndata: a\n\n", [Event("a", id="1")]),
     ("id after data", b"data: a\nid: 7\n\n", [Event("a", id="7")]),
@@ -64,13 +64,13 @@ READ = [
     ("cut before the blank line", b"data: a\n\ndata: b\n", [Event("a")]),
     ("byte order mark", b"\xef\xbb\xbfdata: a\n\n", [Event("a")]),
     ("two byte order marks", b"\xef\xbb\xbf\xef\xbb\xbfdata: a\n\n", []),
-    ("a mark later on", b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [Event("a")]),
-    ("half a mark", b"\xef\xbbdata: a\n\ndata: b\n\n", [Event("b")]),
-    ("a mark alone", b"\xef\xbb\xbf", []),
+    ("byte order mark later", b"data: a\n\n\xef\xbb\xbfdata: b\n\n", [Event("a")]),
+    ("half a byte order mark", b"\xef\xbbdata: a\n\ndata: b\n\n", [Event("b")]),
+    ("byte order mark alone", b"\xef\xbb\xbf", []),
     ("invalid UTF-8", b"data: a\xff\xc3(\n\n", [Event("a\ufffd\ufffd(")]),
-    ("a surrogate's bytes", b"data: \xed\xa0\x80\n\n", [Event("\ufffd\ufffd\ufffd")]),
+    ("a surrogate in UTF-8", b"data: \xed\xa0\x80\n\n", [Event("\ufffd\ufffd\ufffd")]),
     ("invalid UTF-8 in a comment", b": \xff\ndata: a\n\n", [Event("a")]),
-    ("no line end of ours", "data: a\u2028b\x0bc\x85d\n\n".encode(), [Event("a\u2028b\x0bc\x85d")]),
+    ("no Unicode line end", "data: a\u2028b\x0bc\x85d\n\n".encode(), [Event("a\u2028b\x0bc\x85d")]),
     ("CR", b"data: a\rdata: b\r\rdata: c\r\r", [Event("a\nb"), Event("c")]),
     ("CRLF", b"data: a\r\ndata: b\r\n\r\ndata: c\r\n\r\n", [Event("a\nb"), Event("c")]),
     ("LF CR", b"data: a\n\rdata: b\n\r", [Event("a"), Event("b")]),
@@ -116,13 +116,13 @@ def decode(*parts: bytes, **options: object) -> list[Event]:
 
 
 @pytest.mark.parametrize(("data", "id", "written"), FRAMES)
-def test_frame_writes(data: str, id: int | None, written: bytes) -> None:
+def test_frame_writes_id_and_data(data: str, id: int | None, written: bytes) -> None:
     assert sse.frame(data.encode(), id) == written
 
 
 @pytest.mark.parametrize(("block", "events"), CASES)
-def test_decoder_reads_however_it_comes(block: bytes, events: list[Event]) -> None:
-    """Byte by byte and at every split, at every two if the block is short; with any line ends."""
+def test_decoder_reads_events_split_anywhere(block: bytes, events: list[Event]) -> None:
+    """Byte by byte, at every split, at every two of a short block; with any line ends."""
     places = range(len(block) + 1)
     splits = (
         combinations_with_replacement(places, 2) if len(block) < 40 else ((a, a) for a in places)
@@ -139,25 +139,25 @@ def test_decoder_reads_however_it_comes(block: bytes, events: list[Event]) -> No
         assert decode(*(other[at : at + 1] for at in range(len(other)))) == events
 
 
-def test_an_event_comes_with_its_last_byte() -> None:
+def test_event_is_returned_with_its_last_byte() -> None:
     decoder = Decoder()
     assert decoder.receive_data(b"data: a\n") == []
     assert decoder.pending
     assert decoder.receive_data(b"\n") == [Event("a")]
     assert not decoder.pending
-    # A CR ends the line at once; the LF that may follow is not waited for.
+    # A CR ends the line at once, without waiting for an LF that may follow.
     assert decoder.receive_data(b"data: b\r\r") == [Event("b")]
     assert decoder.receive_data(b"\ndata: c\r\n\r") == [Event("c")]
     assert decoder.receive_data(b"\n") == []
 
 
 @pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"])
-def test_a_line_end_cannot_be_written_into_a_frame(line_end: bytes) -> None:
+def test_frame_rejects_line_ends(line_end: bytes) -> None:
     with pytest.raises(ValueError, match="one line"):
         sse.frame(b"a" + line_end + b"data: b")
 
 
-def test_the_fixed_bytes() -> None:
+def test_done_ping_and_headers_are_fixed() -> None:
     assert sse.DONE == b"data: [DONE]\n\n"
     assert sse.ping() == b": ping\n"
     assert sse.HEAD == (
@@ -167,7 +167,7 @@ def test_the_fixed_bytes() -> None:
     )
 
 
-def test_pings_are_invisible_between_any_frames() -> None:
+def test_pings_between_frames_change_no_event() -> None:
     frames = [sse.frame(b"%d" % n, n) for n in range(1, 4)]
     silent = decode(b"".join(frames))
     assert decode(sse.ping(), *(part for frame in frames for part in (frame, sse.ping()))) == silent
@@ -179,7 +179,7 @@ def test_pings_are_invisible_between_any_frames() -> None:
     ),
     st.integers(1, 10**12),
 )
-def test_number_is_frame_with_ids(data: list[bytes], first: int) -> None:
+def test_number_returns_the_frames_with_ids(data: list[bytes], first: int) -> None:
     block = b"".join(map(sse.frame, data))
     numbered = b"".join(sse.frame(item, first + n) for n, item in enumerate(data))
     assert sse.number(block, first) == (numbered, len(data))
@@ -188,8 +188,8 @@ def test_number_is_frame_with_ids(data: list[bytes], first: int) -> None:
 # -- ids and reconnection -----------------------------------------------------------------
 
 
-def test_the_last_event_id_is_of_an_event_that_was_complete() -> None:
-    """A client that resumes behind an event it never got would lose it."""
+def test_last_event_id_is_that_of_a_complete_event() -> None:
+    """A client that resumed after an event that it never received would lose it."""
     decoder = Decoder()
     decoder.receive_data(b"id: 1\ndata: a\n\nid: 2\ndata: b\n")
     assert decoder.last_event_id == "1"
@@ -209,21 +209,21 @@ def test_the_last_event_id_is_of_an_event_that_was_complete() -> None:
         (b"9" * 5000, None),
     ],
 )
-def test_retry_takes_ascii_digits_only(value: bytes, retry: int | None) -> None:
+def test_retry_accepts_ascii_digits_only(value: bytes, retry: int | None) -> None:
     decoder = Decoder()
     assert decoder.receive_data(b"retry: " + value + b"\n\n") == []
     assert decoder.retry == retry
 
 
-def test_an_id_without_data_counts_as_a_place_to_resume_at() -> None:
-    """WHATWG HTML 9.2.6: the id is taken over before empty data are looked at."""
+def test_id_without_data_sets_last_event_id() -> None:
+    """WHATWG HTML 9.2.6: the id is set before empty data are checked."""
     decoder = Decoder()
     assert decoder.receive_data(b"id: 7\n\n") == []
     assert decoder.last_event_id == "7"
     assert decoder.receive_data(b"data: x\n\n") == [Event("x", id="7")]
 
 
-def test_unknown_lines_reach_a_subclass() -> None:
+def test_unknown_lines_are_passed_to_a_subclass() -> None:
     class Curious(Decoder):
         def __init__(self) -> None:
             super().__init__()
@@ -237,7 +237,7 @@ def test_unknown_lines_reach_a_subclass() -> None:
     assert decoder.seen == [b'{"error":1}', b"x"]
 
 
-# -- limits and bad bytes -------------------------------------------------------------------
+# -- limits and invalid bytes -------------------------------------------------------------------
 
 LIMIT = 64
 TOO_LARGE = {
@@ -253,7 +253,7 @@ TOO_LARGE = {
 
 @pytest.mark.parametrize("block", TOO_LARGE.values(), ids=TOO_LARGE)
 @pytest.mark.parametrize("step", [1, 1000])
-def test_an_event_is_bounded_however_it_comes(block: bytes, step: int) -> None:
+def test_event_longer_than_the_limit_raises(block: bytes, step: int) -> None:
     decoder = Decoder(max_event_bytes=LIMIT)
     with pytest.raises(sse.EventTooLarge):
         for at in range(0, len(block), step):
@@ -261,13 +261,13 @@ def test_an_event_is_bounded_however_it_comes(block: bytes, step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [1, 1000])
-def test_the_limit_is_for_one_event_not_for_the_stream(step: int) -> None:
+def test_limit_applies_to_each_event(step: int) -> None:
     block = (b"data: " + b"x" * 50 + b"\n\n: ping\n") * 20
     parts = [block[at : at + step] for at in range(0, len(block), step)]
     assert decode(*parts, max_event_bytes=LIMIT) == [Event("x" * 50)] * 20
 
 
-def test_events_before_a_failure_are_handed_over_with_it() -> None:
+def test_decode_error_has_the_events_before_it() -> None:
     block = b"data: a\n\ndata: b\n\ndata: " + b"x" * 80 + b"\n\n"
     with pytest.raises(sse.EventTooLarge) as raised:
         decode(block, max_event_bytes=LIMIT)
@@ -278,13 +278,13 @@ def test_events_before_a_failure_are_handed_over_with_it() -> None:
 
 
 @pytest.mark.parametrize("bad", [b"\xff", b"\xed\xa0\x80", b"\xf0\x9f\x8c"])
-def test_strict_decoding_raises(bad: bytes) -> None:
+def test_strict_decoding_rejects_invalid_utf8(bad: bytes) -> None:
     with pytest.raises(sse.DecodeError):
         decode(b"data: a" + bad + b"\n\n", errors="strict")
     assert "\ufffd" in decode(b"data: a" + bad + b"\n\n")[0].data
 
 
-def test_a_character_split_anywhere_is_whole_again() -> None:
+def test_character_split_anywhere_is_decoded() -> None:
     block = "data: 🌍é日\n\n".encode()
     for at in range(len(block)):
         assert decode(block[:at], block[at:], errors="strict") == [Event("🌍é日")]

@@ -1,4 +1,4 @@
-"""A source read as frames and as one document says the same."""
+"""An answer read as frames and as one document has the same content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from choreo_wsgi.errors import ProviderError, UpstreamTruncated
 
 
 class Batches(Source):
-    """Hands over one list of items after the other; raises what is an exception."""
+    """Returns one list of items per call; raises a batch that is an exception."""
 
     def __init__(self, *batches: list[Item] | Exception, usage: Usage | None = None) -> None:
         self._batches = list(batches)
@@ -68,11 +68,11 @@ def document_of(source: Source, n: int = 1) -> Any:
     return json.loads(block)
 
 
-# -- the same answer, read in both ways -------------------------------------------------------
+# -- the same answer as chunks and as a document ----------------------------------------------
 
 
-def fold_as_a_client(chunks: list[Any], n: int) -> dict[str, Any]:
-    """Put the chunks of a stream together as clients do, without our own code."""
+def fold_chunks(chunks: list[Any], n: int) -> dict[str, Any]:
+    """Fold the chunks of a stream as clients do, without the server's code."""
     choices: list[dict[str, Any]] = [
         {"text": "", "reasoning": "", "refusal": "", "calls": {}, "reason": None} for _ in range(n)
     ]
@@ -152,11 +152,11 @@ def answers(draw: st.DrawFn) -> tuple[int, list[list[Item]]]:
 
 
 @given(answers())
-def test_a_folded_stream_is_the_plain_document(answer: tuple[int, list[list[Item]]]) -> None:
+def test_chunks_fold_into_the_document(answer: tuple[int, list[list[Item]]]) -> None:
     n, batches = answer
     document = document_of(Batches(*batches), n)
     chunks = chunks_of(Batches(*batches), n, include_usage=True)
-    assert fold_as_a_client(chunks, n) == read_document(document)
+    assert fold_chunks(chunks, n) == read_document(document)
     for chunk in chunks:
         same = ("id", "created", "model")
         assert [chunk[key] for key in same] == [document[key] for key in same]
@@ -164,7 +164,7 @@ def test_a_folded_stream_is_the_plain_document(answer: tuple[int, list[list[Item
 
 
 @given(answers())
-def test_each_choice_begins_with_its_role_and_ends_once(
+def test_each_choice_starts_with_its_role_and_finishes_once(
     answer: tuple[int, list[list[Item]]],
 ) -> None:
     n, batches = answer
@@ -183,7 +183,7 @@ def test_each_choice_begins_with_its_role_and_ends_once(
 # -- the document -----------------------------------------------------------------------------
 
 
-def test_the_document_byte_for_byte() -> None:
+def test_document_is_written_byte_for_byte() -> None:
     batches: list[list[Item]] = [[Delta("Hel"), Delta("lo")], [Finish("stop"), Usage(1, 2)]]
     reply = Answer(Batches(*batches), document(), 1, "label")
     assert reply.receive(0) == b""
@@ -196,8 +196,8 @@ def test_the_document_byte_for_byte() -> None:
     assert reply.usage == Usage(1, 2)
 
 
-def test_who_may_wait_reads_long_arguments() -> None:
-    """They are looked through at the end: nobody does that who carries other streams too."""
+def test_long_arguments_are_checked_only_by_a_blocking_receive() -> None:
+    """The check of their JSON takes too long for a thread that serves other streams too."""
     text = json.dumps({"a": "b" * 300_000})
     batch: list[Item] = [Delta(tool_calls=(ToolCall(0, "c", "f", text),)), Finish("tool_calls")]
     reply = Answer(Batches(batch), document(), 1, "label")
@@ -213,7 +213,7 @@ def message(*items: Item) -> Any:
     return document_of(Batches([*items, Finish()]))["choices"][0]["message"]
 
 
-def test_content_is_null_only_where_something_else_was_said() -> None:
+def test_content_is_null_only_with_tool_calls_or_a_refusal() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
     assert message()["content"] == ""
     assert message(Delta(reasoning="r"))["content"] == ""
@@ -222,7 +222,7 @@ def test_content_is_null_only_where_something_else_was_said() -> None:
     assert message(Delta(refusal="no")) == {"role": "assistant", "content": None, "refusal": "no"}
 
 
-def test_calls_stand_in_the_order_of_their_index() -> None:
+def test_tool_calls_are_sorted_by_index() -> None:
     calls = message(
         Delta(tool_calls=[ToolCall(1, "b", "g", "{"), ToolCall(0, "a", "f", "{}")]),
         Delta(tool_calls=[ToolCall(1, arguments="}", extra={"extra_content": {"x": 1}})]),
@@ -238,7 +238,7 @@ def test_calls_stand_in_the_order_of_their_index() -> None:
     ]
 
 
-def test_further_members_are_put_together_by_their_kind() -> None:
+def test_merge_joins_extra_members_by_type() -> None:
     into: dict[str, Any] = {"a": [1], "b": "x", "c": {"d": "1", "e": [1]}, "f": 1}
     merge(into, {"a": [2], "b": "y", "c": {"d": "2", "e": [2], "g": None}, "f": 2, "h": {}})
     assert into == {
@@ -248,13 +248,13 @@ def test_further_members_are_put_together_by_their_kind() -> None:
         "f": 2,
         "h": {},
     }
-    given = {"annotations": [1]}
-    answer = message(Delta("t", extra=given), Delta(extra=given))
+    extra = {"annotations": [1]}
+    answer = message(Delta("t", extra=extra), Delta(extra=extra))
     assert answer["annotations"] == [1, 1]
-    assert given == {"annotations": [1]}, "what a provider handed over is its own"
+    assert extra == {"annotations": [1]}, "the provider's object was changed"
 
 
-def test_a_choice_keeps_the_further_members_of_its_finish() -> None:
+def test_choice_has_the_extra_members_of_its_finish() -> None:
     document = document_of(Batches([Finish("stop", extra={"native_finish_reason": "end"})]))
     assert document["choices"][0]["native_finish_reason"] == "end"
 
@@ -271,9 +271,7 @@ def test_a_choice_keeps_the_further_members_of_its_finish() -> None:
         [[Delta("a")], [Finish("stop", 1)], [Delta("b")]],
     ],
 )
-def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
-    batches: list[list[Item]],
-) -> None:
+def test_truncated_answer_returns_received_deltas_then_raises(batches: list[list[Item]]) -> None:
     source = Batches(*batches)
     frames = Answer(source, chunks(), 2, "label")
     seen = b""
@@ -289,7 +287,7 @@ def test_what_came_of_a_truncated_answer_is_delivered_then_it_fails(
         document_of(Batches(*batches), 2)
 
 
-def test_a_failure_of_the_source_passes_through_after_what_came_before() -> None:
+def test_source_error_is_raised_after_the_received_frames() -> None:
     frames = Answer(Batches([Delta("a")], ProviderError("no")), chunks(), 1, "label")
     assert frames.receive(0).count(b"data: ") == 2
     with pytest.raises(ProviderError):
@@ -298,7 +296,7 @@ def test_a_failure_of_the_source_passes_through_after_what_came_before() -> None
         document_of(Batches([Delta("a")], ProviderError("no")))
 
 
-def test_the_usage_chunk_comes_last_and_only_when_asked_and_known() -> None:
+def test_usage_chunk_is_last_and_sent_only_if_requested_and_known() -> None:
     batches: list[list[Item]] = [[Delta("a")], [Usage(1, 2)], [Finish("stop")]]
     chunks = chunks_of(Batches(*batches), include_usage=True)
     assert [chunk["usage"] for chunk in chunks] == [
@@ -314,9 +312,7 @@ def test_the_usage_chunk_comes_last_and_only_when_asked_and_known() -> None:
 
 
 @pytest.mark.parametrize("writer", [chunks(), document()])
-def test_an_answer_that_is_broken_off_is_accounted_for(
-    writer: AnswerWriter,
-) -> None:
+def test_closed_answer_reports_the_usage_known_at_close(writer: AnswerWriter) -> None:
     class Late(Batches):
         def close(self) -> None:
             super().close()
@@ -330,7 +326,7 @@ def test_an_answer_that_is_broken_off_is_accounted_for(
     assert reading.usage == Usage(7, 1)
 
 
-def test_the_end_closes_the_source() -> None:
+def test_last_item_closes_the_source() -> None:
     for writer in (chunks(), document()):
         source = Batches([Delta("a"), Finish()])
         reading = Answer(source, writer, 1, "label")

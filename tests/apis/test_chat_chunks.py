@@ -15,13 +15,13 @@ from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage, dump
 
 
 def make_writer(**changes: Any) -> ChunkWriter:
-    given = {"id": "chatcmpl-123", "created": 1699564800, "model": "gpt-4", **changes}
-    include_usage = given.pop("include_usage", False)
-    return ChunkWriter(Identity(**given), include_usage)
+    identity = {"id": "chatcmpl-123", "created": 1699564800, "model": "gpt-4", **changes}
+    include_usage = identity.pop("include_usage", False)
+    return ChunkWriter(Identity(**identity), include_usage)
 
 
 def encoded(*items: Item, **changes: Any) -> list[bytes]:
-    """Return the chunks for *items*, and those that follow them."""
+    """Return the chunks for *items*, and those of the ending."""
     writer = make_writer(**changes)
     block = b"".join([*map(writer.write, items), writer.finish()])
     chunks = [frame.removeprefix(b"data: ") for frame in block.split(b"\n\n")[:-1]]
@@ -41,7 +41,7 @@ ROLE = (
 # -- the chunks of the API's documentation ----------------------------------------------------
 
 
-def test_the_documented_stream() -> None:
+def test_stream_equals_the_documented_example() -> None:
     items = [Delta("Once"), Delta(" upon"), Delta(" a"), Finish("stop")]
     assert encoded(*items) == [
         ROLE,
@@ -104,7 +104,7 @@ DOCUMENTED_FINAL = """
 """
 
 
-def test_the_documented_chunks_in_their_order_of_keys() -> None:
+def test_chunk_keys_have_the_documented_order() -> None:
     documented = [DOCUMENTED_ROLE, DOCUMENTED_CONTENT, DOCUMENTED_FINAL]
     compact = [json.dumps(json.loads(text), separators=(",", ":")).encode() for text in documented]
     assert encoded(Delta("Hello"), Finish("stop")) == compact
@@ -113,7 +113,7 @@ def test_the_documented_chunks_in_their_order_of_keys() -> None:
 # -- usage ------------------------------------------------------------------------------------
 
 
-def test_asked_usage_is_null_until_its_own_chunk() -> None:
+def test_requested_usage_is_null_until_the_usage_chunk() -> None:
     items = [Delta("a"), Usage(3, 5), Finish("length")]
     assert encoded(*items, include_usage=True) == [
         ROLE[:-1] + b',"usage":null}',
@@ -125,7 +125,7 @@ def test_asked_usage_is_null_until_its_own_chunk() -> None:
     assert len(encoded(*items)) == 3
 
 
-def test_usage_keeps_an_explicit_zero_and_leaves_out_what_is_not_known() -> None:
+def test_usage_keeps_explicit_zeros_and_omits_unknown_counts() -> None:
     assert Usage(1, 2).to_dict() == {
         "prompt_tokens": 1,
         "completion_tokens": 2,
@@ -144,7 +144,7 @@ def test_usage_keeps_an_explicit_zero_and_leaves_out_what_is_not_known() -> None
     }
 
 
-def test_usage_sums_and_unknown_is_not_zero() -> None:
+def test_sum_of_usages_keeps_unknown_counts_unknown() -> None:
     assert Usage(1, 2, 3) + Usage(10, 20, 30, 40) == Usage(11, 22, 33, 40)
     assert Usage() + Usage() == Usage()
     assert Usage(cached_tokens=0) + Usage() == Usage(cached_tokens=0)
@@ -153,7 +153,7 @@ def test_usage_sums_and_unknown_is_not_zero() -> None:
 # -- choices ----------------------------------------------------------------------------------
 
 
-def test_each_choice_has_its_own_role_chunk_once() -> None:
+def test_each_choice_gets_one_role_chunk() -> None:
     chunks = encoded(Delta("a", 1), Delta("b"), Delta("c", 1), Finish("stop", 1), Finish("length"))
     choices = [json.loads(chunk)["choices"] for chunk in chunks]
     assert choices == [
@@ -167,20 +167,20 @@ def test_each_choice_has_its_own_role_chunk_once() -> None:
     ]
 
 
-def test_a_choice_that_only_ends_has_a_role_chunk_too() -> None:
+def test_choice_without_text_gets_a_role_chunk() -> None:
     assert encoded(Finish("length"))[0] == ROLE
     assert encoded(Delta("")) == [ROLE]
     assert encoded(Delta(""), Delta("")) == [ROLE]
 
 
-# -- everything but text ----------------------------------------------------------------------
+# -- reasoning, refusals and tool calls -------------------------------------------------------
 
 
 def deltas(*items: Delta) -> list[dict[str, Any]]:
     return [json.loads(chunk)["choices"][0]["delta"] for chunk in encoded(*items)][1:]
 
 
-def test_tool_calls_name_themselves_once() -> None:
+def test_tool_call_id_and_name_are_sent_once() -> None:
     calls = [
         Delta(tool_calls=[ToolCall(0, "call_1", "look")]),
         Delta(tool_calls=[ToolCall(0, arguments='{"a"')]),
@@ -212,7 +212,7 @@ def test_tool_calls_name_themselves_once() -> None:
     ]
 
 
-def test_other_members_stand_beside_the_text() -> None:
+def test_delta_has_reasoning_refusal_and_extra_members() -> None:
     assert deltas(
         Delta(reasoning="hm"),
         Delta(refusal="no"),
@@ -236,14 +236,14 @@ def test_other_members_stand_beside_the_text() -> None:
     ]
 
 
-def test_a_finish_carries_further_members_of_the_choice() -> None:
+def test_finish_chunk_has_the_extra_members_of_the_choice() -> None:
     last = encoded(Finish("stop", extra={"native_finish_reason": "end_turn"}))[-1]
     assert last.endswith(
         b'{"index":0,"delta":{},"finish_reason":"stop","native_finish_reason":"end_turn"}]}'
     )
 
 
-# -- texts that are hard to write -------------------------------------------------------------
+# -- texts that need escapes ------------------------------------------------------------------
 
 
 def content(text: str) -> bytes:
@@ -266,26 +266,26 @@ def content(text: str) -> bytes:
         ("\udfff", rb'"\udfff"'),
     ],
 )
-def test_text_is_escaped_no_more_than_it_must_be(text: str, written: bytes) -> None:
+def test_text_is_escaped_only_where_json_requires_it(text: str, written: bytes) -> None:
     assert b'"delta":{"content":' + written + b'},"finish_reason"' in content(text)
 
 
-#: What is hard to write is drawn more often; lone surrogates among it.
+#: Characters that need care are drawn more often, lone surrogates among them.
 HARD = st.one_of(st.characters(), st.sampled_from('\ud800\udfff"\\\n\0\u2028é🌍'))
 ANY_TEXT = st.text(HARD, min_size=1)
 
 
 @given(st.text(HARD))
-def test_every_text_is_one_line_of_json(text: str) -> None:
+def test_any_text_is_one_line_of_json(text: str) -> None:
     chunk = content(text) if text else ROLE
     assert b"\n" not in chunk and b"\r" not in chunk
-    # Halves of a pair that are parted in Python's string are one character to who reads JSON.
+    # Two surrogates that form a pair are one character to a reader of the JSON.
     sent = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     assert json.loads(chunk.decode("utf-8"))["choices"][0]["delta"]["content"] == sent
 
 
 @given(ANY_TEXT, ANY_TEXT, ANY_TEXT, st.integers(0, 127), st.booleans(), st.integers(0, 2**40))
-def test_the_quick_way_writes_what_json_dumps_would(
+def test_chunk_equals_json_dumps(
     text: str, id: str, model: str, index: int, usage: bool, created: int
 ) -> None:
     chunk: dict[str, Any] = {
@@ -308,13 +308,13 @@ def test_the_quick_way_writes_what_json_dumps_would(
     assert encoded(*items, **identity, include_usage=usage) == [dump(item) for item in expected]
 
 
-def test_a_lone_surrogate_in_a_name_breaks_no_chunk() -> None:
+def test_lone_surrogates_in_id_and_model_are_escaped() -> None:
     items = [Delta("x"), Finish(), Usage()]
     for chunk in encoded(*items, id="i\ud800", model="m\udfff", include_usage=True):
         parsed = json.loads(chunk)
         assert (parsed["id"], parsed["model"]) == ("i\ud800", "m\udfff")
 
 
-def test_a_model_name_cannot_break_the_json() -> None:
+def test_model_name_is_escaped() -> None:
     chunk = encoded(Delta("x"), model='","choices":[],"x":"\n\r\0')[1]
     assert json.loads(chunk)["model"] == '","choices":[],"x":"\n\r\0'

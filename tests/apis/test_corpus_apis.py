@@ -1,6 +1,6 @@
-"""The recorded answers through the whole server: each API's own SDK reads the same as chat's.
+"""Recorded answers through the whole server: the SDK of every API reads the same content.
 
-The provider plays the recording over a socket, and so does the server answer.
+An upstream on a socket plays the recording, and the SDKs read from our server's socket.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from nightly import NIGHTLY
 from official import events_of, judge_events, judge_order
 from raw_server import RawServer
 
-#: The new APIs have one choice.
+#: Responses and Messages have only one choice.
 CASES = [case for case in cases() if case.request.n == 1]
-#: In the short run every third one.
+#: Every third one; all in the nightly run.
 TRIED = CASES[:: 1 if NIGHTLY else 3]
 HELLO: Any = [{"role": "user", "content": "hi"}]
 
 
 @dataclass
-class Told:
-    """What an answer said; *ending* is a finish reason, or empty for a failure.
+class Content:
+    """The content of an answer; *ending* is its finish reason, empty after a failure.
 
-    *status* is that of an answer that is no stream.
+    *status* is the HTTP status of an answer that is no stream.
     """
 
     text: str = ""
@@ -43,25 +43,25 @@ class Told:
     pictures: int = 0
     left_out: int = 0
 
-    def say(self, text: str) -> None:
-        """Add *text*, unless it stands for something that the API has no room for."""
+    def add(self, text: str) -> None:
+        """Add *text*; count it if it is the note about an omitted part."""
         if text.startswith("[left out: "):
             self.left_out += 1
         else:
             self.text += text
 
 
-class Through:
-    """The server before providers that play *answer*, and the stock SDKs before the server."""
+class Site:
+    """Our server, an upstream that plays *answer*, and the stock SDKs as clients."""
 
     def __init__(self, case: Case, stack: ExitStack) -> None:
         self.answer = b""
-        upstream = stack.enter_context(RawServer.playing(lambda asked: self.answer))
+        upstream = stack.enter_context(RawServer.playing(lambda request: self.answer))
         section = {"type": case.provider_type, "models": "*", "api_key": KEY}
         section |= OPTIONS.get(case.provider_type, {}) | (case.json("options.json") or {})
         section["base_url"] = upstream.url
         if case.provider_type == "azure":
-            section["apis"] = "chat"  # which is what was recorded
+            section["apis"] = "chat"  # the recordings are of chat
         app = harness.make_app({"default_model": "none"}, {"provider up": section})
         stack.callback(app.close)
         self.server = stack.enter_context(harness.Server(app))
@@ -74,21 +74,21 @@ class Through:
         )
 
     def post(self, path: str, body: dict[str, Any]) -> harness.Answer:
-        """Return the raw answer to *body*, which asks for a stream."""
+        """Return the raw reply to *body* with ``stream``."""
         with self.server.connect() as client:
             return client.exchange("POST", path, {"stream": True, **body})
 
 
 @pytest.fixture(scope="module")
-def through() -> Iterator[Callable[[Case], Through]]:
-    """``through(case)``: the server whose provider plays the recording of *case*."""
-    made: dict[str, Through] = {}
+def site_of() -> Iterator[Callable[[Case], Site]]:
+    """Return a function that returns the site whose upstream plays the recording of a case."""
+    made: dict[str, Site] = {}
     with ExitStack() as stack:
 
-        def get(case: Case) -> Through:
+        def get(case: Case) -> Site:
             key = f"{case.provider_type} {case.json('options.json')}"
             if key not in made:
-                made[key] = Through(case, stack)
+                made[key] = Site(case, stack)
             made[key].answer = (case.folder / "upstream.http").read_bytes()
             return made[key]
 
@@ -96,18 +96,18 @@ def through() -> Iterator[Callable[[Case], Through]]:
 
 
 def model_of(case: Case) -> str:
-    """Return a model's name that is the case's own: failures of one model count together.
+    """Return a model name that no other case has: failures are counted by model.
 
-    The recordings of Bedrock are of Converse, which Claude is not asked by for Messages.
+    The recordings of Bedrock are of Converse, which is not used for Messages to Claude.
     """
     return f"{case.request.model.replace('anthropic.', 'other.')}-{case.folder.name}"
 
 
-# -- what each SDK reads ------------------------------------------------------------------------
+# -- the SDK of each API ------------------------------------------------------------------------
 
 
-def read_chat(client: openai.OpenAI, model: str) -> Told:
-    told = Told()
+def read_chat(client: openai.OpenAI, model: str) -> Content:
+    result = Content()
     calls: dict[int, list[str]] = {}
     options: Any = {"include_usage": True}
     try:
@@ -116,81 +116,81 @@ def read_chat(client: openai.OpenAI, model: str) -> Told:
         ):
             for choice in chunk.choices:
                 delta = choice.delta
-                told.text += (delta.content or "") + (delta.refusal or "")
+                result.text += (delta.content or "") + (delta.refusal or "")
                 more = delta.model_extra or {}
-                told.reasoning += more.get("reasoning_content") or ""
-                told.pictures += len(more.get("images") or ())
-                told.left_out += len(more.get("content_parts") or ())
+                result.reasoning += more.get("reasoning_content") or ""
+                result.pictures += len(more.get("images") or ())
+                result.left_out += len(more.get("content_parts") or ())
                 for call in delta.tool_calls or ():
                     function = call.function
                     assert function is not None
                     place = calls.setdefault(call.index, [call.id or "", function.name or "", ""])
                     place[2] += function.arguments or ""
-                told.ending = choice.finish_reason or told.ending
+                result.ending = choice.finish_reason or result.ending
             if usage := chunk.usage:
                 details = usage.prompt_tokens_details
                 cached = (details and details.cached_tokens) or 0
-                told.usage = (usage.prompt_tokens, usage.completion_tokens, cached)
+                result.usage = (usage.prompt_tokens, usage.completion_tokens, cached)
     except openai.APIStatusError as error:
-        told.status = error.status_code
+        result.status = error.status_code
     except openai.APIError:
-        told.ending = ""
-    told.calls = [(id, name, arguments) for id, name, arguments in calls.values()]
-    return told
+        result.ending = ""
+    result.calls = [(id, name, arguments) for id, name, arguments in calls.values()]
+    return result
 
 
-def read_response(client: openai.OpenAI, model: str) -> Told:
-    told = Told()
+def read_response(client: openai.OpenAI, model: str) -> Content:
+    result = Content()
     try:
         last: Any = list(client.responses.create(model=model, input="hi", stream=True))[-1]
     except openai.APIStatusError as error:
-        return Told(status=error.status_code)
+        return Content(status=error.status_code)
     response = last.response
-    told.ending = "" if response.status == "failed" else response.status
+    result.ending = "" if response.status == "failed" else response.status
     if response.incomplete_details is not None:
-        told.ending += f" {response.incomplete_details.reason}"
+        result.ending += f" {response.incomplete_details.reason}"
     for item in response.output:
         if item.type == "reasoning":
-            told.reasoning += "".join(part.text for part in item.content or ())
+            result.reasoning += "".join(part.text for part in item.content or ())
         elif item.type == "function_call":
-            told.calls.append((item.call_id, item.name, item.arguments))
+            result.calls.append((item.call_id, item.name, item.arguments))
         elif item.type == "image_generation_call":
-            told.pictures += 1
+            result.pictures += 1
         elif item.type == "message":
             for part in item.content:
-                told.say(part.text if part.type == "output_text" else part.refusal)
+                result.add(part.text if part.type == "output_text" else part.refusal)
     if response.usage is not None:
         cached = response.usage.input_tokens_details.cached_tokens
-        told.usage = (response.usage.input_tokens, response.usage.output_tokens, cached)
-    return told
+        result.usage = (response.usage.input_tokens, response.usage.output_tokens, cached)
+    return result
 
 
-def read_message(client: anthropic.Anthropic, model: str) -> Told:
-    told = Told()
+def read_message(client: anthropic.Anthropic, model: str) -> Content:
+    result = Content()
     try:
         with client.messages.stream(model=model, max_tokens=99, messages=HELLO) as stream:
             message = stream.get_final_message()
     except anthropic.APIStatusError as error:
-        told.status = error.status_code
-        return told
+        result.status = error.status_code
+        return result
     except anthropic.APIError:
-        return told
+        return result
     for block in message.content:
         if block.type == "text":
-            told.say(block.text)
+            result.add(block.text)
         elif block.type == "thinking":
-            told.reasoning += block.thinking
+            result.reasoning += block.thinking
         elif block.type == "tool_use":
-            told.calls.append((block.id, block.name, json.dumps(block.input)))
+            result.calls.append((block.id, block.name, json.dumps(block.input)))
     usage = message.usage
     cached = usage.cache_read_input_tokens or 0
     prompt = usage.input_tokens + (usage.cache_creation_input_tokens or 0) + cached
-    told.usage = (prompt, usage.output_tokens, cached)
-    told.ending = message.stop_reason or ""
-    return told
+    result.usage = (prompt, usage.output_tokens, cached)
+    result.ending = message.stop_reason or ""
+    return result
 
 
-# -- the same through every API -----------------------------------------------------------------
+# -- the same content from every API ------------------------------------------------------------
 
 RESPONSE_ENDINGS = {
     "": "",
@@ -209,25 +209,25 @@ MESSAGE_ENDINGS = {
 
 
 @pytest.mark.parametrize("case", TRIED, ids=lambda case: case.id)
-def test_the_same_through_every_api(case: Case, through: Callable[[Case], Through]) -> None:
-    site, model = through(case), model_of(case)
+def test_every_api_returns_the_same_content(case: Case, site_of: Callable[[Case], Site]) -> None:
+    site, model = site_of(case), model_of(case)
     expected = read_chat(site.openai, model)
     response = read_response(site.openai, model)
     message = read_message(site.anthropic, model)
     status = expected.status
-    if not expected.ending:  # what failed in a stream may have failed before it, and may not
+    if not expected.ending:  # other APIs may fail before the stream begins
         assert response.ending == ""
-        # Whether a call's arguments are JSON is Anthropic's own affair where its events pass.
+        # Anthropic's own events are forwarded, without a check of a call's arguments.
         assert message.ending == "" or case.id == "anthropic/call-cut-short"
         assert expected.text.startswith(response.text)
         if status != 200:
             assert (response.status, message.status) == (status, 529 if status == 503 else status)
         return
     assert (response.text, response.reasoning) == (expected.text, expected.reasoning)
-    if expected.ending != "content_filter":  # Anthropic's own events say why elsewhere
+    if expected.ending != "content_filter":  # Anthropic's own events have the reason elsewhere
         assert (message.text, message.reasoning) == (expected.text, expected.reasoning)
     assert (response.pictures, response.left_out) == (expected.pictures, expected.left_out)
-    if "anthropic" not in case.id:  # whose own events pass
+    if "anthropic" not in case.id:  # whose own events are forwarded
         assert message.left_out == expected.pictures + expected.left_out
     assert response.usage == message.usage == expected.usage
     assert response.ending == RESPONSE_ENDINGS[expected.ending]
@@ -237,21 +237,19 @@ def test_the_same_through_every_api(case: Case, through: Callable[[Case], Throug
         [name for _, name, _ in response.calls] == [name for _, name, _ in message.calls] == names
     )
     assert [text for *_, text in response.calls] == [text for *_, text in expected.calls]
-    if "call-cut-by" not in case.id:  # what the SDK makes of half a document is its own
-        given = [json.loads(text or "{}") for *_, text in expected.calls]
-        assert [json.loads(text) for *_, text in message.calls] == given
+    if "call-cut-by" not in case.id:  # the SDK completes truncated JSON by itself
+        inputs = [json.loads(text or "{}") for *_, text in expected.calls]
+        assert [json.loads(text) for *_, text in message.calls] == inputs
 
 
 @pytest.mark.parametrize("case", TRIED, ids=lambda case: case.id)
-def test_every_event_is_as_the_official_types(
-    case: Case, through: Callable[[Case], Through]
-) -> None:
-    site, model = through(case), model_of(case)
+def test_events_match_the_official_types(case: Case, site_of: Callable[[Case], Site]) -> None:
+    site, model = site_of(case), model_of(case)
     for path, body in REQUESTS:
         answer = site.post(path, {"model": model, **body})
         native = case.provider_type == "anthropic" and path == "/v1/messages"
         if answer.status != 200 or native:
-            continue  # the recordings of Anthropic's are shorter than its answers
+            continue  # the recordings of Anthropic lack members of real events
         events = events_of(answer.body)
         judge_events(events)
         judge_order(events)
@@ -267,8 +265,8 @@ GOOD = {"response.completed", "response.incomplete", "message_stop"}
 ENDS = GOOD | {"response.failed", "error"}
 
 
-#: Ten recordings, of each provider one or two, cut at every byte; in the short run at every
-#: hundredth or so.
+#: Ten recordings, one or two of each provider, cut at every 101st byte; at every byte in the
+#: nightly run.
 WHOLE: dict[str, list[Case]] = {}
 for each in CASES:
     if each.answer[0] == 200 and len(each.answer[2]) < 6000:
@@ -280,16 +278,16 @@ CHUNKED = CLOSED.replace(b"Connection: close", b"Transfer-Encoding: chunked")
 
 
 @pytest.mark.parametrize("case", CUT, ids=lambda case: case.id)
-def test_a_cut_answer_is_never_complete(case: Case, through: Callable[[Case], Through]) -> None:
-    """Whatever byte the upstream ends at: the whole answer, or the API's own failure.
+def test_truncated_answer_never_completes(case: Case, site_of: Callable[[Case], Site]) -> None:
+    """A cut at any byte results in the whole answer or in the API's own error.
 
-    The body ends with its connection, which looks like an end, or in the middle of a chunk.
+    The cut body ends with its connection, like a complete one, or within a chunk.
     """
-    site = through(case)
+    site = site_of(case)
     _, headers, body = case.answer
     kind = headers.get("Content-Type", "").encode()
-    for path, asked in REQUESTS:
-        whole = essence(site.post(path, {"model": model_of(case), **asked}).body)
+    for path, members in REQUESTS:
+        whole = deltas_of(site.post(path, {"model": model_of(case), **members}).body)
         for cut in range(0, len(body), STEP):
             piece = body[:cut]
             site.answer = (
@@ -297,7 +295,7 @@ def test_a_cut_answer_is_never_complete(case: Case, through: Callable[[Case], Th
                 if cut % 2
                 else CLOSED % kind + piece
             )
-            answer = site.post(path, {"model": f"m-{cut // 3}", **asked})
+            answer = site.post(path, {"model": f"m-{cut // 3}", **members})
             if answer.status != 200:
                 assert answer.status >= 500
                 continue
@@ -305,16 +303,16 @@ def test_a_cut_answer_is_never_complete(case: Case, through: Callable[[Case], Th
             kinds = [event["type"] for event in events]
             assert [one for one in kinds if one in ENDS] == kinds[-1:]
             if kinds[-1] in GOOD:
-                assert essence(answer.body) == whole
+                assert deltas_of(answer.body) == whole
         site.answer = (case.folder / "upstream.http").read_bytes()
 
 
-def essence(frames: bytes) -> list[Any]:
-    """Return the deltas in *frames*: they have no ids and times, which differ."""
-    filling = [event for event in events_of(frames) if event["type"] != "message_delta"]
-    return [event["delta"] for event in filling if "delta" in event]
+def deltas_of(frames: bytes) -> list[Any]:
+    """Return the deltas in *frames*, which contain no ids and times."""
+    events = [event for event in events_of(frames) if event["type"] != "message_delta"]
+    return [event["delta"] for event in events if "delta" in event]
 
 
-def test_ten_recordings_are_cut_and_of_each_provider_one() -> None:
+def test_ten_recordings_of_all_providers_are_cut() -> None:
     assert len(CUT) == 10
     assert {case.provider_type for case in CUT} == {case.provider_type for case in CASES}

@@ -1,4 +1,4 @@
-"""Errors in Anthropic's words (docs.anthropic.com/en/api/errors)."""
+"""Errors as Anthropic's error objects (docs.anthropic.com/en/api/errors)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from choreo_wsgi.apis import load
 from choreo_wsgi.errors import ChoreoError
 
 
-def failed(status: int, param: str | None = None, message: str = "no") -> ChoreoError:
+def make_error(status: int, param: str | None = None, message: str = "no") -> ChoreoError:
     error = ChoreoError(message)
     error.status, error.param = status, param
     return error
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs", "kind"),
+    ("status", "expected", "kind"),
     [
         (400, 400, "invalid_request_error"),
         (401, 401, "authentication_error"),
@@ -33,15 +33,14 @@ def failed(status: int, param: str | None = None, message: str = "no") -> Choreo
         (529, 529, "overloaded_error"),
     ],
 )
-def test_each_status(ours: int, theirs: int, kind: str) -> None:
-    status, body = load("messages").error(failed(ours))
-    assert status == theirs
+def test_status_maps_to_anthropics_status_and_type(status: int, expected: int, kind: str) -> None:
+    sent, body = load("messages").error(make_error(status))
+    assert sent == expected
     assert json.loads(body) == {"type": "error", "error": {"type": kind, "message": "no"}}
 
 
-def test_the_field_is_named_once() -> None:
-    """Anthropic has no member for it, so the message begins with it."""
+def test_message_names_the_param_once() -> None:
+    """Anthropic has no member for it: the message begins with it."""
     for message in ("must be a number", "top_p must be a number"):
-        told = json.loads(load("messages").error(failed(400, "top_p", message))[1])
-        told = told["error"]["message"]
-        assert told in ("top_p: must be a number", "top_p must be a number")
+        error = json.loads(load("messages").error(make_error(400, "top_p", message))[1])["error"]
+        assert error["message"] in ("top_p: must be a number", "top_p must be a number")

@@ -1,4 +1,4 @@
-"""APIs over upstreams that speak them: requests and events pass, the ending is ours."""
+"""Upstreams that support the caller's API: requests and events are forwarded, endings checked."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def numbered(*events: dict[str, Any]) -> list[dict[str, Any]]:
 RESPONSE = {"id": "resp_upstream", "object": "response", "model": "real", "output": []}
 USAGE = {"input_tokens": 9, "input_tokens_details": {"cached_tokens": 4}, "output_tokens": 2,
          "output_tokens_details": {"reasoning_tokens": 1}, "total_tokens": 11}  # fmt: skip
-#: What only OpenAI itself says: a search, encrypted reasoning.
+#: An output item that only OpenAI itself produces.
 SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed"}
 TEXT = {"type": "response.output_text.delta", "item_id": "m", "output_index": 1, "logprobs": []}
 CALLED = {"type": "response.function_call_arguments.delta", "item_id": "f", "output_index": 2,
@@ -45,7 +45,7 @@ EVENTS = numbered(
     {"type": "response.output_item.added", "output_index": 0, "item": SEARCH},
     {"type": "response.output_item.done", "output_index": 0, "item": SEARCH},
     *({**TEXT, "content_index": 0, "delta": f"w{number} "} for number in range(40)),
-    *(4 * ({**TEXT, "content_index": 0, "delta": "."}, CALLED)),  # two that take turns
+    *(4 * ({**TEXT, "content_index": 0, "delta": "."}, CALLED)),  # two interleaved items
     {"type": "response.completed", "response": {**RESPONSE, "status": "completed", "usage": USAGE}},
 )
 MESSAGE = {"id": "msg_up", "type": "message", "role": "assistant", "model": "real", "content": []}
@@ -62,11 +62,11 @@ MESSAGES: list[dict[str, Any]] = [
     {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 7}},
     {"type": "message_stop"},
 ]  # fmt: skip
-SAID = "".join(f"w{number} " for number in range(40))
+FULL_TEXT = "".join(f"w{number} " for number in range(40))
 
 
 class Native:
-    """Our server before an upstream that plays *answer* and speaks the API itself."""
+    """Our server, and an upstream that plays *answer* and supports the API itself."""
 
     def __init__(self, upstream: RawServer, url: str) -> None:
         self.upstream = upstream
@@ -74,9 +74,9 @@ class Native:
 
     @property
     def sent(self) -> tuple[str, dict[str, Any], Any]:
-        """The last request that the upstream got: target, body, headers."""
-        asked = self.upstream.requests[-1]
-        return asked.path, json.loads(asked.body), asked.headers
+        """The last request that the upstream received: target, body, headers."""
+        request = self.upstream.requests[-1]
+        return request.path, json.loads(request.body), request.headers
 
 
 Make = Callable[[str, Any], Native]
@@ -104,17 +104,17 @@ def native(
         upstream.__exit__(None, None, None)
 
 
-def ask_responses(url: str, **members: Any) -> Any:
+def create_response(url: str, **members: Any) -> Any:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
         answer = client.responses.create(**{"model": "real", "input": "hi", **members})
         return list(answer) if members.get("stream") else answer
 
 
-def test_events_of_a_response_pass_with_what_no_chat_can_say(native: Make) -> None:
+def test_response_events_and_builtin_tools_are_forwarded(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
     tools = [{"type": "web_search"}]
     include = ["reasoning.encrypted_content"]
-    events = ask_responses(made.url, stream=True, tools=tools, include=include)
+    events = create_response(made.url, stream=True, tools=tools, include=include)
     assert [event.to_dict() for event in events] == EVENTS
     target, body, headers = made.sent
     assert target == "/v1/responses"
@@ -123,46 +123,46 @@ def test_events_of_a_response_pass_with_what_no_chat_can_say(native: Make) -> No
     assert headers["Authorization"] == "Bearer sk-upstream"
 
 
-def test_reasoning_that_was_sealed_here_is_not_given_to_another(native: Make) -> None:
-    """Claude's thinking is nothing that OpenAI can decrypt; its own goes back as it came."""
+def test_our_own_encrypted_reasoning_is_not_sent_to_openai(native: Make) -> None:
+    """OpenAI cannot decrypt Claude's thinking; its own reasoning is sent back unchanged."""
     made = native("openai", HEAD + frames(*EVENTS))
     own = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "gAAAA"}
     plain = {"type": "reasoning", "id": "rs_2", "summary": []}
     for content in ("choreo.W3t9XQ==", "choreo." + "A" * 100_000):
         sealed = {**own, "id": "rs_3", "encrypted_content": content}
         input = [{"role": "user", "content": "hi"}, own, sealed, plain]
-        ask_responses(made.url, stream=True, input=input)
+        create_response(made.url, stream=True, input=input)
         assert made.sent[1]["input"] == [input[0], own, plain]
 
 
-def test_a_stored_prompt_needs_no_input(native: Make) -> None:
+def test_stored_prompt_requires_no_input(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
-    ask_responses(made.url, stream=True, input=openai.omit, prompt={"id": "pmpt_1"})
+    create_response(made.url, stream=True, input=openai.omit, prompt={"id": "pmpt_1"})
     assert made.sent[1] == {"model": "real", "stream": True, "prompt": {"id": "pmpt_1"}}
 
 
-def test_what_came_with_an_early_end_is_passed_before_it_is_told(native: Make) -> None:
+def test_events_received_with_a_truncation_precede_the_failure(native: Make) -> None:
     made = native("openai", sized(frames(*EVENTS[:5]), kind="text/event-stream"))
-    *events, failed = ask_responses(made.url, stream=True)
+    *events, failed = create_response(made.url, stream=True)
     assert [event.to_dict() for event in events] == EVENTS[:5]
     assert (failed.type, failed.sequence_number) == ("response.failed", 5)
 
 
-#: As llama.cpp's server says it: without numbers and places.
+#: The events of llama.cpp's server: without sequence numbers and indexes.
 _PART = {"item_id": "m", "part": {"type": "output_text", "text": ""}}
 _THOUGHT = {"id": "r", "type": "reasoning", "summary": []}
-_SAID = {"id": "m", "type": "message", "role": "assistant", "content": []}
+_MESSAGE = {"id": "m", "type": "message", "role": "assistant", "content": []}
 _CALL = {"type": "function_call", "call_id": "fc_1", "name": "f", "arguments": "",
          "status": "in_progress"}  # fmt: skip
 _CALLED = {**_CALL, "arguments": "{}", "status": "completed"}
-_BEGUN = {"id": "resp_upstream", "object": "response", "status": "in_progress"}
+_IN_PROGRESS = {"id": "resp_upstream", "object": "response", "status": "in_progress"}
 BARE: list[dict[str, Any]] = [
-    {"type": "response.created", "response": _BEGUN},
-    {"type": "response.in_progress", "response": _BEGUN},
+    {"type": "response.created", "response": _IN_PROGRESS},
+    {"type": "response.in_progress", "response": _IN_PROGRESS},
     {"type": "response.output_item.added", "item": _THOUGHT},
     {"type": "response.reasoning_text.delta", "item_id": "r", "delta": "so"},
     {"type": "response.output_item.done", "item": _THOUGHT},
-    {"type": "response.output_item.added", "item": _SAID},
+    {"type": "response.output_item.added", "item": _MESSAGE},
     {"type": "response.content_part.added", **_PART},
     {"type": "response.output_text.delta", "item_id": "m", "delta": "Hi"},
     {"type": "response.output_text.delta", "item_id": "m", "delta": " you"},
@@ -171,15 +171,15 @@ BARE: list[dict[str, Any]] = [
     {"type": "response.function_call_arguments.delta", "item_id": "fc_1", "delta": "{}"},
     {"type": "response.output_item.done", "item": _CALLED},
     {"type": "response.completed", "response": {
-        **_BEGUN, "status": "completed", "model": "real", "usage": USAGE,
-        "output": [_THOUGHT, {**_SAID, "content": [{"type": "output_text", "text": "Hi you"}]},
+        **_IN_PROGRESS, "status": "completed", "model": "real", "usage": USAGE,
+        "output": [_THOUGHT, {**_MESSAGE, "content": [{"type": "output_text", "text": "Hi you"}]},
                    _CALLED],
     }},
 ]  # fmt: skip
 
 
-def test_numbers_and_places_that_a_server_leaves_out_are_added(native: Make) -> None:
-    """OpenAI's SDK puts the answer together by them."""
+def test_missing_sequence_numbers_and_indexes_are_added(native: Make) -> None:
+    """OpenAI's SDK needs them to assemble the response."""
     made = native("openai", HEAD + frames(*BARE))
     with (
         openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client,
@@ -193,72 +193,74 @@ def test_numbers_and_places_that_a_server_leaves_out_are_added(native: Make) -> 
 
 
 @pytest.mark.parametrize("cut", [1, 8, len(BARE) - 1])
-def test_a_cut_response_without_numbers_begins_once(native: Make, cut: int) -> None:
+def test_truncated_response_without_numbers_begins_once(native: Make, cut: int) -> None:
     made = native("openai", HEAD + frames(*BARE[:cut]))
-    events = ask_responses(made.url, stream=True)
+    events = create_response(made.url, stream=True)
     assert [event.type for event in events[:cut]] == [event["type"] for event in BARE[:cut]]
     assert [event.sequence_number for event in events] == list(range(cut + 1))
     assert events[cut].type == "response.failed"
 
 
-@pytest.mark.parametrize("stated", [BARE, [*EVENTS[:5], {"type": "keepalive"}, *EVENTS[5:]]])
-def test_a_kept_response_is_resumed_by_numbers_of_ours(native: Make, stated: Any) -> None:
-    """Whether the provider's own have gaps, or there are none: each event comes once."""
-    made = native("openai", HEAD + frames(*stated))
+@pytest.mark.parametrize("sent", [BARE, [*EVENTS[:5], {"type": "keepalive"}, *EVENTS[5:]]])
+def test_stored_response_is_resumed_by_our_numbers(native: Make, sent: Any) -> None:
+    """The provider's own numbers have gaps or are missing; each event is sent once."""
+    made = native("openai", HEAD + frames(*sent))
     with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
-        kept = client.responses
-        told = [
+        api = client.responses
+        events = [
             event.to_dict()
-            for event in kept.create(model="real", input="hi", background=True, stream=True)
+            for event in api.create(model="real", input="hi", background=True, stream=True)
         ]
-        assert [event["type"] for event in told] == [event["type"] for event in stated]
-        assert [event["sequence_number"] for event in told] == list(range(len(told)))
-        id: Any = told[0]["response"]
-        for after in range(len(told) - 1):
-            rest = kept.retrieve(id["id"], stream=True, starting_after=after)
-            assert [event.to_dict() for event in rest] == told[after + 1 :]
-        assert kept.retrieve(id["id"]).status == "completed"
+        assert [event["type"] for event in events] == [event["type"] for event in sent]
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        response: Any = events[0]["response"]
+        for after in range(len(events) - 1):
+            rest = api.retrieve(response["id"], stream=True, starting_after=after)
+            assert [event.to_dict() for event in rest] == events[after + 1 :]
+        assert api.retrieve(response["id"]).status == "completed"
 
 
 @pytest.mark.parametrize(
-    "odd",
+    "event",
     [
         {"type": "response.output_item.added", "item": [1]},
         {"type": "response.content_part.added", "item_id": "m", "part": {"text": 5}},
         {"type": "response.output_text.delta", "item_id": "m", "delta": "x", "output_index": "a"},
-        {"type": "response.completed", "response": {**_BEGUN, "output": ["x"]}},
+        {"type": "response.completed", "response": {**_IN_PROGRESS, "output": ["x"]}},
         {"type": ["response.completed"]},
     ],
 )
-def test_a_kept_response_of_odd_events_has_failed(native: Make, odd: dict[str, Any]) -> None:
-    """Whoever asks for it is told so."""
-    body = frames(*BARE[:8]) + sse.frame(json.dumps(odd).encode())
+def test_stored_response_with_malformed_events_has_failed(
+    native: Make, event: dict[str, Any]
+) -> None:
+    """Retrieving it returns the failure and the text before it."""
+    body = frames(*BARE[:8]) + sse.frame(json.dumps(event).encode())
     made = native("openai", HEAD + body)
     with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
-        kept = client.responses
-        *_, last = kept.create(model="real", input="hi", background=True, stream=True)
+        api = client.responses
+        *_, last = api.create(model="real", input="hi", background=True, stream=True)
         assert last.type == "response.failed"
-        read = kept.retrieve(last.response.id)
+        read = api.retrieve(last.response.id)
         assert (read.status, read.output_text) == ("failed", "Hi")
         assert read.error is not None and "unknown shape" in read.error.message
 
 
-def test_an_event_may_have_its_data_in_several_lines(native: Make) -> None:
+def test_event_with_several_data_lines_is_forwarded(native: Make) -> None:
     lines = [json.dumps(event, indent=1).encode() for event in (EVENTS[0], EVENTS[-1])]
     body = b"".join(b"data: " + one.replace(b"\n", b"\ndata: ") + b"\n\n" for one in lines)
     made = native("openai", HEAD + body)
-    events = ask_responses(made.url, stream=True)
+    events = create_response(made.url, stream=True)
     assert [event.to_dict() for event in events] == [EVENTS[0], EVENTS[-1]]
 
 
-def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> None:
+def test_answer_has_the_callers_model_name(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
-    events = ask_responses(made.url, model="alias", stream=True)
+    events = create_response(made.url, model="alias", stream=True)
     assert [event.response.model for event in (events[0], events[-1])] == ["alias"] * 2
     assert made.sent[1]["model"] == "real"
     document = json.dumps({**RESPONSE, "status": "completed", "usage": USAGE}).encode()
     plain = native("openai", DOCUMENT + document)
-    response = ask_responses(plain.url, model="alias")
+    response = create_response(plain.url, model="alias")
     assert (response.model, response.id, response.usage.total_tokens) == (
         "alias",
         "resp_upstream",
@@ -267,8 +269,8 @@ def test_the_callers_name_of_the_model_stands_in_the_answer(native: Make) -> Non
 
 
 @pytest.mark.parametrize(("newline", "named"), [(b"\n", True), (b"\r\n", False)])
-def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) -> None:
-    """At each event: those before it, then one failure that goes on counting."""
+def test_truncated_response_ends_with_failure(native: Make, newline: bytes, named: bool) -> None:
+    """A cut within any event: the events before it, then one failure with the next number."""
     for cut in range(0, len(EVENTS), 7):
         block = frames(*EVENTS[:cut])
         if not named:
@@ -278,9 +280,9 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
         made = native("openai", HEAD + block.replace(b"\n", newline))
         if cut == 0:
             with pytest.raises(openai.APIStatusError):
-                ask_responses(made.url, stream=True)
+                create_response(made.url, stream=True)
             continue
-        events = ask_responses(made.url, stream=True)
+        events = create_response(made.url, stream=True)
         assert [event.to_dict() for event in events[:cut]] == EVENTS[:cut]
         (failed,) = events[cut:]
         assert failed.type == "response.failed"
@@ -290,16 +292,14 @@ def test_a_cut_response_has_failed(native: Make, newline: bytes, named: bool) ->
 
 @pytest.mark.parametrize("missing", [1, 2])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
-def test_a_last_event_without_its_blank_line_counts(
-    native: Make, missing: int, newline: bytes
-) -> None:
+def test_last_event_needs_no_blank_line(native: Make, missing: int, newline: bytes) -> None:
     made = native("openai", HEAD + frames(*EVENTS)[:-missing].replace(b"\n", newline))
-    events = ask_responses(made.url, stream=True)
+    events = create_response(made.url, stream=True)
     assert [event.to_dict() for event in events] == EVENTS
 
 
 @pytest.mark.parametrize("size", [1, 50, 333])
-def test_events_come_in_any_pieces(
+def test_events_split_anywhere_are_forwarded(
     application: Callable[..., Application], serve: Callable[..., harness.Server], size: int
 ) -> None:
     whole = frames(*EVENTS)
@@ -313,31 +313,31 @@ def test_events_come_in_any_pieces(
     with RawServer(answer) as upstream:
         section = {"type": "openai", "base_url": upstream.base_url, "apis": "responses"}
         app = application({"up": {**section, "api_key": "k", "models": "real"}})
-        events = ask_responses(serve(app).url, stream=True)
+        events = create_response(serve(app).url, stream=True)
     assert [event.to_dict() for event in events] == EVENTS
 
 
-def test_an_error_event_of_the_upstream_is_the_failure(native: Make) -> None:
+def test_upstream_error_event_or_refusal_becomes_the_error(native: Make) -> None:
     error = {"type": "error", "code": "rate_limit_exceeded", "message": "slow", "param": None}
     made = native("openai", HEAD + frames(*EVENTS[:5], {**error, "sequence_number": 5}))
-    events = ask_responses(made.url, stream=True)
+    events = create_response(made.url, stream=True)
     assert [event.type for event in events[5:]] == ["response.failed"]
     assert events[5].response.error.code == "rate_limit_exceeded"
     refused = b'{"error":{"message":"no such tool","type":"invalid_request_error","param":"tools"}}'
     head = b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     made = native("openai", head + refused)
     with pytest.raises(openai.BadRequestError, match="no such tool"):
-        ask_responses(made.url, stream=True)
+        create_response(made.url, stream=True)
 
 
-def test_an_error_before_anything_else_has_a_status(native: Make) -> None:
+def test_error_as_the_first_event_becomes_a_status(native: Make) -> None:
     error = {"type": "error", "code": "rate_limit_exceeded", "message": "slow", "param": None}
     made = native("openai", HEAD + frames({**error, "sequence_number": 0}))
     with pytest.raises(openai.RateLimitError, match="slow"):
-        ask_responses(made.url, stream=True)
+        create_response(made.url, stream=True)
 
 
-def test_an_error_before_anything_else_leaves_it_to_the_next(
+def test_error_as_the_first_event_is_retried_with_the_next_provider(
     application: Callable[..., Application], serve: Callable[..., harness.Server]
 ) -> None:
     error = {"type": "error", "code": "server_error", "message": "no", "sequence_number": 0}
@@ -348,27 +348,27 @@ def test_an_error_before_anything_else_leaves_it_to_the_next(
         common = {"type": "openai", "apis": "responses", "api_key": "k", "models": "real"}
         one = {**common, "base_url": first.base_url, "priority": "0"}
         other = {**common, "base_url": second.base_url, "priority": "1"}
-        events = ask_responses(serve(application({"a": one, "b": other})).url, stream=True)
+        events = create_response(serve(application({"a": one, "b": other})).url, stream=True)
         assert len(first.requests) == 1
     assert [event.to_dict() for event in events] == EVENTS
 
 
-def test_an_event_that_is_none_is_the_upstreams_fault(native: Make) -> None:
+def test_event_that_is_no_object_fails_as_upstream_invalid(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS[:2]) + b"event: response.created\ndata: [1]\n\n")
-    events = ask_responses(made.url, stream=True)
+    events = create_response(made.url, stream=True)
     assert [event.type for event in events[2:]] == ["response.failed"]
     assert events[2].response.error.type == "upstream_invalid"
 
 
-def test_the_type_of_an_event_adds_no_lines_to_its_frame(native: Make) -> None:
-    odd = {**EVENTS[1], "type": "x\ndata: {}\n\nevent: response.completed"}
+def test_event_type_with_line_ends_adds_no_lines_to_the_frame(native: Make) -> None:
+    event = {**EVENTS[1], "type": "x\ndata: {}\n\nevent: response.completed"}
     made = native(
-        "openai", HEAD + frames(EVENTS[0]) + b"data: " + json.dumps(odd).encode() + b"\n\n"
+        "openai", HEAD + frames(EVENTS[0]) + b"data: " + json.dumps(event).encode() + b"\n\n"
     )
     body = {"model": "real", "input": "hi", "stream": True}
-    told = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
-    assert "completed" not in told
-    assert "upstream_invalid" in told
+    text = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
+    assert "completed" not in text
+    assert "upstream_invalid" in text
 
 
 OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": "no room"}}
@@ -378,101 +378,100 @@ OVERLOADED = {"type": "error", "error": {"type": "overloaded_error", "message": 
     ("document", "message"),
     [(OVERLOADED, "no room"), ([1], "not a JSON object"), ("x" * 9, "not a JSON object")],
 )
-def test_a_document_that_is_no_answer(native: Make, document: Any, message: str) -> None:
+def test_document_that_is_no_message_is_a_5xx(native: Make, document: Any, message: str) -> None:
     made = native("anthropic", DOCUMENT + json.dumps(document).encode())
-    given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    body: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     with (
         anthropic.Anthropic(base_url=made.url, api_key="k", max_retries=0) as client,
         pytest.raises(anthropic.APIStatusError, match=message) as caught,
     ):
-        client.messages.create(**given)
+        client.messages.create(**body)
     assert caught.value.status_code >= 500
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_failed_response_does_not_repeat_the_key(native: Make, stream: bool) -> None:
-    """Neither as it is, nor as providers show keys, nor in a long text."""
+def test_failed_response_hides_the_api_key(native: Make, stream: bool) -> None:
+    """Whole, abbreviated as providers do, or in a long text."""
     key = "sk-upstream"
-    said = f"Incorrect API key provided: {key}, sk-ups***6789. {'x' * 200_000}"
-    error = {"code": f"no_{key}", "message": f"{said}{key}"}
+    message = f"Incorrect API key provided: {key}, sk-ups***6789. {'x' * 200_000}{key}"
+    error = {"code": f"no_{key}", "message": message}
     failed = {**RESPONSE, "status": "failed", "error": error, "output": [{"type": key}]}
     answer = frames(*numbered({"type": "response.failed", "response": failed}))
     made = native("openai", HEAD + answer if stream else DOCUMENT + json.dumps(failed).encode())
-    asked = {"model": "real", "input": "x", "stream": stream}
-    told = requests.post(f"{made.url}/v1/responses", json=asked, timeout=30).text
-    assert key not in told and "sk-ups" not in told
-    assert told.count("***") == 5 and "Incorrect API key provided: ***" in told
+    body = {"model": "real", "input": "x", "stream": stream}
+    text = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
+    assert key not in text and "sk-ups" not in text
+    assert text.count("***") == 5 and "Incorrect API key provided: ***" in text
 
 
-def test_a_server_that_has_chat_alone_is_found_out(native: Make) -> None:
-    """vLLM of two years ago: the first request goes by chat too, and the next at once."""
+def test_server_without_responses_is_served_by_chat(native: Make) -> None:
+    """As vLLM of two years ago: the first request is sent again by chat, later ones at once."""
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "real"}
     choice = {"index": 0, "delta": {"role": "assistant", "content": "by chat"}}
-    said = sse.frame(
+    frame = sse.frame(
         json.dumps({**chunk, "choices": [{**choice, "finish_reason": "stop"}]}).encode()
     )
     missing = (
         b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     )
 
-    def answer(asked: Request) -> bytes:
-        if asked.path.endswith("/responses"):
+    def answer(request: Request) -> bytes:
+        if request.path.endswith("/responses"):
             return missing + b'{"detail":"Not Found"}'
-        return HEAD + said + sse.DONE
+        return HEAD + frame + sse.DONE
 
     made = native("vllm", answer)
     for _ in range(2):
-        assert ask_responses(made.url).output_text == "by chat"
-    targets = [asked.path.rpartition("/")[2] for asked in made.upstream.requests]
+        assert create_response(made.url).output_text == "by chat"
+    targets = [request.path.rpartition("/")[2] for request in made.upstream.requests]
     assert targets == ["responses", "completions", "completions"]
 
 
 @pytest.mark.parametrize(
     "text", ["The model `real` does not exist.", "Item with id 'rs_1' not found."]
 )
-def test_what_a_server_does_not_find_is_not_the_api(native: Make, text: str) -> None:
+def test_404_for_a_model_or_an_item_does_not_switch_to_chat(native: Make, text: str) -> None:
     head = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     gone = native("vllm", head + json.dumps({"error": {"message": text}}).encode())
     for _ in range(2):
         with pytest.raises(openai.NotFoundError, match=text[-10:]):
-            ask_responses(gone.url)
-    assert {asked.path for asked in gone.upstream.requests} == {"/responses"}
+            create_response(gone.url)
+    assert {request.path for request in gone.upstream.requests} == {"/responses"}
 
 
-def test_azure_has_it_in_the_new_form(native: Make) -> None:
-    """And where a model does not, it goes by chat."""
+def test_azure_uses_its_v1_path_and_chat_for_unsupported_models(native: Make) -> None:
     made = native("azure", HEAD + frames(*EVENTS))
-    assert [event.to_dict() for event in ask_responses(made.url, stream=True)] == EVENTS
+    assert [event.to_dict() for event in create_response(made.url, stream=True)] == EVENTS
     assert made.sent[0] == "/openai/v1/responses"
     head = b"HTTP/1.1 400 Bad\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     chunk = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
 
-    def answer(asked: Request) -> bytes:
-        if asked.path.endswith("/responses"):
+    def answer(request: Request) -> bytes:
+        if request.path.endswith("/responses"):
             return head + b'{"error":{"message":"The requested operation is unsupported."}}'
         return HEAD + chunk + sse.DONE
 
     other = native("azure", answer)
-    assert ask_responses(other.url).output_text == "hi"
+    assert create_response(other.url).output_text == "hi"
     assert other.sent[0] == "/openai/v1/chat/completions"
 
 
-def ask_messages(url: str, **members: Any) -> Any:
-    given: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+def create_message(url: str, **members: Any) -> Any:
+    body: Any = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
     with (
         anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client,
-        client.messages.stream(**{**given, **members}) as stream,
+        client.messages.stream(**{**body, **members}) as stream,
     ):
         return stream.get_final_message()
 
 
-def test_events_of_a_message_pass(native: Make) -> None:
+def test_message_events_and_beta_headers_are_forwarded(native: Make) -> None:
     made = native("anthropic", HEAD + frames(*MESSAGES))
     system: Any = [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}]
     tools: Any = [{"type": "web_search_20250305", "name": "web_search"}]
     more: Any = {"extra_headers": {"anthropic-beta": "context-1m"}, "tools": tools}
-    message = ask_messages(made.url, model="alias", system=system, **more)
-    assert (message.content[0].text, message.model) == (SAID, "alias")
+    message = create_message(made.url, model="alias", system=system, **more)
+    assert (message.content[0].text, message.model) == (FULL_TEXT, "alias")
     target, body, headers = made.sent
     assert target == "/v1/messages"
     assert (body["system"], body["tools"], body["model"]) == (system, tools, "real")
@@ -480,29 +479,29 @@ def test_events_of_a_message_pass(native: Make) -> None:
     assert headers["anthropic-version"] == anthropic._constants.ANTHROPIC_API_VERSION
 
 
-def test_thinking_of_another_model_is_not_given_to_claude(native: Make) -> None:
-    """It has no signature, and Anthropic refuses the request; Claude's own goes back."""
+def test_unsigned_thinking_is_not_sent_to_claude(native: Make) -> None:
+    """Anthropic rejects requests with it; Claude's own thinking is sent back."""
     made = native("anthropic", HEAD + frames(*MESSAGES))
     own = {"type": "thinking", "thinking": "so", "signature": "EqQB"}
     sealed = {"type": "redacted_thinking", "data": "EmwK"}
-    said = {"type": "text", "text": "4"}
+    text = {"type": "text", "text": "4"}
     foreign = {"type": "thinking", "thinking": "hm" * 50_000, "signature": ""}
     unsigned = {"type": "thinking", "thinking": "hm"}
     turns: Any = [
         {"role": "user", "content": "2 + 2"},
-        {"role": "assistant", "content": [foreign, unsigned, own, sealed, said]},
+        {"role": "assistant", "content": [foreign, unsigned, own, sealed, text]},
         {"role": "assistant", "content": [unsigned]},
         {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
     ]
-    ask_messages(made.url, messages=turns)
-    kept = {"role": "assistant", "content": [own, sealed, said]}
+    create_message(made.url, messages=turns)
+    kept = {"role": "assistant", "content": [own, sealed, text]}
     assert made.sent[1]["messages"] == [turns[0], kept, turns[3]]
 
 
-def test_who_holds_the_conversation(
+def test_only_anthropic_accepts_threads(
     native: Make, application: Callable[..., Application], serve: Callable[..., harness.Server]
 ) -> None:
-    """Anthropic does, and its refusal tells its SDK what to do; nobody else does."""
+    """Its refusal of a thread is forwarded with the details that its SDK reads."""
     lost = {
         "type": "not_found_error",
         "message": "lost",
@@ -510,10 +509,10 @@ def test_who_holds_the_conversation(
     }
     refusal = json.dumps({"type": "error", "error": lost}).encode()
     made = native("anthropic", DOCUMENT.replace(b"200 OK", b"404 Not Found") + refusal)
-    held = {"type": "continue", "previous_message_id": "msg_1"}
+    thread = {"type": "continue", "previous_message_id": "msg_1"}
     with pytest.raises(anthropic.APIStatusError) as raised:
-        ask_messages(made.url, extra_body={"thread": held})
-    assert made.sent[1]["thread"] == held
+        create_message(made.url, extra_body={"thread": thread})
+    assert made.sent[1]["thread"] == thread
     assert raised.value.body["error"]["details"] == lost["details"]  # type: ignore[index,call-overload]
     others = {
         "up": {"type": "openai", "models": "real", "base_url": made.upstream.url, "api_key": "k",
@@ -524,42 +523,43 @@ def test_who_holds_the_conversation(
     url = serve(application(others)).url
     for model in ("real", "anthropic.claude"):
         with pytest.raises(anthropic.BadRequestError, match="thread is not supported"):
-            ask_messages(url, model=model, extra_body={"thread": held})
+            create_message(url, model=model, extra_body={"thread": thread})
     assert len(made.upstream.requests) == 1
 
 
 @pytest.mark.parametrize("at", [10, 41])
-def test_bytes_that_are_no_text_are_the_upstreams_fault(native: Make, at: int) -> None:
-    """The SDKs cannot read them: what came before is told, then the error in the API's words."""
+def test_invalid_utf8_fails_after_the_events_before_it(native: Make, at: int) -> None:
+    """The SDKs cannot read it: they receive the events before it, then the API's own error."""
     events = [frames(event) for event in MESSAGES]
     events[at] = events[at].replace(b"w", b"\xff")
     message = native("anthropic", HEAD + b"".join(events))
     with pytest.raises(anthropic.APIStatusError, match="cannot be read"):
-        ask_messages(message.url)
-    told = [frames(event) for event in EVENTS]
-    told[at] = told[at].replace(b"w", b"\xff")
+        create_message(message.url)
+    events = [frames(event) for event in EVENTS]
+    events[at] = events[at].replace(b"w", b"\xff")
     kinds = [
         event.type
-        for event in ask_responses(native("openai", HEAD + b"".join(told)).url, stream=True)
+        for event in create_response(native("openai", HEAD + b"".join(events)).url, stream=True)
     ]
     assert kinds == [event["type"] for event in EVENTS[:at]] + ["response.failed"]
 
 
-def test_a_message_without_its_last_event_is_whole(native: Make) -> None:
-    """Why it stopped has come, so nothing is missing but the word that nothing follows."""
+def test_message_without_message_stop_is_complete(native: Make) -> None:
+    """The stop reason was received, so only the end marker is missing."""
     assert (
-        ask_messages(native("anthropic", HEAD + frames(*MESSAGES[:-1])).url).content[0].text == SAID
+        create_message(native("anthropic", HEAD + frames(*MESSAGES[:-1])).url).content[0].text
+        == FULL_TEXT
     )
 
 
-def test_a_cut_message_is_an_error(native: Make) -> None:
+def test_truncated_message_raises_an_error(native: Make) -> None:
     for cut in range(1, len(MESSAGES), 6):
         made = native("anthropic", HEAD + frames(*MESSAGES[:cut]))
         with pytest.raises(anthropic.APIError):
-            ask_messages(made.url)
+            create_message(made.url)
 
 
-def test_tokens_are_counted_by_who_can(
+def test_tokens_are_counted_upstream_or_estimated(
     native: Make, application: Callable[..., Application], serve: Callable[..., harness.Server]
 ) -> None:
     made = native("anthropic", DOCUMENT + b'{"input_tokens":14}')
@@ -574,14 +574,14 @@ def test_tokens_are_counted_by_who_can(
     assert made.sent[0] == "/v1/messages/count_tokens"
 
 
-def test_a_response_is_counted_and_compacted_by_who_can(native: Make) -> None:
+def test_counting_and_compacting_are_forwarded_or_estimated_or_rejected(native: Make) -> None:
     compacted = {"id": "cmp_1", "object": "response.compaction", "created_at": 1, "output": []}
     usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
     answers: dict[str, Any] = {
         "/v1/responses/input_tokens": {"object": "response.input_tokens", "input_tokens": 14},
         "/v1/responses/compact": {**compacted, "usage": usage},
     }
-    made = native("openai", lambda asked: DOCUMENT + json.dumps(answers[asked.path]).encode())
+    made = native("openai", lambda request: DOCUMENT + json.dumps(answers[request.path]).encode())
     picture = {"type": "input_image", "image_url": "data:image/png;base64," + "A" * 9999}
     items: Any = [{"role": "user", "content": [{"type": "input_text", "text": "hi"}, picture]}]
     with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
@@ -603,7 +603,7 @@ def test_a_response_is_counted_and_compacted_by_who_can(native: Make) -> None:
 COMPLETION = {"id": "cmpl-1", "object": "text_completion", "created": 1, "model": "real"}
 
 
-def test_legacy_completions_pass(native: Make) -> None:
+def test_legacy_completions_are_forwarded(native: Make) -> None:
     chunks = [
         {**COMPLETION, "choices": [{"index": 0, "text": text, "finish_reason": reason}]}
         for text, reason in (("a", None), ("b", "stop"))
@@ -629,13 +629,13 @@ def test_legacy_completions_pass(native: Make) -> None:
 @pytest.mark.parametrize(
     ("prompt", "choices"), [("a", 3), ([1, 2], 3), (["a", "b"], 6), ([[1], [2, 3]], 6)]
 )
-def test_each_prompt_has_its_choices(prompt: Any, choices: int) -> None:
-    """A key's limit counts ``max_tokens`` for each of them."""
+def test_each_prompt_has_n_choices(prompt: Any, choices: int) -> None:
+    """The limit of a key counts ``max_tokens`` for each of them."""
     body = {"model": "m", "prompt": prompt, "n": 3}
     assert apis.load("completions").read(json.dumps(body).encode()).n == choices
 
 
-def test_embeddings_pass_and_others_have_none(native: Make) -> None:
+def test_embeddings_are_forwarded_or_rejected(native: Make) -> None:
     data = [{"object": "embedding", "index": 0, "embedding": [0.5, 0.25]}]
     usage = {"prompt_tokens": 1, "total_tokens": 1}
     document = {"object": "list", "data": data, "model": "real", "usage": usage}
@@ -656,8 +656,8 @@ def test_embeddings_pass_and_others_have_none(native: Make) -> None:
         assert raised.value.param == "input"
 
 
-def test_what_nobody_calls_is_not_loaded() -> None:
-    """The modules of the APIs come with the first request to them."""
+def test_chat_imports_no_other_api() -> None:
+    """Their modules are imported by the first request to them."""
     script = """
 import sys
 sys.path.insert(0, sys.argv[1])

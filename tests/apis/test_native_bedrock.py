@@ -1,4 +1,4 @@
-"""Messages to Claude on Bedrock: its own events pass, in AWS's binary framing."""
+"""Messages to Claude on Bedrock: its events are read from AWS's binary framing and forwarded."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENTS: list[dict[str, Any]] = [
      "usage": {"output_tokens": 5}},
     {"type": "message_stop", "amazon-bedrock-invocationMetrics": {"outputTokenCount": 5}},
 ]  # fmt: skip
-ASKED: dict[str, Any] = {
+REQUEST: dict[str, Any] = {
     "model": MODEL,
     "max_tokens": 99,
     "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral"}}],
@@ -61,11 +61,11 @@ def streamed(*messages: bytes) -> bytes:
 
 
 class Site:
-    """Our server before a Bedrock that plays *answer*, and Anthropic's SDK before the server."""
+    """Our server, a Bedrock that plays *answer*, and Anthropic's SDK as the client."""
 
     def __init__(self, stack: ExitStack, application: Any, serve: Any, **options: str) -> None:
         self.answer = b""
-        self.upstream = stack.enter_context(RawServer.playing(lambda asked: self.answer))
+        self.upstream = stack.enter_context(RawServer.playing(lambda request: self.answer))
         section = {"type": "bedrock", "models": "alias = " + MODEL + ", *", "region": "eu-west-1"}
         app = application({"up": {**section, "base_url": self.upstream.url, **options}})
         url = serve(app).url
@@ -82,9 +82,9 @@ def site(
         yield Site(stack, application, serve, api_key="bedrock-key")
 
 
-def test_its_own_events_pass(site: Site) -> None:
+def test_claudes_events_are_forwarded(site: Site) -> None:
     site.answer = streamed(*map(chunk, EVENTS))
-    with site.client.messages.stream(**{**ASKED, "model": "alias"}) as stream:
+    with site.client.messages.stream(**{**REQUEST, "model": "alias"}) as stream:
         message: Any = stream.get_final_message()
     assert [block.type for block in message.content] == ["server_tool_use", "text"]
     assert (message.content[1].text, message.stop_reason) == ("One two", "end_turn")
@@ -92,7 +92,7 @@ def test_its_own_events_pass(site: Site) -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_it_sends_what_anthropics_own_client_for_bedrock_sends(site: Site, stream: bool) -> None:
+def test_request_equals_that_of_anthropics_bedrock_client(site: Site, stream: bool) -> None:
     site.answer = (
         streamed(*map(chunk, EVENTS))
         if stream
@@ -103,7 +103,7 @@ def test_it_sends_what_anthropics_own_client_for_bedrock_sends(site: Site, strea
         base_url=site.upstream.url, max_retries=0,
     )  # fmt: skip
     for client in (theirs, site.client):
-        answer = client.messages.create(**ASKED, stream=stream)
+        answer = client.messages.create(**REQUEST, stream=stream)
         if stream:
             list(answer)  # type: ignore[call-overload]
     theirs.close()
@@ -114,7 +114,7 @@ def test_it_sends_what_anthropics_own_client_for_bedrock_sends(site: Site, strea
     assert two.headers["Authorization"] == "Bearer bedrock-key"
 
 
-def test_requests_are_signed_without_a_key(
+def test_requests_without_an_api_key_are_signed(
     application: Callable[..., Application],
     serve: Callable[..., harness.Server],
     monkeypatch: pytest.MonkeyPatch,
@@ -124,17 +124,17 @@ def test_requests_are_signed_without_a_key(
     with ExitStack() as stack:
         site = Site(stack, application, serve)
         site.answer = streamed(*map(chunk, EVENTS))
-        assert len(list(site.client.messages.create(**ASKED, stream=True))) == len(EVENTS)
+        assert len(list(site.client.messages.create(**REQUEST, stream=True))) == len(EVENTS)
         assert site.upstream.requests[0].headers["Authorization"].startswith("AWS4-HMAC-SHA256 ")
 
 
-def test_a_cut_stream_is_an_error(site: Site) -> None:
-    """At every seventh byte of it: the whole message, or an error."""
+def test_truncated_stream_raises_an_error(site: Site) -> None:
+    """A cut at any byte before the last event raises an error."""
     body = b"".join(map(chunk, EVENTS))
     end = len(body) - len(chunk(EVENTS[-1]))  # all but the last event is the whole message
     for cut in range(0, len(body), 97):
         site.answer = streamed(body[:cut])
-        members = {**ASKED, "model": f"anthropic.m{cut}"}
+        members = {**REQUEST, "model": f"anthropic.m{cut}"}
         if cut > end:
             continue
         with (
@@ -144,16 +144,16 @@ def test_a_cut_stream_is_an_error(site: Site) -> None:
             stream.get_final_message()
 
 
-def test_an_exception_comes_behind_what_came_before_it(site: Site) -> None:
+def test_exception_is_raised_after_the_received_text(site: Site) -> None:
     site.answer = streamed(*map(chunk, EVENTS[:6]), exception("throttlingException", "slow down"))
-    said = ""
+    received = ""
     with (
         pytest.raises(anthropic.APIError, match="slow down") as raised,
-        site.client.messages.stream(**ASKED) as stream,
+        site.client.messages.stream(**REQUEST) as stream,
     ):
         for text in stream.text_stream:
-            said += text
-    assert said == "One two"
+            received += text
+    assert received == "One two"
     assert raised.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index,call-overload]
 
 
@@ -163,16 +163,16 @@ def test_an_exception_comes_behind_what_came_before_it(site: Site) -> None:
      ("ValidationException", 400, "invalid_request_error"),
      ("ServiceUnavailableException", 529, "overloaded_error")],
 )  # fmt: skip
-def test_a_refusal_has_its_status(site: Site, name: str, status: int, kind: str) -> None:
+def test_error_type_sets_the_status(site: Site, name: str, status: int, kind: str) -> None:
     head = HEAD.format("400 Bad", "application/json", f"x-amzn-errortype: {name}:http://x\r\n")
     site.answer = head.encode() + b'{"message":"no"}'
     with pytest.raises(anthropic.APIStatusError) as raised:
-        site.client.messages.create(**ASKED, stream=True)
+        site.client.messages.create(**REQUEST, stream=True)
     assert raised.value.status_code == status
     assert raised.value.body["error"]["type"] == kind  # type: ignore[index,call-overload]
 
 
-def test_other_models_are_asked_by_converse(site: Site) -> None:
+def test_other_models_use_converse(site: Site) -> None:
     events = [("messageStart", {"role": "assistant"}),
               ("contentBlockDelta", {"contentBlockIndex": 0, "delta": {"text": "hi"}}),
               ("messageStop", {"stopReason": "end_turn"})]  # fmt: skip
@@ -180,6 +180,6 @@ def test_other_models_are_asked_by_converse(site: Site) -> None:
         *(aws_events.encode({":message-type": "event", ":event-type": name},
                             json.dumps(body).encode()) for name, body in events)
     )  # fmt: skip
-    message: Any = site.client.messages.create(**{**ASKED, "model": "amazon.nova-pro-v1:0"})
+    message: Any = site.client.messages.create(**{**REQUEST, "model": "amazon.nova-pro-v1:0"})
     assert message.content[0].text == "hi"
     assert site.upstream.requests[0].path.endswith("/converse-stream")

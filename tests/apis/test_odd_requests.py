@@ -1,4 +1,4 @@
-"""Requests of every API with one member that is odd, missing or of the wrong type."""
+"""Requests of every API with one member that is missing, malformed or of the wrong type."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ MISSING = object()
 
 
 def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the path of each member in *value*, however deep."""
+    """Yield the path of each member in *value*, at any depth."""
     if path:
         yield path
     steps: Any = list(value) if isinstance(value, dict) else []
@@ -124,7 +124,7 @@ def paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
-    """Return *value* with *new* at *path*, or without what is there."""
+    """Return a copy of *value* with *new* at *path*, or without that member if MISSING."""
     value = inner = copy.deepcopy(value)
     for step in path[:-1]:
         inner = inner[step]
@@ -141,21 +141,21 @@ def changed(value: Any, path: tuple[Any, ...], new: Any) -> Any:
      ("messages", MESSAGE), ("messages/count_tokens", MESSAGE),
      ("completions", COMPLETION), ("embeddings", EMBEDDING)],
 )  # fmt: skip
-def test_an_odd_request_is_answered_or_refused(
+def test_malformed_member_never_causes_a_500(
     application: Callable[..., Application], route: str, body: Any, caplog: Any
 ) -> None:
-    """Whatever one member is: an answer, or a 400 in the API's own shape, and never a 500."""
-    nobody = {"type": "openai", "models": "up", "base_url": "http://127.0.0.1:1", "api_key": "k"}
-    app = application({"echo": {"models": "echo"}, "up": nobody})
-    caplog.set_level(logging.CRITICAL)  # nobody listens there
-    odd = [(path, new) for path in paths(body) for new in (*ODD, MISSING) if path != ("model",)]
-    for path, new in odd[:: 1 if NIGHTLY else 3]:
+    """A 400 has the API's own error object, and names the parameter."""
+    closed = {"type": "openai", "models": "up", "base_url": "http://127.0.0.1:1", "api_key": "k"}
+    app = application({"echo": {"models": "echo"}, "up": closed})
+    caplog.set_level(logging.CRITICAL)  # nothing listens at that port
+    changes = [(path, new) for path in paths(body) for new in (*ODD, MISSING) if path != ("model",)]
+    for path, new in changes[:: 1 if NIGHTLY else 3]:
         answer = call(app, "POST", f"/v1/{route}", changed(body, path, new))
         assert answer.status in (200, 400, 503), (path, new, answer.body)
         if answer.status == 400 and route.startswith("messages"):
-            told = answer.json()
-            assert told["type"] == "error"
-            assert told["error"]["type"] == "invalid_request_error"
+            document = answer.json()
+            assert document["type"] == "error"
+            assert document["error"]["type"] == "invalid_request_error"
         elif answer.status == 400:
             assert answer.error["param"], (path, new, answer.body)
 
@@ -180,14 +180,15 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
                                    {"role": "assistant", "content": [RESULT]}]}, None),
     ],
 )  # fmt: skip
-def test_what_only_another_may_say(
+def test_rejects_blocks_of_another_role_and_nameless_choices(
     application: Callable[..., Application], route: str, members: Any, param: str | None
 ) -> None:
-    """A user calls no tool, an assistant has no results; a choice says what it chooses."""
+    """Users send no tool calls, assistants no results; a tool choice names its tool."""
     app = application({"echo": {"models": "echo"}})
-    said = {"input": "hi"} if route == "responses" else {}
-    said = said or {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
-    answer = call(app, "POST", f"/v1/{route}", {"model": "echo", **said, **members})
+    body: dict[str, Any] = {"model": "echo", "input": "hi"}
+    if route != "responses":
+        body = {"model": "echo", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+    answer = call(app, "POST", f"/v1/{route}", {**body, **members})
     assert answer.status == 400, answer.body
     if param is not None:
         assert answer.error["param"] == param
@@ -206,9 +207,7 @@ FILE = {"type": "url", "url": "file:///etc/passwd"}
         {"type": "document", "source": FILE},
     ],
 )
-def test_no_request_names_a_file_of_the_upstream(
-    application: Callable[..., Application], part: dict[str, Any]
-) -> None:
+def test_rejects_file_urls(application: Callable[..., Application], part: dict[str, Any]) -> None:
     app = application({"echo": {"models": "echo"}})
     route, field = ("messages", "messages") if "source" in part else ("responses", "input")
     body = {"model": "echo", "max_tokens": 9, field: [{"role": "user", "content": [part]}]}
@@ -216,10 +215,8 @@ def test_no_request_names_a_file_of_the_upstream(
     assert answer.status == 400 and b"must not be a file: URL" in answer.body
 
 
-def test_an_item_that_is_referred_to_is_named_in_short(
-    application: Callable[..., Application],
-) -> None:
+def test_error_shortens_the_id_of_an_item(application: Callable[..., Application]) -> None:
     app = application({"echo": {"models": "echo"}})
-    asked = {"model": "echo", "input": [{"type": "item_reference", "id": "x" * 5000}]}
-    error = call(app, "POST", "/v1/responses", asked).error
+    body = {"model": "echo", "input": [{"type": "item_reference", "id": "x" * 5000}]}
+    error = call(app, "POST", "/v1/responses", body).error
     assert error["param"] == "input[0].id" and len(error["message"]) < 300

@@ -24,7 +24,7 @@ ITEMS = [{"id": id} for id in "abcdef"]
         ({"after": "f"}, "", False),
     ],
 )
-def test_a_page(query: dict[str, str], ids: str, has_more: bool) -> None:
+def test_query_selects_the_page(query: dict[str, str], ids: str, has_more: bool) -> None:
     found = page(ITEMS, query, 6, 3, "after", "before")
     assert "".join(item["id"] for item in found["data"]) == ids
     assert found["has_more"] == has_more

@@ -1,4 +1,4 @@
-"""A response that is read from its logged events, as after its server is lost."""
+"""A response rebuilt from its logged events, as after the loss of its server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.errors import ProducerLost
 
 
-def test_a_lost_response_ends_with_what_came() -> None:
+def test_lost_response_fails_with_its_output_so_far() -> None:
     api = apis.load("responses")
     writer = api.writer(api.read(b'{"model": "m", "input": "hi", "stream": true}'))
     deltas = [Delta(reasoning="I must look."), Delta("Oslo"), Delta(" 3")]
@@ -29,7 +29,7 @@ def test_a_lost_response_ends_with_what_came() -> None:
     assert message["content"][0]["text"] == "Oslo 3"
 
 
-def test_a_summary_in_parts_is_read_whole() -> None:
+def test_summary_of_several_parts_is_rebuilt() -> None:
     item: dict[str, Any] = {"id": "rs_1", "type": "reasoning", "summary": []}
     events: list[dict[str, Any]] = [{"type": "response.output_item.added", "item": item}]
     for index, texts in enumerate((["I ", "must"], ["look"])):

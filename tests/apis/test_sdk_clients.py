@@ -1,4 +1,4 @@
-"""The stock SDKs of both APIs: plain, streamed, parsed, with tools and thinking."""
+"""The stock SDKs of OpenAI and Anthropic: plain, streamed, parsed, with tools and thinking."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from choreo_wsgi.errors import ProviderTimeout, RateLimited
 
 SIGNED = {"index": 0, "type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
 WEATHER = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-#: The first answer of the agent: it thinks, says so, and calls two tools at once.
+#: The first answer of a tool loop: reasoning, text and two calls.
 CALLS: list[Item] = [
     Delta(reasoning="I must "),
     Delta(reasoning="look."),
@@ -39,13 +39,13 @@ CALLS: list[Item] = [
     Usage(50, 20, 30, 5, 7),
 ]
 ANSWER: list[Item] = [Delta("Oslo 3, "), Delta("Rome 21."), Finish(), Usage(90, 8)]
-#: What a model without reasoning says to a request for JSON.
+#: The answer to a request for structured output.
 STRUCTURED: list[Item] = [Delta('{"city":"Oslo",'), Delta('"degrees":3}'), Finish(), Usage(9, 9)]
 
 
 @pytest.fixture
-def asked() -> list[ChatRequest]:
-    """The requests that came to the provider, in order."""
+def received() -> list[ChatRequest]:
+    """The requests that the provider received, in order."""
     return []
 
 
@@ -55,23 +55,23 @@ def url(
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
     monkeypatch: pytest.MonkeyPatch,
-    asked: list[ChatRequest],
+    received: list[ChatRequest],
 ) -> str:
     def answer(request: ChatRequest) -> Source:
-        asked.append(request)
-        told = request.last_user_text
-        if told == "fail":
+        received.append(request)
+        text = request.last_user_text
+        if text == "fail":
             raise RateLimited("not now", retry_after=7)
-        if told == "cut":
+        if text == "cut":
             return failing()
-        if told == "refuse":
+        if text == "refuse":
             return from_deltas([Delta(refusal="I must "), Delta(refusal="not."), Finish(), Usage()])
         if "response_format" in request.body:
             return from_deltas(STRUCTURED)
-        given = any(message["role"] == "tool" for message in request.messages)
-        if request.body.get("tools") and not given:
+        has_results = any(message["role"] == "tool" for message in request.messages)
+        if request.body.get("tools") and not has_results:
             return from_deltas(CALLS)
-        if told == "long":
+        if text == "long":
             return from_deltas([Delta("as far as"), Finish("length"), Usage(1, 3)])
         return from_deltas(ANSWER)
 
@@ -104,7 +104,7 @@ TOOL = {"name": "weather", "description": "how warm it is", "input_schema": WEAT
 # -- Responses ------------------------------------------------------------------------------
 
 
-def test_a_response(responses: Any, asked: list[ChatRequest]) -> None:
+def test_openai_sdk_creates_a_response(responses: Any, received: list[ChatRequest]) -> None:
     response = responses.create(
         model="m",
         instructions="Be brief.",
@@ -125,7 +125,7 @@ def test_a_response(responses: Any, asked: list[ChatRequest]) -> None:
     assert (response.status, response.error) == ("completed", None)
     assert response.usage.input_tokens == 90
     assert (response.temperature, response.metadata) == (0.5, {"a": "b"})
-    request = asked[0]
+    request = received[0]
     assert [message["role"] for message in request.messages] == ["system", "system", "user"]
     assert request.messages[2]["content"][1]["image_url"]["detail"] == "low"
     assert request.max_tokens == 99
@@ -133,12 +133,12 @@ def test_a_response(responses: Any, asked: list[ChatRequest]) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_tool_loop_over_responses(
-    responses: Any, asked: list[ChatRequest], streamed: bool
+def test_tool_loop_over_responses_sends_all_items_back(
+    responses: Any, received: list[ChatRequest], streamed: bool
 ) -> None:
-    """Reasoning, text and two calls come; all are given back with the calls' results."""
+    """Reasoning, text and two calls are sent back with the results of the calls."""
 
-    def ask(input: Any) -> Any:
+    def create(input: Any) -> Any:
         members = {"model": "m", "input": input, "tools": [FUNCTION]}
         if not streamed:
             return responses.create(**members)
@@ -147,7 +147,7 @@ def test_a_tool_loop_over_responses(
                 pass
             return stream.get_final_response()
 
-    first = ask("How warm is it?")
+    first = create("How warm is it?")
     kinds = [item.type for item in first.output]
     assert kinds == ["reasoning", "message", "function_call", "function_call"]
     usage = first.usage
@@ -158,41 +158,41 @@ def test_a_tool_loop_over_responses(
         city = json.loads(call.arguments)["city"]
         output = [{"type": "input_text", "text": f"{city} is warm"}]
         history.append({"type": "function_call_output", "call_id": call.call_id, "output": output})
-    assert ask(history).output_text == "Oslo 3, Rome 21."
-    _, said, *results = asked[1].messages
-    assert [call["id"] for call in said["tool_calls"]] == ["call_a", "call_b"]
-    assert said["content"] == "Let me see."
-    assert said["reasoning_content"] == "I must look."
-    assert said["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
+    assert create(history).output_text == "Oslo 3, Rome 21."
+    _, reply, *results = received[1].messages
+    assert [call["id"] for call in reply["tool_calls"]] == ["call_a", "call_b"]
+    assert reply["content"] == "Let me see."
+    assert reply["reasoning_content"] == "I must look."
+    assert reply["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
     assert [result["content"] for result in results] == ["Oslo is warm", "Rome is warm"]
 
 
 def pieces(*calls: tuple[int, str]) -> list[Item]:
-    """Return items that bring these pieces of calls: which call, what of its arguments."""
-    begun: set[int] = set()
+    """Return the items of *calls*: pairs of a call's index and a piece of its arguments."""
+    seen: set[int] = set()
     items: list[Item] = []
     for index, arguments in calls:
-        named = () if index in begun else (f"call_{index}", "weather")
-        begun.add(index)
+        named = () if index in seen else (f"call_{index}", "weather")
+        seen.add(index)
         items.append(Delta(tool_calls=[ToolCall(index, *named)]))
         items[-1].tool_calls[0].arguments = arguments  # type: ignore[union-attr]
     return [*items, Finish("tool_calls")]
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_a_call_ends_before_the_next_begins(
-    url: str, monkeypatch: pytest.MonkeyPatch, mixed: bool
+@pytest.mark.parametrize("interleaved", [False, True])
+def test_call_ends_before_the_next_begins_unless_interleaved(
+    url: str, monkeypatch: pytest.MonkeyPatch, interleaved: bool
 ) -> None:
-    """As the Node SDK of Anthropic takes for granted; if a provider mixes them, at the end."""
-    told = [(0, '{"a":'), (0, "1}"), (1, '{"b":'), (1, "2}")]
-    if mixed:
-        told[1:3] = told[2:0:-1]
-    monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: from_deltas(pieces(*told))))
+    """Anthropic's Node SDK relies on that; interleaved calls end with the answer."""
+    calls = [(0, '{"a":'), (0, "1}"), (1, '{"b":'), (1, "2}")]
+    if interleaved:
+        calls[1:3] = calls[2:0:-1]
+    monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: from_deltas(pieces(*calls))))
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
         events: list[Any] = list(client.responses.create(model="m", input="x", stream=True))
     items = [(e.type[21:], e.output_index) for e in events if ".output_item." in e.type]
     ends = [("added", 0), ("done", 0), ("added", 1), ("done", 1)]
-    assert items == ([ends[0], ends[2], ends[1], ends[3]] if mixed else ends)
+    assert items == ([ends[0], ends[2], ends[1], ends[3]] if interleaved else ends)
     hello: Any = [{"role": "user", "content": "x"}]
     with anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as other:
         blocks: list[Any] = list(
@@ -201,32 +201,32 @@ def test_a_call_ends_before_the_next_begins(
         whole = other.messages.create(model="m", max_tokens=9, messages=hello)
     kinds = [(e.type[14:], e.index) for e in blocks if e.type[14:] in ("start", "stop")]
     ends = [("start", 0), ("stop", 0), ("start", 1), ("stop", 1)]
-    assert kinds == ([ends[0], ends[2], ends[1], ends[3]] if mixed else ends)
+    assert kinds == ([ends[0], ends[2], ends[1], ends[3]] if interleaved else ends)
     assert [call.arguments for call in events[-1].response.output] == ['{"a":1}', '{"b":2}']
     assert [block.input for block in whole.content] == [{"a": 1}, {"b": 2}]  # type: ignore[union-attr]
 
 
-def test_reasoning_as_a_summary_where_it_is_asked_for(responses: Any) -> None:
+def test_reasoning_is_sent_as_a_summary_if_requested(responses: Any) -> None:
     stream = responses.create(
         model="m", input="hi", tools=[FUNCTION], reasoning={"summary": "auto"}, stream=True
     )
     events = list(stream)
-    told = [e.delta for e in events if e.type == "response.reasoning_summary_text.delta"]
-    assert "".join(told) == "I must look."
+    deltas = [e.delta for e in events if e.type == "response.reasoning_summary_text.delta"]
+    assert "".join(deltas) == "I must look."
     assert events[-1].response.output[0].summary[0].text == "I must look."
 
 
 class Weather(BaseModel):
-    """What is to come back as JSON."""
+    """The format of the structured output."""
 
     city: str
     degrees: int
 
 
-def test_structured_output(responses: Any, asked: list[ChatRequest]) -> None:
+def test_structured_output_is_parsed(responses: Any, received: list[ChatRequest]) -> None:
     parsed = responses.parse(model="m", input="hi", text_format=Weather).output_parsed
     assert parsed == Weather(city="Oslo", degrees=3)
-    assert asked[0].body["response_format"]["json_schema"]["name"] == "Weather"
+    assert received[0].body["response_format"]["json_schema"]["name"] == "Weather"
     with responses.stream(model="m", input="hi", text_format=Weather) as events:
         assert events.get_final_response().output_parsed == parsed
 
@@ -237,7 +237,7 @@ class City(BaseModel):
     city: str
 
 
-def test_a_refusal(responses: Any, messages: Any) -> None:
+def test_both_sdks_read_a_refusal(responses: Any, messages: Any) -> None:
     response = responses.parse(model="m", input="refuse", text_format=Weather)
     part = response.output[0].content[0]
     assert (part.type, part.refusal, response.output_parsed) == ("refusal", "I must not.", None)
@@ -248,25 +248,24 @@ def test_a_refusal(responses: Any, messages: Any) -> None:
     assert (message.content[0].text, message.stop_reason) == ("I must not.", "end_turn")
 
 
-def test_parsed_arguments(responses: Any) -> None:
+def test_openai_sdk_parses_the_arguments_of_calls(responses: Any) -> None:
     tool = openai.pydantic_function_tool(City, name="weather")
-    asked: dict[str, Any] = {"model": "m", "input": "hi", "tools": [tool]}
-    with responses.stream(**asked) as events:
+    members: dict[str, Any] = {"model": "m", "input": "hi", "tools": [tool]}
+    with responses.stream(**members) as events:
         streamed = events.get_final_response()
-    for response in (responses.parse(**asked), streamed):
+    for response in (responses.parse(**members), streamed):
         calls = [item for item in response.output if item.type == "function_call"]
         assert [call.parsed_arguments for call in calls] == [City(city="Oslo"), City(city="Rome")]
 
 
-def test_a_custom_tool(
-    responses: Any, asked: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+def test_custom_tool_becomes_a_function_with_one_text(
+    responses: Any, received: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A tool that takes text is a function with one text for the model."""
     call = ToolCall(0, "call_a", "patch", '{"input":"*** Begin\\n"}')
     items: list[Item] = [Delta(tool_calls=[call]), Finish("tool_calls")]
 
     def answer(request: ChatRequest) -> Source:
-        asked.append(request)
+        received.append(request)
         return from_deltas(items if len(request.messages) == 1 else ANSWER)
 
     monkeypatch.setattr(Scripted, "script", staticmethod(answer))
@@ -277,23 +276,23 @@ def test_a_custom_tool(
         item = stream.get_final_response().output[0]
     assert "response.custom_tool_call_input.done" in kinds
     assert (item.type, item.input, item.call_id) == ("custom_tool_call", "*** Begin\n", "call_a")
-    assert "start: /.+/" in asked[0].body["tools"][0]["function"]["description"]
+    assert "start: /.+/" in received[0].body["tools"][0]["function"]["description"]
     output = {"type": "custom_tool_call_output", "call_id": "call_a", "output": "done"}
     history = [{"role": "user", "content": "go"}, item, output]
     responses.create(model="m", input=history, tools=tools)
-    given = asked[1].messages[1]["tool_calls"][0]["function"]
-    assert json.loads(given["arguments"]) == {"input": "*** Begin\n"}
+    function = received[1].messages[1]["tool_calls"][0]["function"]
+    assert json.loads(function["arguments"]) == {"input": "*** Begin\n"}
 
 
-def test_tools_in_a_namespace(
-    responses: Any, asked: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+def test_namespace_becomes_a_prefix_of_the_function_name(
+    responses: Any, received: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Chat has no namespaces: theirs stands before a function's name, and goes back apart."""
+    """In the answer the name is split again."""
     call = ToolCall(0, "call_a", "agents__stop", "{}")
     items: list[Item] = [Delta(tool_calls=[call]), Finish("tool_calls")]
 
     def answer(request: ChatRequest) -> Source:
-        asked.append(request)
+        received.append(request)
         return from_deltas(items)
 
     monkeypatch.setattr(Scripted, "script", staticmethod(answer))
@@ -304,10 +303,10 @@ def test_tools_in_a_namespace(
     output = {"type": "function_call_output", "call_id": "call_a", "output": "done"}
     history = [{"role": "user", "content": "go"}, item, output]
     responses.create(model="m", input=history, tools=[space])
-    assert asked[1].messages[1]["tool_calls"][0]["function"]["name"] == "agents__stop"
+    assert received[1].messages[1]["tool_calls"][0]["function"]["name"] == "agents__stop"
 
 
-def test_an_incomplete_response(responses: Any) -> None:
+def test_finish_by_length_makes_the_response_incomplete(responses: Any) -> None:
     response = responses.create(model="m", input="long")
     assert (response.status, response.incomplete_details.reason) == (
         "incomplete",
@@ -316,7 +315,7 @@ def test_an_incomplete_response(responses: Any) -> None:
     assert response.output[0].status == "incomplete"
 
 
-def test_failures_of_a_response(responses: Any) -> None:
+def test_provider_error_becomes_a_status_or_response_failed(responses: Any) -> None:
     with pytest.raises(openai.RateLimitError) as raised:
         responses.create(model="m", input="fail", stream=True)
     assert raised.value.response.headers["retry-after"] == "7"
@@ -357,7 +356,7 @@ def test_failures_of_a_response(responses: Any) -> None:
          "input[0].content[0].file_data"),
     ],
 )  # fmt: skip
-def test_what_is_refused_names_the_field(responses: Any, members: Any, param: str | None) -> None:
+def test_rejected_response_names_the_param(responses: Any, members: Any, param: str | None) -> None:
     if param is None:
         assert responses.create(**{"model": "m", "input": "hi", **members}).output_text
         return
@@ -366,7 +365,7 @@ def test_what_is_refused_names_the_field(responses: Any, members: Any, param: st
     assert raised.value.param == param
 
 
-def test_the_async_sdk(url: str) -> None:
+def test_async_openai_sdk_reads_a_stream(url: str) -> None:
     async def run() -> str:
         async with (
             openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="k") as client,
@@ -382,7 +381,7 @@ def test_the_async_sdk(url: str) -> None:
 # -- Messages -------------------------------------------------------------------------------
 
 
-def test_a_message(messages: Any, asked: list[ChatRequest]) -> None:
+def test_anthropic_sdk_creates_a_message(messages: Any, received: list[ChatRequest]) -> None:
     message = messages.create(
         model="m",
         max_tokens=99,
@@ -402,16 +401,19 @@ def test_a_message(messages: Any, asked: list[ChatRequest]) -> None:
     )  # fmt: skip
     assert message.content[0].text == "Oslo 3, Rome 21."
     assert (message.stop_reason, message.usage.input_tokens) == ("end_turn", 90)
-    system, user = asked[0].messages
+    request = received[0]
+    system, user = request.messages
     assert system["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert [part["type"] for part in user["content"]] == ["text", "image_url", "file"]
-    assert asked[0].stop == ("END", "FIN", "STOP", "HALT", "OUT")
-    assert (asked[0].body["user"], asked[0].body["top_k"], asked[0].max_tokens) == ("u", 5, 99)
+    assert request.stop == ("END", "FIN", "STOP", "HALT", "OUT")
+    assert (request.body["user"], request.body["top_k"], request.max_tokens) == ("u", 5, 99)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_tool_runner_for_messages(url: str, asked: list[ChatRequest], stream: bool) -> None:
-    """It asks the server to hold the conversation; refused that, it sends the whole of it."""
+def test_messages_tool_runner_sends_the_whole_conversation(
+    url: str, received: list[ChatRequest], stream: bool
+) -> None:
+    """It first asks for a thread on the server, which is rejected."""
 
     @anthropic.beta_tool
     def weather(city: str) -> str:
@@ -429,26 +431,28 @@ def test_the_tool_runner_for_messages(url: str, asked: list[ChatRequest], stream
             thread: Any = {"type": "create"}
             client.beta.messages.create(model="m", max_tokens=9, messages=hello, thread=thread)
     assert raised.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"  # type: ignore[index,call-overload]
-    roles = [[message["role"] for message in request.messages] for request in asked]
+    roles = [[message["role"] for message in request.messages] for request in received]
     assert roles == [["user"], ["user", "assistant", "tool", "tool"]]
 
 
 @pytest.mark.parametrize("way", [{}, {"stream": True}, {"stream": True, "eager": True}])
-def test_the_tool_runner_for_responses(url: str, asked: list[ChatRequest], way: Any) -> None:
-    """It checks each event against the response at the end."""
-    weather: Any = RegisteredFunction(FUNCTION, lambda given: f"{given['city']} warm")  # type: ignore[arg-type]
+def test_responses_tool_runner_finishes(url: str, received: list[ChatRequest], way: Any) -> None:
+    """It compares each event with the response at the end."""
+    weather: Any = RegisteredFunction(FUNCTION, lambda arguments: f"{arguments['city']} warm")  # type: ignore[arg-type]
     runner = ResponsesToolRunner(functions=[weather])
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
         last = runner.run(client, {"model": "m", "input": "How warm is it?"}, max_steps=3, **way)
     assert last.output_text == "Oslo 3, Rome 21."
-    roles = [[message["role"] for message in request.messages] for request in asked]
+    roles = [[message["role"] for message in request.messages] for request in received]
     assert roles == [["user"], ["user", "assistant", "tool", "tool"]]
-    assert asked[1].messages[1]["thinking_blocks"][0]["signature"] == SIGNED["signature"]
+    assert received[1].messages[1]["thinking_blocks"][0]["signature"] == SIGNED["signature"]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], streamed: bool) -> None:
-    def ask(history: Any) -> Any:
+def test_tool_loop_over_messages_sends_all_blocks_back(
+    messages: Any, received: list[ChatRequest], streamed: bool
+) -> None:
+    def create(history: Any) -> Any:
         members = {"model": "m", "max_tokens": 2000, "messages": history, "tools": [TOOL]}
         members["thinking"] = {"type": "enabled", "budget_tokens": 1024}
         if not streamed:
@@ -457,7 +461,7 @@ def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], stre
             return stream.get_final_message()
 
     history: list[Any] = [{"role": "user", "content": "How warm is it?"}]
-    first = ask(history)
+    first = create(history)
     kinds = [block.type for block in first.content]
     assert kinds == ["thinking", "text", "tool_use", "tool_use"]
     assert (first.content[0].thinking, first.content[0].signature) == ("I must look.", "c2ln")
@@ -470,21 +474,21 @@ def test_a_tool_loop_over_messages(messages: Any, asked: list[ChatRequest], stre
         for block in first.content[2:]
     ]
     results[1]["is_error"] = True
-    said = {"type": "text", "text": "And now?"}
+    question = {"type": "text", "text": "And now?"}
     history += [
         {"role": "assistant", "content": first.content},
-        {"role": "user", "content": [*results, said]},
+        {"role": "user", "content": [*results, question]},
     ]
-    assert ask(history).content[0].text == "Oslo 3, Rome 21."
-    _, spoken, one, two, again = asked[1].messages
-    assert [call["id"] for call in spoken["tool_calls"]] == ["call_a", "call_b"]
-    assert spoken["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
+    assert create(history).content[0].text == "Oslo 3, Rome 21."
+    _, reply, one, two, again = received[1].messages
+    assert [call["id"] for call in reply["tool_calls"]] == ["call_a", "call_b"]
+    assert reply["thinking_blocks"] == [{k: v for k, v in SIGNED.items() if k != "index"}]
     assert (one["content"], one.get("is_error"), two["is_error"]) == ("Oslo warm", None, True)
-    assert again["content"] == [said]
-    assert asked[1].body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
+    assert again["content"] == [question]
+    assert received[1].body["thinking"] == {"type": "enabled", "budget_tokens": 1024}
 
 
-def test_failures_of_a_message(messages: Any) -> None:
+def test_failed_message_raises_anthropics_error_class(messages: Any) -> None:
     members: Any = {"model": "m", "max_tokens": 9}
     with pytest.raises(anthropic.RateLimitError) as raised:
         messages.create(messages=[{"role": "user", "content": "fail"}], **members)
@@ -502,7 +506,7 @@ def test_failures_of_a_message(messages: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "told"),
+    ("members", "text"),
     [
         ({"tools": [{"name": "f"}]}, "tools[0].input_schema is required"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
@@ -517,22 +521,23 @@ def test_failures_of_a_message(messages: Any) -> None:
         ({"temperature": 1.5}, "temperature"),
     ],
 )  # fmt: skip
-def test_what_a_message_may_not_have(messages: Any, members: Any, told: str) -> None:
+def test_rejected_message_names_the_param(messages: Any, members: Any, text: str) -> None:
     hello = [{"role": "user", "content": "hi"}]
     with pytest.raises(anthropic.BadRequestError) as raised:
         messages.create(model="m", max_tokens=5000, messages=hello, extra_body=members)
     assert raised.value.body["error"]["type"] == "invalid_request_error"  # type: ignore[index,call-overload]
-    assert told in str(raised.value)
+    assert text in str(raised.value)
 
 
-def test_search_results_and_documents_of_text(messages: Any, asked: list[ChatRequest]) -> None:
-    """What other providers do not know as blocks they are told as text and as files."""
+def test_search_results_become_text_and_documents_become_files(
+    messages: Any, received: list[ChatRequest]
+) -> None:
     text = {"type": "text", "text": "It rains."}
     result = {"type": "search_result", "title": "Oslo", "source": "https://x", "content": [text]}
     source = {"type": "content", "content": [text]}
     content: Any = [result, {"type": "document", "source": source, "title": "a.txt"}]
     messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": content}])
-    (message,) = asked[0].messages
+    (message,) = received[0].messages
     assert message["content"][0] == {"type": "text", "text": "Oslo\nhttps://x\nIt rains."}
     assert message["content"][1]["file"] == {
         "file_data": "data:text/plain;base64,SXQgcmFpbnMu",
@@ -540,7 +545,7 @@ def test_search_results_and_documents_of_text(messages: Any, asked: list[ChatReq
     }
 
 
-# -- what stands beside the text ------------------------------------------------------------
+# -- logprobs, citations, omitted parts -----------------------------------------------------
 
 
 TOKEN = {"token": "Oslo", "logprob": -0.5, "bytes": [79, 115, 108, 111]}
@@ -549,33 +554,33 @@ CITATION = {"start_index": 0, "end_index": 4, "title": "Oslo", "url": "https://o
 
 
 @pytest.fixture
-def noted(
+def noted_url(
     scripted: Callable[[], Script],
-    asked: list[ChatRequest],
+    received: list[ChatRequest],
     monkeypatch: pytest.MonkeyPatch,
     url: str,
 ) -> str:
-    """The address of a server whose model cites a page and knows how sure it is."""
+    """The URL of a server whose model sends a citation and logprobs."""
     annotation = {"type": "url_citation", "url_citation": CITATION}
     items = [Delta("Oslo", logprobs=LOGPROBS), Delta(extra={"annotations": [annotation]})]
 
     def answer(request: ChatRequest) -> Source:
-        asked.append(request)
+        received.append(request)
         return from_deltas([*items, Finish("stop", stop="END"), Usage(1, 2)])
 
     monkeypatch.setattr(Scripted, "script", staticmethod(answer))
     return url
 
 
-def test_logprobs_and_annotations_of_a_response(noted: str, asked: list[ChatRequest]) -> None:
+def test_response_has_logprobs_and_annotations(noted_url: str, received: list[ChatRequest]) -> None:
     members: Any = {"model": "m", "input": "hi", "top_logprobs": 2}
     members["include"] = ["message.output_text.logprobs"]
-    with openai.OpenAI(base_url=f"{noted}/v1", api_key="k", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{noted_url}/v1", api_key="k", max_retries=0) as client:
         whole: Any = client.responses.create(**members)
         events: list[Any] = list(client.responses.create(**members, stream=True))
     judge(RESPONSE, whole.to_dict(mode="json"))
     judge_events([event.to_dict(mode="json") for event in events])
-    assert (asked[0].body["logprobs"], asked[0].body["top_logprobs"]) == (True, 2)
+    assert (received[0].body["logprobs"], received[0].body["top_logprobs"]) == (True, 2)
     kinds = [event.type.removeprefix("response.output_text.") for event in events]
     delta, note = events[kinds.index("delta")], events[kinds.index("annotation.added")]
     assert [one.token for one in delta.logprobs[0].top_logprobs] == ["Oslo", "Rome"]
@@ -586,9 +591,9 @@ def test_logprobs_and_annotations_of_a_response(noted: str, asked: list[ChatRequ
         assert note.annotation.to_dict() == {"type": "url_citation", **CITATION}
 
 
-def test_citations_and_the_stop_sequence_of_a_message(noted: str) -> None:
+def test_message_has_citations_and_the_stop_sequence(noted_url: str) -> None:
     members: Any = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    with anthropic.Anthropic(base_url=noted, api_key="k", max_retries=0) as client:
+    with anthropic.Anthropic(base_url=noted_url, api_key="k", max_retries=0) as client:
         whole = client.messages.create(**members)
         with client.messages.stream(**members) as stream:
             streamed = stream.get_final_message()
@@ -599,8 +604,8 @@ def test_citations_and_the_stop_sequence_of_a_message(noted: str) -> None:
         assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
 
 
-def test_what_has_no_room_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages have no pictures, Responses none without their data, and nobody unknown parts."""
+def test_unsupported_parts_become_a_note(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages cannot hold images, Responses no image URLs, and neither unknown parts."""
     pictures = [
         {"image_url": {"url": link}} for link in ("data:image/png;base64,AAAA", "https://x")
     ]
@@ -613,10 +618,10 @@ def test_what_has_no_room_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> 
         whole = client.messages.create(**members)
         with client.messages.stream(**members) as stream:
             streamed = stream.get_final_message()
-    told = ["See ", "[left out: a picture of the type image/png]", *left_out, "this."]
+    expected = ["See ", "[left out: a picture of the type image/png]", *left_out, "this."]
     for message in (whole, streamed):
         judge(MESSAGE, message.to_dict(mode="json"))
-        assert [block.text for block in message.content] == told  # type: ignore[union-attr]
+        assert [block.text for block in message.content] == expected  # type: ignore[union-attr]
     with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as other:
         response: Any = other.responses.create(model="m", input="hi")
     judge(RESPONSE, response.to_dict(mode="json"))
@@ -626,7 +631,7 @@ def test_what_has_no_room_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert texts == ["See ", *left_out, "this."]
 
 
-def test_thinking_without_its_text_and_calls_that_are_over(
+def test_redacted_thinking_is_sent_and_late_arguments_are_dropped(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = {"type": "redacted_thinking", "data": "c2Vl"}
@@ -634,7 +639,7 @@ def test_thinking_without_its_text_and_calls_that_are_over(
         Delta(extra={"thinking_blocks": [hidden, SIGNED]}),
         Delta(tool_calls=[ToolCall(0, "a", "weather", "{}")]),
         Delta(tool_calls=[ToolCall(1, "b", "note", "no JSON")]),
-        Delta(tool_calls=[ToolCall(0, arguments="{}")]),  # it was whole before the next began
+        Delta(tool_calls=[ToolCall(0, arguments="{}")]),  # call 0 was complete before
         Finish("tool_calls"),
     ]
     monkeypatch.setattr(Scripted, "script", staticmethod(lambda request: from_deltas(items)))
@@ -657,15 +662,15 @@ def test_thinking_without_its_text_and_calls_that_are_over(
     assert (first.arguments, second.input) == ("{}", "no JSON")
 
 
-# -- silence ----------------------------------------------------------------------------------
+# -- pings ------------------------------------------------------------------------------------
 
 
-def test_pings_disturb_neither_sdk(
+def test_both_sdks_ignore_pings(
     application: Callable[..., Application],
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
 ) -> None:
-    """Before the first event and between two: each SDK reads through what keeps it alive."""
+    """Pings are sent before the first event and between two events."""
     one, two = scripted(), scripted()
     app = application({"scripted": {"models": "m"}}, heartbeat_seconds="0.05")
     seen: list[bytes] = []
@@ -674,7 +679,7 @@ def test_pings_disturb_neither_sdk(
     def pings() -> int:
         return seen.count(ping)
 
-    def speak(script: Script) -> None:
+    def produce(script: Script) -> None:
         for item in ("Oslo ", "is cold."):
             assert script.asked.wait(harness.DEADLINE)
             enough = pings() + 2
@@ -689,13 +694,13 @@ def test_pings_disturb_neither_sdk(
 
     url = serve(tapped).url
     with ThreadPoolExecutor(1) as pool:
-        told = pool.submit(speak, one)
+        future = pool.submit(produce, one)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="k", max_retries=0) as client:
             events = list(client.responses.create(model="m", input="x", stream=True))
-        told.result(harness.DEADLINE)
+        future.result(harness.DEADLINE)
         assert events[-1].response.output_text == "Oslo is cold."  # type: ignore[union-attr]
         ping = b'event: ping\ndata: {"type":"ping"}\n\n'
-        told = pool.submit(speak, two)
+        future = pool.submit(produce, two)
         with (
             anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as other,
             other.messages.stream(
@@ -703,4 +708,4 @@ def test_pings_disturb_neither_sdk(
             ) as stream,
         ):
             assert stream.get_final_text() == "Oslo is cold."
-        told.result(harness.DEADLINE)
+        future.result(harness.DEADLINE)

@@ -1,4 +1,4 @@
-"""An answer with blocks of every kind: its events in order, and the same as its one document."""
+"""Answers with blocks of every kind: valid events in order, equal to the one document."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 #: Members that differ from answer to answer.
 _OWN = {"id", "created_at", "completed_at"}
-Ask = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
+Fetch = Callable[..., tuple[list[dict[str, Any]], dict[str, Any]]]
 
 
 @pytest.fixture
-def ask(
+def fetch(
     application: Callable[..., Application],
     serve: Callable[..., harness.Server],
     scripted: Callable[[], Script],
     monkeypatch: pytest.MonkeyPatch,
-) -> Ask:
-    """Return the judged events, and the document, of the answer of *items* by the API at *path*."""
+) -> Fetch:
+    """Return a function that returns the checked events, and the document, of an answer."""
     url = serve(application({"scripted": {"models": "m"}})).url
 
-    def ask(path: str, *items: Item, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    def fetch(path: str, *items: Item, **more: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         monkeypatch.setattr(Scripted, "script", staticmethod(lambda _: from_deltas(items)))
         body = {**BODIES[path], **more}
         streamed = requests.post(url + path, json={**body, "stream": True}, timeout=60)
@@ -91,25 +91,25 @@ def ask(
         judge(RESPONSE if path == "/v1/responses" else MESSAGE, document)
         return events, document
 
-    return ask
+    return fetch
 
 
-def alike(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Return *value* without the members that differ from answer to answer."""
     if isinstance(value, dict):
-        return {name: alike(one) for name, one in value.items() if name not in _OWN}
-    return [alike(one) for one in value] if isinstance(value, list) else value
+        return {name: comparable(one) for name, one in value.items() if name not in _OWN}
+    return [comparable(one) for one in value] if isinstance(value, list) else value
 
 
 @pytest.mark.parametrize("summary", [None, "auto"])
-def test_a_response(ask: Ask, summary: str | None) -> None:
+def test_response_events_match_the_document(fetch: Fetch, summary: str | None) -> None:
     finish = Finish("tool_calls")
     reasoning = {"summary": summary}
-    events, document = ask("/v1/responses", *ITEMS, finish, USAGE, reasoning=reasoning)
+    events, document = fetch("/v1/responses", *ITEMS, finish, USAGE, reasoning=reasoning)
     for event in events[:2]:
         assert (event["response"]["status"], event["response"]["output"]) == ("in_progress", [])
     response = events[-1]["response"]
-    assert alike(response) == alike(document)
+    assert comparable(response) == comparable(document)
     assert response["completed_at"] >= response["created_at"]
     thought, hidden, oslo, image, url, part, _, _, _, call, note, find = response["output"]
     assert thought["summary" if summary else "content"][0]["text"] == "I must look."
@@ -141,11 +141,11 @@ def test_a_response(ask: Ask, summary: str | None) -> None:
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_a_response_that_is_incomplete(ask: Ask, reason: str) -> None:
+def test_incomplete_response_ends_with_its_reason(fetch: Fetch, reason: str) -> None:
     items = [Delta("Call:"), Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city')])]
-    events, document = ask("/v1/responses", *items, Finish(reason), USAGE)
+    events, document = fetch("/v1/responses", *items, Finish(reason), USAGE)
     response = events[-1]["response"]
-    assert alike(response) == alike(document)
+    assert comparable(response) == comparable(document)
     assert "completed_at" not in response
     assert events[-1]["type"] == "response.incomplete"
     text, call = response["output"]
@@ -173,8 +173,8 @@ def content_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return blocks
 
 
-def test_a_message(ask: Ask) -> None:
-    events, document = ask("/v1/messages", *ITEMS, Finish("tool_calls"), USAGE)
+def test_message_events_match_the_document(fetch: Fetch) -> None:
+    events, document = fetch("/v1/messages", *ITEMS, Finish("tool_calls"), USAGE)
     assert content_of(events) == document["content"]
     thought, hidden, oslo, *texts = document["content"]
     assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
@@ -197,27 +197,27 @@ def test_a_message(ask: Ask) -> None:
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
 
 
-def test_thinking_without_deltas(ask: Ask) -> None:
+def test_signed_thinking_without_deltas_is_a_block(fetch: Fetch) -> None:
     items = [Delta(extra={"thinking_blocks": [SIGNED]}), Delta("Oslo"), Finish()]
-    events, document = ask("/v1/messages", *items)
+    events, document = fetch("/v1/messages", *items)
     assert content_of(events) == document["content"]
     thought, _ = document["content"]
     assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
 
 
 @pytest.mark.parametrize("with_text", [True, False])
-def test_two_signed_thoughts_at_once(ask: Ask, with_text: bool) -> None:
-    """As in a document of LiteLLM's: each signature stays with its own text."""
+def test_two_signed_thoughts_in_one_delta_keep_signatures(fetch: Fetch, with_text: bool) -> None:
+    """As in a document of LiteLLM."""
     signed = [
         {"type": "thinking", "thinking": text, "signature": text.lower()} for text in ("AB", "CD")
     ]
     thoughts = [{"type": "redacted_thinking", "data": "c2Vl"}, *signed]
     reasoning = "ABCD" if with_text else ""
     items = [Delta("Oslo", reasoning=reasoning, extra={"thinking_blocks": thoughts}), Finish()]
-    events, document = ask("/v1/messages", *items)
+    events, document = fetch("/v1/messages", *items)
     assert content_of(events) == document["content"]
     assert document["content"] == [*thoughts, {"type": "text", "text": "Oslo"}]
-    _, document = ask("/v1/responses", *items)
+    _, document = fetch("/v1/responses", *items)
     *reasons, _ = document["output"]
     texts = [part["text"] for item in reasons for part in item.get("content") or ()]
     assert texts == ["AB", "CD"]
@@ -226,7 +226,7 @@ def test_two_signed_thoughts_at_once(ask: Ask, with_text: bool) -> None:
 
 
 @pytest.mark.parametrize("with_text", [True, False])
-def test_thinking_in_pieces(ask: Ask, with_text: bool) -> None:
+def test_thinking_in_pieces_becomes_one_signed_block(fetch: Fetch, with_text: bool) -> None:
     """LiteLLM streams Claude's thinking as unsigned blocks, and at last its signature alone."""
     items: list[Item] = [
         Delta(
@@ -237,12 +237,12 @@ def test_thinking_in_pieces(ask: Ask, with_text: bool) -> None:
     ]
     sign = {"type": "thinking", "thinking": "", "signature": "c2ln"}
     items += [Delta(extra={"thinking_blocks": [sign]}), Delta("Oslo"), Finish()]
-    events, document = ask("/v1/messages", *items)
+    events, document = fetch("/v1/messages", *items)
     assert content_of(events) == document["content"]
     signed = {"type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
     assert document["content"] == [signed, {"type": "text", "text": "Oslo"}]
-    events, document = ask("/v1/responses", *items)
-    assert alike(events[-1]["response"]) == alike(document)
+    events, document = fetch("/v1/responses", *items)
+    assert comparable(events[-1]["response"]) == comparable(document)
     thought, _ = document["output"]
     assert thought["content"][0]["text"] == "I must look."
     encoded = thought["encrypted_content"].removeprefix("choreo.")
@@ -260,7 +260,9 @@ def test_thinking_in_pieces(ask: Ask, with_text: bool) -> None:
         (Finish("content_filter"), ("refusal", None)),
     ],
 )
-def test_a_message_stops(ask: Ask, finish: Finish, delta: tuple[str, str | None]) -> None:
-    events, document = ask("/v1/messages", Delta("Oslo"), finish)
-    told = dict(zip(("stop_reason", "stop_sequence"), delta, strict=True))
-    assert events[-2]["delta"] == {name: document[name] for name in told} == told
+def test_finish_sets_stop_reason_and_stop_sequence(
+    fetch: Fetch, finish: Finish, delta: tuple[str, str | None]
+) -> None:
+    events, document = fetch("/v1/messages", Delta("Oslo"), finish)
+    expected = dict(zip(("stop_reason", "stop_sequence"), delta, strict=True))
+    assert events[-2]["delta"] == {name: document[name] for name in expected} == expected

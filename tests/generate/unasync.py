@@ -1,4 +1,4 @@
-"""Generates the generated files of the client: ``choreoai/sync``, objects, parameters, stubs.
+"""Writes the generated files of the client: ``choreoai/sync``, objects, parameters, stubs.
 
 Run ``python tests/generate/unasync.py`` to write them.
 """

@@ -1,4 +1,4 @@
-"""A server whose model calls one tool and then says that all is done, for whole tool loops."""
+"""A server whose model calls one tool and then answers, for whole tool loops."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def agent(
     monkeypatch: pytest.MonkeyPatch,
     calls: dict[str, dict[str, str]],
 ) -> Iterator[tuple[str, list[ChatRequest]]]:
-    """Yield the address of a server, and the requests that came.
+    """Yield the URL of a server, and the requests that it received.
 
-    *calls* are the arguments of the call for each name of a tool that may be offered.
+    *calls* maps the names of tools that a request may have to the arguments of their calls.
     """
-    asked: list[ChatRequest] = []
+    received: list[ChatRequest] = []
 
     def answer(request: ChatRequest) -> Source:
-        asked.append(request)
+        received.append(request)
         offered = [tool["function"]["name"] for tool in request.body.get("tools") or ()]
-        given = any(message["role"] == "tool" for message in request.messages)
+        has_results = any(message["role"] == "tool" for message in request.messages)
         name = next((name for name in calls if name in offered), None)
         items: list[Item] = [Delta("All is "), Delta("done."), Finish(), Usage(90, 5)]
-        if name is not None and not given:
+        if name is not None and not has_results:
             call = ToolCall(0, "call_1", name, json.dumps(calls[name]))
             items = [Delta(reasoning="hm"), Delta("First this."), Delta(tool_calls=[call])]
             items += [Finish("tool_calls"), Usage(50, 20)]
@@ -44,4 +44,4 @@ def agent(
 
     monkeypatch.setattr(Scripted, "script", staticmethod(answer))
     with harness.Server(application({"scripted": {"models": "*"}})) as server:
-        yield server.url, asked
+        yield server.url, received

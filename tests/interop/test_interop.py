@@ -1,4 +1,4 @@
-"""Our adapters in front of servers that others wrote: llama.cpp and the LiteLLM proxy.
+"""Our adapters with third-party servers as upstreams: llama.cpp and the LiteLLM proxy.
 
 ``make interop`` runs it.  LiteLLM is installed into ``build/interop``; llama.cpp's server
 is the one in the local model's process.
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.interop
 #: Pinned: releases of it have been malicious before (PyPI, March 2026: 1.82.7 and 1.82.8).
 LITELLM = "litellm[proxy]==1.106.2"
 VENV = Path(__file__).parents[2] / "build" / "interop"
-#: Seconds; it takes long to begin on a busy machine.
+#: Seconds; LiteLLM starts slowly on a busy machine.
 PATIENCE = 300.0
 
 TOOL = {
@@ -56,10 +56,10 @@ def litellm() -> Path:
     return VENV / "bin" / "litellm"
 
 
-def fake_openai(asked: Request) -> bytes:
-    """Return the answer of an OpenAI server: a tool call, or a text that is cut by its limit."""
+def fake_openai(request: Request) -> bytes:
+    """Return the answer of an OpenAI server: a tool call, or a text that ends by its limit."""
     dialect = DIALECTS["openai"]
-    called = asked.body and json.loads(asked.body)["model"] == "tool"
+    called = request.body and json.loads(request.body)["model"] == "tool"
     cut = dialect.plain_ending.replace(b'"stop"', b'"length"')
     body = dialect.start + dialect.text("Hel") + dialect.text("lo")
     body += dialect.call + dialect.ending if called else cut
@@ -69,13 +69,13 @@ def fake_openai(asked: Request) -> bytes:
 
 @pytest.fixture(scope="session")
 def proxy(litellm: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """The proxy's address and key; behind it is a fake OpenAI server."""
+    """The proxy's URL and key; its upstream is a fake OpenAI server."""
     folder = tmp_path_factory.mktemp("litellm")
     key = "sk-" + secrets.token_urlsafe(48)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     with RawServer.playing(fake_openai) as fake:
-        # hosted_vllm is OpenAI's chat completions; for openai/ it would ask /responses.
+        # hosted_vllm is OpenAI's chat completions; for openai/ it would use /responses.
         models = [
             {
                 "model_name": name,
@@ -111,7 +111,7 @@ def _wait(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
                 return
         except OSError:
             time.sleep(0.2)
-    pytest.fail(f"litellm does not begin: {log.read_text()[-3000:]}")
+    pytest.fail(f"litellm does not start: {log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="session")
@@ -142,7 +142,7 @@ def client_of(section: dict[str, str]) -> Iterator[openai.OpenAI]:
 
 
 def stream(client: openai.OpenAI, model: str, **more: Any) -> list[Any]:
-    """Return the stream's chunks; they must be a stream by the rules."""
+    """Return the chunks of a stream, after a check of the first and the last."""
     messages: Any = [{"role": "user", "content": "Tell me a long story."}]
     usage: Any = {"include_usage": True}
     chunks = list(
@@ -166,18 +166,18 @@ def section(type: str, url: str, key: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("type", "path"), [("openai", "/v1"), ("anthropic", "")])
-def test_llama_cpp(llama: Endpoint, type: str, path: str) -> None:
+def test_llama_cpp_streams_until_max_tokens(llama: Endpoint, type: str, path: str) -> None:
     with client_of(section(type, llama.url + path, llama.key)) as client:
         chunks = stream(client, "m", max_tokens=8)
         assert text_of(chunks)
-        assert len(chunks) > 4  # not one piece at the end
+        assert len(chunks) > 4  # not one chunk at the end
         assert chunks[-2].choices[0].finish_reason == "length"
         assert chunks[-1].usage.completion_tokens == 8
         assert chunks[-1].usage.prompt_tokens > 0
 
 
 @pytest.mark.parametrize("type", ["anthropic", "gemini"])
-def test_litellm_text(proxy: tuple[str, str], type: str) -> None:
+def test_litellm_streams_text(proxy: tuple[str, str], type: str) -> None:
     with client_of(section(type, *proxy)) as client:
         chunks = stream(client, "text", max_tokens=20)
         assert text_of(chunks) == "Hello"
@@ -185,7 +185,7 @@ def test_litellm_text(proxy: tuple[str, str], type: str) -> None:
 
 
 @pytest.mark.parametrize("type", ["anthropic", "gemini"])
-def test_litellm_tool_call(proxy: tuple[str, str], type: str) -> None:
+def test_litellm_streams_a_tool_call(proxy: tuple[str, str], type: str) -> None:
     with client_of(section(type, *proxy)) as client:
         chunks = stream(client, "tool", tools=[TOOL], max_tokens=20)
         assert text_of(chunks) == "Hello"

@@ -1,7 +1,7 @@
-"""Tools that others wrote, unmodified, each through a whole tool loop over the new APIs.
+"""Unmodified third-party tools, each in a whole tool loop over Responses or Messages.
 
-``make interop`` runs it.  Python's are installed into ``build/tools``, Node's into
-``build/tools-node``.
+``make interop`` runs it.  Tools in Python are installed into ``build/tools``, those for Node
+into ``build/tools-node``.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def served(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> Iterator[tuple[str, list[Any], Path]]:
-    """The server's address, the requests that came, and the file that the shell tools write."""
+    """The server's URL, the requests that it received, and the file that shell tools write."""
     ran = tmp_path / "ran"
     shell = f"echo ran > {ran}"
     calls = {
@@ -77,15 +77,15 @@ def served(
         "Bash": {"command": shell, "description": "writes a file"},
     }
     # keep_responses: the Vercel AI SDK names items of earlier steps, as OpenAI keeps them.
-    with agent(lambda given: application(given, keep_responses="on"), monkeypatch, calls) as (
+    with agent(lambda sections: application(sections, keep_responses="on"), monkeypatch, calls) as (
         url,
-        asked,
+        received,
     ):
-        yield url, asked, ran
+        yield url, received, ran
 
 
 def run(command: list[Any], url: str, home: Path, **more: str) -> str:
-    """Return what *command* prints, with an environment of its own."""
+    """Return the output of *command*, run with an environment of its own."""
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
@@ -138,12 +138,12 @@ def get_weather(city: str) -> str:
     return "3 C"
 for model in (ChatOpenAI(model="gpt-5", use_responses_api=True), ChatAnthropic(model="claude-x")):
     bound = model.bind_tools([get_weather])
-    said = [HumanMessage("weather?")]
-    said.append(bound.invoke(said))
-    said += [ToolMessage("3 C", tool_call_id=call["id"]) for call in said[1].tool_calls]
-    assert len(said) == 3
-    print(bound.invoke(said).text)
-    print("".join(str(piece.text) for piece in bound.stream(said)))
+    turns = [HumanMessage("weather?")]
+    turns.append(bound.invoke(turns))
+    turns += [ToolMessage("3 C", tool_call_id=call["id"]) for call in turns[1].tool_calls]
+    assert len(turns) == 3
+    print(bound.invoke(turns).text)
+    print("".join(str(piece.text) for piece in bound.stream(turns)))
 """
 
 
@@ -151,20 +151,24 @@ for model in (ChatOpenAI(model="gpt-5", use_responses_api=True), ChatAnthropic(m
     ("script", "answers"), [(AGENTS, 2), (PYDANTIC, 3), (LANGCHAIN, 4)],
     ids=["openai-agents", "pydantic-ai", "langchain"],
 )  # fmt: skip
-def test_a_library(served: Any, python: Path, tmp_path: Path, script: str, answers: int) -> None:
-    url, asked, _ = served
-    told = run([python, "-c", script], url, tmp_path, OPENAI_AGENTS_DISABLE_TRACING="1")
-    assert told.split("\n")[:-1] == [ANSWER] * answers
-    assert any(request.messages[-1]["role"] == "tool" for request in asked)
+def test_python_library_finishes_a_tool_loop(
+    served: Any, python: Path, tmp_path: Path, script: str, answers: int
+) -> None:
+    url, received, _ = served
+    output = run([python, "-c", script], url, tmp_path, OPENAI_AGENTS_DISABLE_TRACING="1")
+    assert output.split("\n")[:-1] == [ANSWER] * answers
+    assert any(request.messages[-1]["role"] == "tool" for request in received)
 
 
-def test_llm(served: Any, python: Path, tmp_path: Path) -> None:
+def test_llm_prints_the_answer(served: Any, python: Path, tmp_path: Path) -> None:
     program = python.with_name("llm")
-    told = run([program, "-m", "gpt-5", "hello"], served[0], tmp_path, LLM_USER_PATH=str(tmp_path))
-    assert told.strip() == ANSWER
+    output = run(
+        [program, "-m", "gpt-5", "hello"], served[0], tmp_path, LLM_USER_PATH=str(tmp_path)
+    )
+    assert output.strip() == ANSWER
 
 
-def test_codex(served: Any, node: Path, tmp_path: Path) -> None:
+def test_codex_runs_the_command(served: Any, node: Path, tmp_path: Path) -> None:
     url, _, ran = served
     home = tmp_path / "codex"
     home.mkdir()
@@ -175,18 +179,18 @@ def test_codex(served: Any, node: Path, tmp_path: Path) -> None:
     )
     program = node / "node_modules" / ".bin" / "codex"
     options = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
-    told = run([program, "exec", *options, "run it"], url, tmp_path, CODEX_HOME=str(home))
-    assert ANSWER in told
+    output = run([program, "exec", *options, "run it"], url, tmp_path, CODEX_HOME=str(home))
+    assert ANSWER in output
     assert ran.read_text() == "ran\n"
 
 
-def test_claude_code(served: Any, node: Path, tmp_path: Path) -> None:
+def test_claude_code_runs_the_command(served: Any, node: Path, tmp_path: Path) -> None:
     url, _, ran = served
     program = node / "node_modules" / ".bin" / "claude"
     more = {"IS_SANDBOX": "1", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
     options = ["--model", "claude-x", "--dangerously-skip-permissions"]
-    told = run([program, "-p", "run it", *options], url, tmp_path, **more)
-    assert told.strip() == ANSWER
+    output = run([program, "-p", "run it", *options], url, tmp_path, **more)
+    assert output.strip() == ANSWER
     assert ran.read_text() == "ran\n"
 
 
@@ -226,12 +230,12 @@ const schema = {type: "object", properties: {city: {type: "string"}}, required: 
 {
   const tools = [{name: "get_weather", input_schema: schema}];
   const messages = [{role: "user", content: "weather?"}];
-  const asked = {model: "m", max_tokens: 99, tools};
-  const first = await anthropic.messages.stream({...asked, messages}).finalMessage();
+  const request = {model: "m", max_tokens: 99, tools};
+  const first = await anthropic.messages.stream({...request, messages}).finalMessage();
   const results = first.content.filter(block => block.type === "tool_use").map(block =>
     ({type: "tool_result", tool_use_id: block.id, content: "3 C"}));
   messages.push({role: "assistant", content: first.content}, {role: "user", content: results});
-  console.log((await anthropic.messages.create({...asked, messages})).content[0].text);
+  console.log((await anthropic.messages.create({...request, messages})).content[0].text);
 }
 """
 AI_SDK = """
@@ -247,10 +251,10 @@ const openai = createOpenAI(settings)("gpt-5");
 const models = [[openai, {}], [openai, {openai: {store: false}}],
   [createAnthropic(settings)("claude-x"), {}]];
 for (const [model, providerOptions] of models) {
-  const asked = {model, prompt: "weather?", tools: {get_weather}, stopWhen: stepCountIs(3),
+  const request = {model, prompt: "weather?", tools: {get_weather}, stopWhen: stepCountIs(3),
     maxOutputTokens: 500, providerOptions};
-  console.log((await generateText(asked)).text);
-  const result = streamText(asked);
+  console.log((await generateText(request)).text);
+  const result = streamText(request);
   await result.consumeStream();
   console.log(await result.text);
 }
@@ -260,19 +264,21 @@ for (const [model, providerOptions] of models) {
 @pytest.mark.parametrize(
     ("script", "answers"), [(NODE_SDKS, 3), (AI_SDK, 6)], ids=["sdks", "vercel-ai"]
 )
-def test_node(served: Any, node: Path, tmp_path: Path, script: str, answers: int) -> None:
-    url, asked, _ = served
+def test_node_library_finishes_a_tool_loop(
+    served: Any, node: Path, tmp_path: Path, script: str, answers: int
+) -> None:
+    url, received, _ = served
     program = node / f"{tmp_path.name}.mjs"  # where its imports are found
     program.write_text(script)
     try:
-        told = run(["node", program, url], url, tmp_path)
+        output = run(["node", program, url], url, tmp_path)
     finally:
         program.unlink()
-    assert told.split("\n")[:-1] == [ANSWER] * answers
-    assert any(request.messages[-1]["role"] == "tool" for request in asked)
+    assert output.split("\n")[:-1] == [ANSWER] * answers
+    assert any(request.messages[-1]["role"] == "tool" for request in received)
 
 
-MENDED = """
+REPAIRED = """
 import json
 from langchain_openai import ChatOpenAI
 model = ChatOpenAI(model="m", use_responses_api=False, max_retries=0)
@@ -289,26 +295,26 @@ for _ in range(COUNT):
 """
 
 
-def test_langchain_reads_mended_streams(python: Path, tmp_path: Path) -> None:
+def test_langchain_reads_repaired_streams(python: Path, tmp_path: Path) -> None:
     count = 60
-    meant: list[Choice] = []
+    choices: list[Choice] = []
     answers: list[bytes] = []
     for seed in range(count):
         random = Random(seed)
-        meant.append(random_choice(random))
-        events = write_stream(random, [meant[-1]])[1]
+        choices.append(random_choice(random))
+        events = write_stream(random, [choices[-1]])[1]
         head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
         answers += 2 * [head + b"".join(events)]
-    with RawServer.playing(lambda asked: answers.pop(0)) as playback:
+    with RawServer.playing(lambda request: answers.pop(0)) as playback:
         section = {"type": "openai", "base_url": f"{playback.url}/v1", "models": "*"}
         app = harness.make_app(sections={"provider up": section})
         with harness.Server(app) as server:
-            script = MENDED.replace("COUNT", str(count))
-            told = run([python, "-c", script], server.url, tmp_path).splitlines()
+            script = REPAIRED.replace("COUNT", str(count))
+            output = run([python, "-c", script], server.url, tmp_path).splitlines()
         app.close()
     wanted = [
-        ["".join(one.text), [[name, json.loads(given)] for name, given in one.calls], one.finish, 3]
-        for one in meant
+        ["".join(one.text), [[name, json.loads(text)] for name, text in one.calls], one.finish, 3]
+        for one in choices
         for _ in range(2)
     ]
-    assert list(map(json.loads, told)) == wanted
+    assert list(map(json.loads, output)) == wanted
