@@ -120,6 +120,16 @@ def test_frame_writes_id_and_data(data: str, id: int | None, written: bytes) -> 
     assert sse.frame(data.encode(), id) == written
 
 
+def test_frame_writes_the_event_between_id_and_data() -> None:
+    assert sse.frame(b"{}", event="ping") == b"event: ping\ndata: {}\n\n"
+    assert sse.frame(b"{}", 1, "ping") == b"id: 1\nevent: ping\ndata: {}\n\n"
+
+
+def test_count_is_the_number_of_frames() -> None:
+    for frame in (sse.frame(b"{}"), sse.frame(b"{}", 1), sse.frame(b"{}", event="x")):
+        assert [sse.count(frame * n) for n in (1, 2, 9)] == [1, 2, 9]
+
+
 @pytest.mark.parametrize(("block", "events"), CASES)
 def test_decoder_reads_events_split_anywhere(block: bytes, events: list[Event]) -> None:
     """Byte by byte, at every split, at every two of a short block; with any line ends."""
@@ -145,6 +155,11 @@ def test_event_is_returned_with_its_last_byte() -> None:
     assert decoder.pending
     assert decoder.receive_data(b"\n") == [Event("a")]
     assert not decoder.pending
+    assert not Decoder().between_events  # a byte order mark may follow
+    for block, between in ((b"event: x\n", False), (b"\n", True), (b"data: a\r\r", False)):
+        decoder.receive_data(block)
+        assert decoder.between_events is between
+    assert decoder.receive_data(b"\n") == []
     # A CR ends the line at once, without waiting for an LF that may follow.
     assert decoder.receive_data(b"data: b\r\r") == [Event("b")]
     assert decoder.receive_data(b"\ndata: c\r\n\r") == [Event("c")]
@@ -195,6 +210,10 @@ def test_last_event_id_is_that_of_a_complete_event() -> None:
     assert decoder.last_event_id == "1"
     decoder.receive_data(b"\n")
     assert decoder.last_event_id == "2"
+    decoder.receive_data(b"id: 3\n")
+    assert decoder.last_event_id == "2"
+    decoder.receive_data(b"data: c\n\n")
+    assert decoder.last_event_id == "3"
 
 
 @pytest.mark.parametrize(
@@ -202,6 +221,8 @@ def test_last_event_id_is_that_of_a_complete_event() -> None:
     [
         (b"1500", 1500),
         (b"007", 7),
+        (b"9" * 9, 999_999_999),
+        (b"9" * 10, None),
         (b"+5", None),
         (b"1_000", None),
         (b"", None),

@@ -79,7 +79,7 @@ def translate_content(content: Json, where: str, translate: TranslatePart) -> Js
 
 def arguments_of(value: Json, marks: Marks) -> str:
     """Return *value* as the JSON text of a call's arguments; a long one as a mark in *marks*."""
-    text = "" if _is_long(value) else dump(value).decode("utf-8", "surrogatepass")
+    text = "" if _is_long(value) else dump(value).decode()
     if text and not has_marks(text):
         return text
     marks[(mark := new_mark()).encode()] = LazyJson(value)
@@ -143,7 +143,7 @@ def estimate_tokens(turns: Sequence[Json], more: list[Json]) -> int:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            tokens += (len(value.encode("utf-8", "replace")) + 3) // 4
+            tokens += (len(value.encode()) + 3) // 4
         elif isinstance(value, dict):
             if value.get("type") in _MEDIA:
                 tokens += 1600

@@ -15,9 +15,11 @@ import openai
 import pytest
 import requests
 from raw_server import Peer, RawServer, Request, sized
+from wsgi_calls import call
 
 from choreo_wsgi import apis, sse
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.errors import InvalidRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 DOCUMENT = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -243,6 +245,30 @@ def test_stored_response_with_malformed_events_has_failed(
         read = api.retrieve(last.response.id)
         assert (read.status, read.output_text) == ("failed", "Hi")
         assert read.error is not None and "unknown shape" in read.error.message
+
+
+def test_malformed_items_of_a_stored_response_continue_only_natively(native: Make) -> None:
+    output: list[Any] = [{"type": "message"}, {"type": "reasoning", "encrypted_content": 5}]
+    answer = {**_IN_PROGRESS, "status": "completed", "output": output}
+    made = native("openai", HEAD + frames({"type": "response.completed", "response": answer}))
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        id = client.responses.create(model="real", input="hi", store=True).id
+        for _ in range(2):  # also after a response whose input has them
+            go: dict[str, Any] = {"input": "go", "previous_response_id": id, "store": True}
+            with pytest.raises(openai.BadRequestError, match="cannot read") as raised:
+                client.responses.create(model="echo", **go)
+            assert raised.value.param == "previous_response_id"
+            id = client.responses.create(model="real", **go).id
+            assert made.sent[1]["input"][1:3] == output
+        assert len(client.responses.input_items.list(id).data) == 7
+
+
+def test_items_with_an_unknown_content_are_listed(native: Make) -> None:
+    result = {"type": "function_call_output", "call_id": "1", "output": "x", "content": "y"}
+    input: Any = [{"role": "user", "content": "hi"}, result]
+    with openai.OpenAI(base_url=f"{native('openai', b'').url}/v1", api_key="k") as client:
+        id = client.responses.create(model="echo", input=input, store=True).id
+        assert client.responses.input_items.list(id).data[0].to_dict().items() >= result.items()
 
 
 def test_event_with_several_data_lines_is_forwarded(native: Make) -> None:
@@ -574,6 +600,37 @@ def test_tokens_are_counted_upstream_or_estimated(
     assert made.sent[0] == "/v1/messages/count_tokens"
 
 
+SYSTEM, TOOL = "s" * 40, {"name": "f" * 40, "input_schema": {}}
+PNG = {"type": "base64", "media_type": "image/png", "data": "A" * 9999}
+
+
+@pytest.mark.parametrize(
+    ("route", "members", "tokens"),
+    [
+        ("messages/count_tokens", {}, 7),
+        ("messages/count_tokens", {"messages": 2 * [{"role": "user", "content": "éé 4"}]}, 14),
+        ("messages/count_tokens", {"system": SYSTEM, "tools": [TOOL]}, 27),
+        ("messages/count_tokens", {"thinking": {"type": "enabled", "budget_tokens": 1024}}, 7),
+        ("messages/count_tokens",
+         {"messages": [{"role": "user", "content": [{"type": "document", "source": PNG}]}]}, 1605),
+        ("responses/input_tokens", {"stream": True}, 6),
+        ("responses/input_tokens", {"instructions": SYSTEM}, 16),
+        ("responses/input_tokens", {"tools": [{"type": "custom", "name": "f" * 40}]}, 18),
+        ("responses/input_tokens", {"input": [{"role": "user", "content": [
+            {"type": "input_file", "file_data": "data:text/plain;base64," + "A" * 9999},
+            {"type": "input_audio", "input_audio": {"data": "A" * 9999, "format": "wav"}},
+        ]}]}, 3205),
+    ],
+)  # fmt: skip
+def test_estimate_counts_bytes_turns_media_and_tools(
+    application: Callable[..., Application], route: str, members: Any, tokens: int
+) -> None:
+    hello: Any = [{"role": "user", "content": "hi 4 "}]
+    body = {"model": "echo", "messages": hello, "input": "hi", **members}
+    answer = call(application({"echo": {"models": "echo"}}), "POST", f"/v1/{route}", body)
+    assert answer.json()["input_tokens"] == tokens
+
+
 def test_counting_and_compacting_are_forwarded_or_estimated_or_rejected(native: Make) -> None:
     compacted = {"id": "cmp_1", "object": "response.compaction", "created_at": 1, "output": []}
     usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10}
@@ -654,6 +711,25 @@ def test_embeddings_are_forwarded_or_rejected(native: Make) -> None:
         with pytest.raises(openai.BadRequestError) as raised:
             client.embeddings.create(model="real", input=7)  # type: ignore[arg-type]
         assert raised.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("api", "members"),
+    [
+        ("completions", {"logprobs": 6}),
+        ("completions", {"best_of": 21}),
+        ("completions", {"top_p": 2}),
+        ("embeddings", {"dimensions": 0}),
+        ("embeddings", {"encoding_format": "x"}),
+        ("embeddings", {"input": [-1]}),
+        ("embeddings", {"input": ["a", 1]}),
+    ],
+)
+def test_legacy_apis_check_their_members(api: str, members: dict[str, Any]) -> None:
+    body = {"model": "m", "prompt": "x", "input": "x", **members}
+    with pytest.raises(InvalidRequest) as raised:
+        apis.load(api).read(json.dumps(body).encode())
+    assert str(raised.value.param).startswith(*members)
 
 
 def test_chat_imports_no_other_api() -> None:

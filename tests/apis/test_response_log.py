@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from official import RESPONSE_EVENT, events_of, judge
 
 from choreo_wsgi import apis
@@ -27,6 +28,36 @@ def test_lost_response_fails_with_its_output_so_far() -> None:
     thought, message = failed["response"]["output"]
     assert (thought["status"], message["status"]) == ("completed", "incomplete")
     assert message["content"][0]["text"] == "Oslo 3"
+
+
+def first_events(item: dict[str, Any], part: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the events that begin the first output *item*, and its first *part*."""
+    event = {"type": "response.output_item.added", "output_index": 0, "item": item}
+    where = {"output_index": 0, "content_index": 0}
+    return [event, *([{"type": "x", **where, "part": part}] if part else [])]
+
+
+@pytest.mark.parametrize(
+    ("events", "path"),
+    [
+        (first_events({"content": []}, {"text": ""}), ("content", 0, "text")),
+        (first_events({"content": []}, {"refusal": ""}), ("content", 0, "refusal")),
+        (first_events({"arguments": ""}), ("arguments",)),
+        (first_events({"input": ""}), ("input",)),
+    ],
+)
+def test_unfinished_text_is_rebuilt_from_its_deltas(events: Any, path: tuple[Any, ...]) -> None:
+    deltas = [{"type": "x.delta", "output_index": 0, "delta": text} for text in ("a", "b")]
+    value: Any = read_events([*events, *deltas], "in_progress")[0]["output"][0]
+    for step in path:
+        value = value[step]
+    assert value == "ab"
+
+
+def test_items_are_rebuilt_in_the_order_of_their_indexes() -> None:
+    events: Any = [{"type": "x", "output_index": at, "item": {"id": str(at)}} for at in (1, 10, 2)]
+    response, _ = read_events(events, "in_progress")
+    assert [item["id"] for item in response["output"]] == ["1", "2", "10"]
 
 
 def test_summary_of_several_parts_is_rebuilt() -> None:

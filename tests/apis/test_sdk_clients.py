@@ -346,7 +346,9 @@ def test_provider_error_becomes_a_status_or_response_failed(responses: Any) -> N
         ({"reasoning": {"summary": "long"}}, "reasoning.summary"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tools": [FUNCTION], "tool_choice": {"type": "function", "name": "x"}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "x"}}, "tool_choice"),
         ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice.type"),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"input": [{"type": "", "role": "user", "content": "x"}]}, None),
         ({"input": [{"id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"name": "x"}]}, "input[0].type"),
@@ -519,6 +521,11 @@ def test_failed_message_raises_anthropics_error_class(messages: Any) -> None:
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format"),
         ({"system": [{"type": "image", "source": {"type": "url", "url": "x"}}]}, "system[0]"),
         ({"temperature": 1.5}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"messages": []}, "messages must not be empty"),
+        ({"messages": [{"role": "user", "content": [
+            {"type": "document", "source": {"type": "content", "content": [{"type": "image"}]}},
+        ]}]}, "messages[0].content[0].type"),
     ],
 )  # fmt: skip
 def test_rejected_message_names_the_param(messages: Any, members: Any, text: str) -> None:

@@ -20,9 +20,10 @@ from choreo_wsgi.chat.source import from_deltas
 SIGNED = {"index": 0, "type": "thinking", "thinking": "I must look.", "signature": "c2ln"}
 HIDDEN = {"index": 1, "type": "redacted_thinking", "data": "c2Vl"}
 CITATIONS: list[Any] = [
-    {"url_citation": {"url": f"https://x/{n}", "title": "X", "start_index": n, "end_index": 4}}
+    {"url_citation": {"url": f"https://x/{n}", "title": "X", "content": "c", "end_index": 4}}
     for n in (0, 1)
 ]
+LAST_LOGPROBS: dict[str, Any] = {"content": [{"token": "", "top_logprobs": [5]}, None]}
 LOGPROBS = {"content": [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]}
 IMAGES = [{"image_url": {"url": url}} for url in ("data:image/webp;base64,AAAA", "https://x")]
 GOOGLE = {"extra_content": {"google": {"thought_signature": "c2ln"}}}
@@ -33,8 +34,9 @@ ITEMS: list[Item] = [
     Delta("Oslo", logprobs=LOGPROBS),
     Delta(extra={"annotations": CITATIONS}),
     Delta(" 3"),
+    Delta(logprobs=LAST_LOGPROBS),
     Delta(extra={"images": IMAGES, "content_parts": [{"type": "smell"}]}),
-    Delta("More."),
+    Delta("More.", logprobs={"content": 5}),
     Delta(refusal="No "),
     Delta(refusal="more."),
     Delta("Calls:"),
@@ -101,10 +103,42 @@ def comparable(value: Any) -> Any:
     return [comparable(one) for one in value] if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("summary", [None, "auto"])
-def test_response_events_match_the_document(fetch: Fetch, summary: str | None) -> None:
-    finish = Finish("tool_calls")
-    reasoning = {"summary": summary}
+DEFAULTS: dict[str, Any] = {
+    "/v1/responses": {
+        "object": "response", "model": "m", "status": "completed", "error": None,
+        "incomplete_details": None, "instructions": None, "temperature": None, "top_p": None,
+        "max_output_tokens": None, "user": None, "max_tool_calls": None,
+        "previous_response_id": None, "prompt_cache_key": None, "safety_identifier": None,
+        "service_tier": None, "metadata": {}, "parallel_tool_calls": True, "tool_choice": "auto",
+        "tools": [], "background": False, "reasoning": {"effort": None, "summary": None},
+        "store": False, "text": {"format": {"type": "text"}}, "top_logprobs": 0,
+        "truncation": "disabled", "usage": None, "output": [],
+    },
+    "/v1/messages": {
+        "type": "message", "role": "assistant", "model": "m", "content": [],
+        "stop_reason": "end_turn", "stop_sequence": None,
+        "usage": {"input_tokens": 0, "cache_creation_input_tokens": 0,
+                  "cache_read_input_tokens": 0, "output_tokens": 0},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("path", DEFAULTS)
+def test_empty_answer_has_the_default_members(fetch: Fetch, path: str) -> None:
+    _, document = fetch(path, Finish(), tools=[])
+    assert comparable(document) == DEFAULTS[path]
+
+
+def test_long_members_of_the_request_are_repeated(fetch: Fetch) -> None:
+    instructions = "x" * 300_000
+    events, document = fetch("/v1/responses", Finish(), instructions=instructions)
+    responses = [event["response"] for event in (events[0], events[-1])]
+    assert [one["instructions"] for one in (*responses, document)] == 3 * [instructions]
+
+
+@pytest.mark.parametrize("reasoning", [{}, {"summary": "auto"}, {"generate_summary": "auto"}])
+def test_response_events_match_the_document(fetch: Fetch, reasoning: dict[str, str]) -> None:
+    finish, summary = Finish("tool_calls"), bool(reasoning)
     events, document = fetch("/v1/responses", *ITEMS, finish, USAGE, reasoning=reasoning)
     for event in events[:2]:
         assert (event["response"]["status"], event["response"]["output"]) == ("in_progress", [])
@@ -121,7 +155,10 @@ def test_response_events_match_the_document(fetch: Fetch, summary: str | None) -
     added = [event for event in events if event["type"].endswith("annotation.added")]
     assert [event["annotation_index"] for event in added] == [0, 1]
     (done, *_) = (event for event in events if event["type"] == "response.output_text.done")
-    assert done["logprobs"] == [{"token": "Oslo", "logprob": -0.5, "top_logprobs": []}]
+    assert done["logprobs"] == [
+        {"token": "Oslo", "logprob": -0.5, "top_logprobs": []},
+        {"token": "", "logprob": 0.0, "top_logprobs": []},
+    ]
     assert (image["output_format"], image["result"]) == ("webp", "AAAA")
     opened = [event["item"] for event in events if event["type"].endswith("item.added")]
     assert [item["result"] for item in opened if "result" in item] == [None]
@@ -138,6 +175,33 @@ def test_response_events_match_the_document(fetch: Fetch, summary: str | None) -
         "output_tokens_details": {"reasoning_tokens": 7},
         "total_tokens": 75,
     }
+
+
+def test_each_kind_of_delta_begins_a_block(fetch: Fetch) -> None:
+    """Annotations are of text: others, and those of an unknown type, are dropped."""
+    items: list[Item] = [
+        Delta(extra={"annotations": CITATIONS}),
+        Delta("a"),
+        Delta(reasoning="b"),
+        Delta("c", extra={"annotations": [{"type": "file_citation"}]}),
+        Delta(extra={"thinking_blocks": [HIDDEN]}),
+        Delta("d"),
+        Delta(extra={"thinking_blocks": [SIGNED]}),
+        Delta(refusal="e"),
+        Delta(extra={"annotations": CITATIONS}),
+        Finish(),
+    ]
+    events, document = fetch("/v1/messages", *items)
+    assert content_of(events) == document["content"]
+    text, thinking = ("text", None), ("thinking", "")
+    kinds = [(block["type"], block.get("signature")) for block in document["content"]]
+    signed = ("thinking", "c2ln")
+    assert kinds == [text, thinking, text, ("redacted_thinking", None), text, signed, text]
+    assert document["content"][5]["thinking"] == "I must look."
+    events, document = fetch("/v1/responses", *items)
+    assert comparable(events[-1]["response"]) == comparable(document)
+    kinds = [item["type"] for item in document["output"]]
+    assert kinds == [*(3 * ["message", "reasoning"]), "message"]
 
 
 @pytest.mark.parametrize("reason", ["length", "content_filter"])
@@ -180,6 +244,7 @@ def test_message_events_match_the_document(fetch: Fetch) -> None:
     assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
     assert hidden == {"type": "redacted_thinking", "data": "c2Vl"}
     assert [one["url"] for one in oslo["citations"]] == ["https://x/0", "https://x/1"]
+    assert [one["cited_text"] for one in oslo["citations"]] == ["c", "c"]
     assert [block["text"] for block in texts if block["type"] == "text"] == [
         "[left out: a picture of the type image/webp]",
         "[left out: the picture https://x]",
@@ -253,7 +318,12 @@ def test_thinking_in_pieces_becomes_one_signed_block(fetch: Fetch, with_text: bo
     ("finish", "delta"),
     [
         (Finish("stop", extra={"native_finish_reason": "pause_turn"}), ("pause_turn", None)),
+        (
+            Finish("stop", extra={"native_finish_reason": "model_context_window_exceeded"}),
+            ("model_context_window_exceeded", None),
+        ),
         (Finish("stop", extra={"native_finish_reason": "eos"}), ("end_turn", None)),
+        (Finish("stop", extra={"stop_sequence": "END"}), ("stop_sequence", "END")),
         (Finish("stop", extra={"stop_reason": 7}), ("end_turn", None)),
         (Finish("stop", extra={"stop_reason": "END"}), ("stop_sequence", "END")),
         (Finish("length"), ("max_tokens", None)),

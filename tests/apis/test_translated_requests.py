@@ -16,24 +16,129 @@ from choreo_wsgi.app.application import Application
 CHUNK = b'data: {"choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":"stop"}]}\n\n'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + CHUNK
 #: Members that only Anthropic has; OpenAI rejects members that it does not know.
+PLAIN_MESSAGE = {**MESSAGE, "model": "m", "output_config": {}}
 ONLY_ANTHROPIC = ("cache_control", "thinking", "thinking_blocks", "reasoning_content", "is_error")
 
 
-def body_for(application: Callable[..., Application], kind: str, model: str) -> Any:
-    """Return the body that an upstream of type *kind* receives for a message to *model*."""
-    with RawServer.playing(ANSWER) as upstream:
-        section = {"type": kind, "models": "*", "base_url": upstream.url, "api_key": "k"}
-        message = {**MESSAGE, "model": model, "output_config": {}}
-        answer = call(application({"up": section}), "POST", "/v1/messages", message)
-        assert answer.status == 200, answer.body
-        return json.loads(upstream.requests[-1].body)
+Forward = Callable[..., Any]
+
+
+@pytest.fixture
+def forward(application: Callable[..., Application]) -> Forward:
+    """Return a function that returns the body that an upstream of type *kind* receives."""
+
+    def forward(route: str, body: dict[str, Any], kind: str = "openai") -> Any:
+        with RawServer.playing(ANSWER) as upstream:
+            section = {"type": kind, "models": "*", "base_url": upstream.url, "api_key": "k"}
+            answer = call(application({"up": section}), "POST", f"/v1/{route}", body)
+            assert answer.status == 200, answer.body
+            return json.loads(upstream.requests[-1].body)
+
+    return forward
+
+
+CACHE = {"cache_control": {"type": "ephemeral"}}
+SCHEMA = {"type": "object"}
+PNG = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
+USAGE = {"include_usage": True}
+TRANSLATED: dict[str, tuple[Any, Any]] = {
+    "messages": ({
+        "model": "m", "max_tokens": 2000, "temperature": 0.5, "top_p": 0.25, "system": "", **CACHE,
+        "stop_sequences": ["", "x"], "metadata": {"user_id": "u"}, "tool_choice": {"type": "any"},
+        "output_format": {"type": "json_schema", "schema": SCHEMA},
+        "messages": [
+            {"role": "user", "content": "hi", "id": "x"},
+            {"role": "user", "content": [
+                {"type": "image", "source": PNG, **CACHE},
+                {"type": "document", "source": {"type": "text", "data": "AA"}, **CACHE},
+                {"type": "search_result", "title": "t", "source": "s", "content": [], **CACHE},
+            ]},
+            {"role": "assistant", "content": [
+                {"type": "tool_use", "id": "1", "name": "f", "input": {}, "extra_content": {"x": 1},
+                 **CACHE},
+            ]},
+            {"role": "user", "content": [
+                {"type": "tool_result", "tool_use_id": "1", "content": "r", **CACHE},
+            ]},
+        ],
+        "tools": [
+            {"name": "f", "description": "d", "input_schema": SCHEMA, "strict": True, **CACHE},
+        ],
+    }, {
+        "model": "m", "max_completion_tokens": 2000, "temperature": 0.5, "top_p": 0.25, **CACHE,
+        "stop": ["x"], "user": "u", "tool_choice": "required",
+        "response_format": {"type": "json_schema", "json_schema": {
+            "name": "answer", "schema": SCHEMA, "strict": True}},
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "user", "content": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}, **CACHE},
+                {"type": "file", "file": {"file_data": "data:text/plain;base64,QUE=",
+                                          "filename": "document"}, **CACHE},
+                {"type": "text", "text": "t\ns", **CACHE},
+            ]},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"},
+                 "extra_content": {"x": 1}, **CACHE},
+            ]},
+            {"role": "tool", "tool_call_id": "1", "content": "r", **CACHE},
+        ],
+        "tools": [{"type": "function", "function": {
+            "name": "f", "description": "d", "strict": True, "parameters": SCHEMA}, **CACHE}],
+    }),
+    "responses": ({
+        "model": "m", "reasoning": {"effort": ""}, "text": {"format": {"type": "json_object"}},
+        "input": [
+            {"role": "user", "content": "hi", "id": "msg_1"},
+            {"type": "reasoning", "content": [{"text": "a"}], "summary": [{"text": "b"}],
+             "encrypted_content": "choreo.W3t9XQ=="},
+            {"role": "assistant", "content": "one"},
+            {"role": "assistant", "content": "two"},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"role": "assistant", "content": "three"},
+            {"type": "image_generation_call", "result": "AAAA"},
+            {"role": "user", "content": [
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {"type": "input_file", "file_url": "https://x/a.pdf"},
+            ]},
+        ],
+        "tools": [{"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}],
+        "tool_choice": {"type": "allowed_tools", "mode": "required",
+                        "tools": [{"type": "function", "name": "f"}]},
+    }, {
+        "model": "m", "response_format": {"type": "json_object"},
+        "messages": [
+            {"role": "user", "content": "hi"},
+            {"role": "assistant", "content": "one", "reasoning_content": "ab"},
+            {"role": "assistant", "content": "two", "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            ]},
+            {"role": "assistant", "content": "three"},
+            {"role": "assistant", "content": "", "images": [
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
+            ]},
+            {"role": "user", "content": [
+                {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+                {"type": "file", "file": {"file_data": "https://x/a.pdf", "filename": "file"}},
+            ]},
+        ],
+        "tools": [{"type": "function", "function": {
+            "name": "f", "parameters": SCHEMA, "strict": True}}],
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {
+            "mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]}},
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("route", TRANSLATED)
+def test_request_is_translated_member_by_member(forward: Forward, route: str) -> None:
+    body, expected = TRANSLATED[route]
+    assert forward(route, body) == {**expected, "stream": True, "stream_options": USAGE}
 
 
 @pytest.mark.parametrize("kind", ["azure", "groq", "mistral"])
-def test_strict_servers_receive_no_anthropic_members(
-    application: Callable[..., Application], kind: str
-) -> None:
-    body = body_for(application, kind, "m")
+def test_strict_servers_receive_no_anthropic_members(forward: Forward, kind: str) -> None:
+    body = forward("messages", PLAIN_MESSAGE, kind)
     assert [name for name in ONLY_ANTHROPIC if f'"{name}"' in json.dumps(body)] == []
     assert "reasoning_effort" not in body
     roles = [message["role"] for message in body["messages"]]
@@ -42,34 +147,31 @@ def test_strict_servers_receive_no_anthropic_members(
     assert body[limit] == 2000
 
 
-def test_thinking_becomes_a_reasoning_effort(application: Callable[..., Application]) -> None:
-    assert body_for(application, "azure", "gpt-5.1")["reasoning_effort"] == "low"
+def test_thinking_becomes_a_reasoning_effort(forward: Forward) -> None:
+    body = forward("messages", {**PLAIN_MESSAGE, "model": "gpt-5.1"}, "azure")
+    assert body["reasoning_effort"] == "low"
 
 
-def test_generic_servers_receive_anthropic_members(application: Callable[..., Application]) -> None:
+def test_generic_servers_receive_anthropic_members(forward: Forward) -> None:
     """vLLM ignores members that it does not know; gateways know these."""
-    body = json.dumps(body_for(application, "openai", "m"))
+    body = json.dumps(forward("messages", PLAIN_MESSAGE))
     assert all(f'"{name}"' in body for name in ONLY_ANTHROPIC)
     assert '{"type": "redacted_thinking", "data": "d"}' in body
 
 
-def test_file_without_a_name_gets_a_filename(application: Callable[..., Application]) -> None:
+def test_file_without_a_name_gets_a_filename(forward: Forward) -> None:
     """OpenAI's chat completions require it."""
     data = "data:application/pdf;base64,JVBERi0="
     part = {"type": "input_file", "file_data": data}
     body = {"model": "m", "input": [{"role": "user", "content": [part]}]}
-    with RawServer.playing(ANSWER) as upstream:
-        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
-        answer = call(application({"up": section}), "POST", "/v1/responses", body)
-        assert answer.status == 200, answer.body
-        (message,) = json.loads(upstream.requests[-1].body)["messages"]
+    (message,) = forward("responses", body)["messages"]
     assert message["content"] == [{"type": "file", "file": {"file_data": data, "filename": "file"}}]
 
 
 def test_failed_response_names_the_param(application: Callable[..., Application]) -> None:
     error = b'data: {"error":{"message":"why","code":400,"param":"input[0]"}}\n\n'
-    begun = CHUNK.replace(b'"stop"', b"null")
-    with RawServer.playing(ANSWER.replace(CHUNK, begun) + error) as upstream:
+    unfinished = CHUNK.replace(b'"stop"', b"null")
+    with RawServer.playing(ANSWER.replace(CHUNK, unfinished) + error) as upstream:
         section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
         body = {"model": "m", "input": "hi", "stream": True}
         frames = call(application({"up": section}), "POST", "/v1/responses", body).body
@@ -153,34 +255,29 @@ def test_rejects_members_that_would_change_the_answer(
         assert call(app, "POST", "/v1/messages/count_tokens", members).status == 200
 
 
-def test_chat_members_of_a_response_are_forwarded(application: Callable[..., Application]) -> None:
+def test_chat_members_of_a_response_are_forwarded(forward: Forward) -> None:
     members = {"stop": ["x"], "seed": 3, "frequency_penalty": 0.5, "presence_penalty": 0.25}
     members |= {"logit_bias": {"5": 1}, "top_k": 7, "reasoning_effort": "low"}
     members |= {"max_tokens": 9, "response_format": {"type": "json_object"}}
-    with RawServer.playing(ANSWER) as upstream:
-        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
-        app = application({"up": section})
-        body = {"model": "m", "input": "hi", **members}
-        assert call(app, "POST", "/v1/responses", body).status == 200
-        sent = json.loads(upstream.requests[-1].body)
+    members |= {"temperature": 0.5, "top_p": 0.25, "metadata": {"a": "b"}, "user": "u"}
+    members |= {"safety_identifier": "s", "prompt_cache_key": "k", "prompt_cache_retention": "24h"}
+    members |= {"prompt_cache_options": {"mode": "x"}, "service_tier": "flex"}
+    sent = forward("responses", {"model": "m", "input": "hi", **members})
     sent["max_tokens"] = sent.pop("max_completion_tokens", None) or sent["max_tokens"]
     assert {name: sent[name] for name in members} == members
 
 
-def test_tool_references_become_tool_names(application: Callable[..., Application]) -> None:
+def test_tool_references_become_tool_names(forward: Forward) -> None:
     """Claude's tool search returns references; other models have all tools anyway."""
     found = {"type": "tool_reference", "tool_name": "weather"}
     use = {"type": "tool_use", "id": "t", "name": "find", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "t", "content": [found]}
-    with RawServer.playing(ANSWER) as upstream:
-        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
-        body = {"model": "m", "max_tokens": 9, "messages": [
-            {"role": "user", "content": "hi"},
-            {"role": "assistant", "content": [use]},
-            {"role": "user", "content": [result]},
-        ]}  # fmt: skip
-        assert call(application({"up": section}), "POST", "/v1/messages", body).status == 200
-        *_, result = json.loads(upstream.requests[-1].body)["messages"]
+    body = {"model": "m", "max_tokens": 9, "messages": [
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": [use]},
+        {"role": "user", "content": [result]},
+    ]}  # fmt: skip
+    *_, result = forward("messages", body)["messages"]
     assert result["content"] == [{"type": "text", "text": "weather"}]
 
 
@@ -223,13 +320,10 @@ def test_generated_image_is_sent_back_as_in_chat(application: Callable[..., Appl
     ],
 )  # fmt: skip
 def test_empty_assistant_content_is_not_sent_as_null(
-    application: Callable[..., Application], route: str, member: str, item: Any
+    forward: Forward, route: str, member: str, item: Any
 ) -> None:
     """Chat accepts null only beside tool calls."""
     hello = {"role": "user", "content": "hi"}
-    with RawServer.playing(ANSWER) as upstream:
-        section = {"type": "groq", "models": "*", "base_url": upstream.url, "api_key": "k"}
-        body = {"model": "m", "max_tokens": 9, member: [hello, item, hello]}
-        assert call(application({"up": section}), "POST", f"/v1/{route}", body).status == 200
-        messages = json.loads(upstream.requests[-1].body)["messages"]
+    body = {"model": "m", "max_tokens": 9, member: [hello, item, hello]}
+    messages = forward(route, body, "groq")["messages"]
     assert [message["content"] for message in messages] == ["hi", "", "hi"]

@@ -212,10 +212,10 @@ const schema = {type: "object", properties: {city: {type: "string"}}, required: 
   console.log((await openai.responses.create({model: "m", input, tools})).output_text);
 }
 {
-  const begun = await openai.responses.create(
+  const started = await openai.responses.create(
     {model: "m", input: "hi", background: true, stream: true});
   let id, last;
-  for await (const event of begun) {
+  for await (const event of started) {
     id ??= event.response.id;
     last = event.sequence_number;
     if (last === 3) break;

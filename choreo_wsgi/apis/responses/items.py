@@ -65,16 +65,16 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
 def is_own_thinking(item: Mapping[str, Json], marks: Marks) -> bool:
     """Return whether *item* is reasoning whose ``encrypted_content`` this server wrote."""
     encrypted = item.get("encrypted_content") if kind_of(item) == "reasoning" else None
-    return whole(encrypted or "", marks).startswith(THINKING_PREFIX)
+    return isinstance(encrypted, str) and whole(encrypted, marks).startswith(THINKING_PREFIX)
 
 
 def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
     """Return *item* in the form of the list of input items; *id* completes a missing id."""
     content, kind = item.get("content"), kind_of(item)
     listed = {name: value for name, value in item.items() if value is not None}
-    if isinstance(content, str) and item["role"] == "assistant":
+    if isinstance(content, str) and item.get("role") == "assistant":
         listed["content"] = [{"type": "output_text", "text": content, "annotations": []}]
-    elif isinstance(content, str):
+    elif isinstance(content, str) and kind == "message":
         listed["content"] = [{"type": "input_text", "text": content}]
     prefix = {"message": "msg", "reasoning": "rs"}.get(kind, "item")
     return {"id": f"{prefix}_{id}", "type": kind, "status": "completed", **listed}

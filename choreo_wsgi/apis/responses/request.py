@@ -25,6 +25,7 @@ from ...chat.schema import (
     either,
     integer,
     mapping_of,
+    passes,
     text_or,
 )
 from ...errors import InvalidRequest
@@ -57,6 +58,7 @@ _ITEM = by_type(
     },
     kind_of,
 )
+_ITEMS = check_of([_ITEM])
 _CALLER_TOOLS = {
     "function": {"name!": filled, "description": str, "parameters": dict, "strict": bool},
     "custom": {"name!": filled, "description": str, "format": {"definition": str}},
@@ -149,6 +151,9 @@ def read_request(
                 param="previous_response_id",
                 code="previous_response_not_found",
             )
+        if past and not passes(_ITEMS, past):
+            text = "the previous response has items that this model cannot read"
+            raise InvalidRequest(text, param="previous_response_id")
         messages = messages_of(past or (), marks) + messages_of(items, marks)
         if system := fields.get("instructions"):
             messages.insert(0, {"role": "system", "content": system})

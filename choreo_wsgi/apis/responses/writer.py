@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...chat.aside import marks_in, parse_pieces, set_aside
 from ...chat.items import Json, Marks, ToolCall, Usage, dump
@@ -211,7 +211,7 @@ class ResponseWriter(BlockWriter):
     def passed(self, frames: bytes) -> None:
         """Continue the numbers, and the id, of *frames* that were forwarded from a provider."""
         if not (self._forwarded or self.fixed_id) and (found := _ID.search(frames)):
-            self.id = found[1].decode("ascii", "replace")
+            self.id = found[1].decode()
         self._forwarded = frames
 
     def fail(self, error: ChoreoError) -> bytes:
@@ -242,7 +242,7 @@ class ResponseWriter(BlockWriter):
         }
 
 
-def _logprobs(tokens: Iterable[Json], with_bytes: bool = True) -> list[Json]:
+def _logprobs(tokens: Json, with_bytes: bool = True) -> list[Json]:
     """Return the *tokens* of chat's ``logprobs``; events have them without bytes."""
 
     def convert(entry: Mapping[str, Json]) -> dict[str, Json]:
@@ -253,10 +253,13 @@ def _logprobs(tokens: Iterable[Json], with_bytes: bool = True) -> list[Json]:
         return result
 
     return [
-        {**convert(entry), "top_logprobs": list(map(convert, entry.get("top_logprobs") or ()))}
-        for entry in tokens
-        if isinstance(entry, dict)
+        {**convert(entry), "top_logprobs": list(map(convert, _objects(entry.get("top_logprobs"))))}
+        for entry in _objects(tokens)
     ]
+
+
+def _objects(value: Json) -> list[dict[str, Json]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _input(arguments: list[str], marks: Marks) -> str:
