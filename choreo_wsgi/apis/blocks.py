@@ -98,7 +98,7 @@ class BlockWriter(AnswerWriter):
             self._finish = item
         else:
             block = self._open_text
-            more = item.reasoning or item.refusal or item.extra or item.marks
+            more = item.reasoning or item.refusal or item.extra
             if block is None or block.kind != "text" or more or item.tool_calls or item.logprobs:
                 return b"".join([first, *self._delta_events(item)])
             return self._text_delta(block, item.text) if item.text else b""  # the usual case

@@ -209,6 +209,18 @@ def test_long_arguments_are_checked_only_by_a_blocking_receive() -> None:
     assert reply.receive(1) == b"" and reply.ended
 
 
+def test_arguments_in_long_and_short_pieces_are_joined() -> None:
+    text = json.dumps({"a": "b" * 600_000})
+    pieces = [text[:300_000], *(text[at : at + 1_000] for at in range(300_000, len(text), 1_000))]
+    items = [Delta(tool_calls=[ToolCall(0, "c", "f", piece)]) for piece in pieces]
+    reply = Answer(Batches([*items, Finish("tool_calls")]), document(), 1, "label")
+    block = b""
+    while not reply.ended:
+        block += reply.receive(1)
+    [choice] = json.loads(block)["choices"]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == text
+
+
 def message(*items: Item) -> Any:
     return document_of(Batches([*items, Finish()]))["choices"][0]["message"]
 

@@ -236,6 +236,12 @@ def test_delta_has_reasoning_refusal_and_extra_members() -> None:
     ]
 
 
+def test_chunk_has_the_logprobs_of_its_text() -> None:
+    assert encoded(Delta("t", logprobs={"content": [1]}))[1].endswith(
+        b'{"index":0,"delta":{"content":"t"},"finish_reason":null,"logprobs":{"content":[1]}}]}'
+    )
+
+
 def test_finish_chunk_has_the_extra_members_of_the_choice() -> None:
     last = encoded(Finish("stop", extra={"native_finish_reason": "end_turn"}))[-1]
     assert last.endswith(

@@ -732,6 +732,14 @@ def test_legacy_apis_check_their_members(api: str, members: dict[str, Any]) -> N
     assert str(raised.value.param).startswith(*members)
 
 
+def test_embeddings_accept_300_000_tokens_in_short_lists() -> None:
+    tokens = b"[" + b"7," * 29 + b"7],"
+    read = apis.load("embeddings").read
+    assert read(b'{"model":"m","input":[%b[7]]}' % (tokens * 10_000)).model == "m"
+    with pytest.raises(InvalidRequest, match="more than 320,000 values"):
+        read(b'{"model":"m","input":[%b[7]]}' % (tokens * 10_500))
+
+
 def test_chat_imports_no_other_api() -> None:
     """Their modules are imported by the first request to them."""
     script = """

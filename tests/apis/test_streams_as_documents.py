@@ -40,8 +40,8 @@ ITEMS: list[Item] = [
     Delta(refusal="No "),
     Delta(refusal="more."),
     Delta("Calls:"),
-    Delta(tool_calls=[ToolCall(0, "call_0", "weather", '{"city":', GOOGLE)]),
-    Delta(tool_calls=[ToolCall(0, arguments='"Oslo"}')]),
+    Delta(tool_calls=[ToolCall(0, "call_0", "weather", "", GOOGLE)]),
+    Delta(tool_calls=[ToolCall(0, arguments='{"city":"Oslo"}')]),
     Delta(tool_calls=[ToolCall(1, "call_1", "note", '{"input":"hi"}')]),
     Delta(tool_calls=[ToolCall(2, "call_2", "crm__find", "{")]),
     Delta(tool_calls=[ToolCall(2, arguments="}")]),
@@ -239,6 +239,7 @@ def content_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_message_events_match_the_document(fetch: Fetch) -> None:
     events, document = fetch("/v1/messages", *ITEMS, Finish("tool_calls"), USAGE)
+    assert all(event["delta"].get("partial_json") != "" for event in events if "delta" in event)
     assert content_of(events) == document["content"]
     thought, hidden, oslo, *texts = document["content"]
     assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
@@ -260,6 +261,21 @@ def test_message_events_match_the_document(fetch: Fetch) -> None:
     }
     assert document["usage"] == events[-2]["usage"] == usage
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+def test_call_ends_once_its_arguments_are_a_json_object(fetch: Fetch) -> None:
+    pieces = [(0, '{"a":{}'), (1, "{x}"), (0, "}"), (1, "!")]
+    items: list[Item] = [
+        Delta(tool_calls=[ToolCall(index, "c", "f", piece)]) for index, piece in pieces
+    ]
+    events, document = fetch("/v1/responses", *items, Delta("x"), Finish())
+    kinds = [(event["type"][21:], event["output_index"]) for event in events if "item" in event]
+    assert kinds == [
+        *(("added", 0), ("added", 1), ("done", 0)),
+        *(("added", 2), ("done", 2), ("done", 1)),
+    ]
+    calls = [item["arguments"] for item in document["output"][:2]]
+    assert calls == ['{"a":{}}', "{x}!"]
 
 
 def test_signed_thinking_without_deltas_is_a_block(fetch: Fetch) -> None:

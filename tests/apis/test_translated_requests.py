@@ -100,6 +100,7 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
             {"role": "user", "content": [
                 {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
                 {"type": "input_file", "file_url": "https://x/a.pdf"},
+                {"type": "input_image", "image_url": "https://x/a.png", "detail": None},
             ]},
         ],
         "tools": [{"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}],
@@ -120,6 +121,7 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
             {"role": "user", "content": [
                 {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
                 {"type": "file", "file": {"file_data": "https://x/a.pdf", "filename": "file"}},
+                {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
             ]},
         ],
         "tools": [{"type": "function", "function": {
@@ -308,6 +310,24 @@ def test_generated_image_is_sent_back_as_in_chat(application: Callable[..., Appl
         assert call(app, "POST", "/v1/responses", body).status == 200
         _, reply, _ = json.loads(upstream.requests[-1].body)["messages"]
     assert reply == {"role": "assistant", "content": "", "images": [picture]}
+
+
+def test_long_picture_is_returned_whole(application: Callable[..., Application]) -> None:
+    url = "data:image/png;base64," + "A" * 300_000
+    drawn = CHUNK.replace(
+        b'"content":"hi"', b'"images":[{"image_url":{"url":"%b"}}]' % url.encode()
+    )
+    with RawServer.playing(ANSWER.replace(CHUNK, drawn)) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        app = application({"up": section})
+        body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "draw"}]}
+        message = call(app, "POST", "/v1/chat/completions", body).json()["choices"][0]["message"]
+        assert message["images"][0]["image_url"]["url"] == url
+        body = {"model": "m", "input": "draw"}
+        (item,) = call(app, "POST", "/v1/responses", body).json()["output"]
+        events = call(app, "POST", "/v1/responses", {**body, "stream": True}).body
+    assert "data:image/png;base64," + item["result"] == url
+    assert events.count(item["result"].encode()) == 2  # of the item and of the response
 
 
 @pytest.mark.parametrize(
