@@ -263,12 +263,17 @@ def test_malformed_items_of_a_stored_response_continue_only_natively(native: Mak
         assert len(client.responses.input_items.list(id).data) == 7
 
 
-def test_items_with_an_unknown_content_are_listed(native: Make) -> None:
+def test_items_are_listed_with_ids_and_content_in_parts(native: Make) -> None:
+    """A text that is the content of no message, which is unknown, stays a text."""
+    reasoning = {"type": "reasoning", "summary": []}
     result = {"type": "function_call_output", "call_id": "1", "output": "x", "content": "y"}
-    input: Any = [{"role": "user", "content": "hi"}, result]
+    input: Any = [{"role": "assistant", "content": "hi"}, reasoning, result]
     with openai.OpenAI(base_url=f"{native('openai', b'').url}/v1", api_key="k") as client:
         id = client.responses.create(model="echo", input=input, store=True).id
-        assert client.responses.input_items.list(id).data[0].to_dict().items() >= result.items()
+        items = [item.to_dict() for item in client.responses.input_items.list(id).data]
+    assert [str(item["id"]).partition("_")[0] for item in items] == ["item", "rs", "msg"]
+    assert items[0].items() >= {**result, "status": "completed"}.items()
+    assert items[2]["content"] == [{"type": "output_text", "text": "hi", "annotations": []}]
 
 
 def test_event_with_several_data_lines_is_forwarded(native: Make) -> None:
@@ -644,9 +649,11 @@ def test_counting_and_compacting_are_forwarded_or_estimated_or_rejected(native: 
     with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
         assert client.responses.input_tokens.count(model="alias", input="hi").input_tokens == 14
         assert made.sent[1] == {"model": "real", "input": "hi"}
+        streamed: Any = {"extra_body": {"stream": True}}
+        count = client.responses.input_tokens.count
+        assert count(model="real", input="hi", **streamed).input_tokens == 14
         answer = client.responses.compact(model="alias", input="hi")
         assert (answer.id, answer.usage.total_tokens) == ("cmp_1", 10)
-        count = client.responses.input_tokens.count
         assert count(model="echo", input="x" * 400, instructions="y" * 40).input_tokens == 115
         assert 1600 < count(model="echo", input=items).input_tokens < 1620
         with pytest.raises(openai.BadRequestError, match="send the whole input") as raised:

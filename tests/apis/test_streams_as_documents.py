@@ -263,19 +263,24 @@ def test_message_events_match_the_document(fetch: Fetch) -> None:
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
 
 
+def test_input_tokens_are_not_negative(fetch: Fetch) -> None:
+    _, document = fetch("/v1/messages", Finish(), Usage(3, 1, 2, 2))
+    assert document["usage"]["input_tokens"] == 0
+
+
 def test_call_ends_once_its_arguments_are_a_json_object(fetch: Fetch) -> None:
-    pieces = [(0, '{"a":{}'), (1, "{x}"), (0, "}"), (1, "!")]
+    pieces = [(0, '{"a":{}'), (1, "{x}"), (2, "{}"), (0, "}"), (1, "!")]
     items: list[Item] = [
         Delta(tool_calls=[ToolCall(index, "c", "f", piece)]) for index, piece in pieces
     ]
     events, document = fetch("/v1/responses", *items, Delta("x"), Finish())
     kinds = [(event["type"][21:], event["output_index"]) for event in events if "item" in event]
     assert kinds == [
-        *(("added", 0), ("added", 1), ("done", 0)),
-        *(("added", 2), ("done", 2), ("done", 1)),
+        *(("added", 0), ("added", 1), ("added", 2), ("done", 2), ("done", 0)),
+        *(("added", 3), ("done", 3), ("done", 1)),
     ]
-    calls = [item["arguments"] for item in document["output"][:2]]
-    assert calls == ['{"a":{}}', "{x}!"]
+    calls = [item["arguments"] for item in document["output"][:3]]
+    assert calls == ['{"a":{}}', "{x}!", "{}"]
 
 
 def test_signed_thinking_without_deltas_is_a_block(fetch: Fetch) -> None:

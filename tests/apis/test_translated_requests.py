@@ -102,6 +102,8 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
                 {"type": "input_file", "file_url": "https://x/a.pdf"},
                 {"type": "input_image", "image_url": "https://x/a.png", "detail": None},
             ]},
+            {"type": "function_call", "call_id": "2", "name": "f", "arguments": "{}"},
+            {"role": "assistant", "content": "four"},
         ],
         "tools": [{"type": "function", "name": "f", "parameters": SCHEMA, "strict": True}],
         "tool_choice": {"type": "allowed_tools", "mode": "required",
@@ -123,6 +125,10 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
                 {"type": "file", "file": {"file_data": "https://x/a.pdf", "filename": "file"}},
                 {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
             ]},
+            {"role": "assistant", "content": None, "tool_calls": [
+                {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+            ]},
+            {"role": "assistant", "content": "four"},
         ],
         "tools": [{"type": "function", "function": {
             "name": "f", "parameters": SCHEMA, "strict": True}}],
@@ -185,7 +191,9 @@ def test_failed_response_names_the_param(application: Callable[..., Application]
     )
 
 
-def test_parallel_tool_calls_needs_tools(application: Callable[..., Application]) -> None:
+def test_parallel_tool_calls_needs_tools(
+    application: Callable[..., Application], forward: Forward
+) -> None:
     """OpenAI's chat accepts the member only together with tools."""
     body = {"model": "m", "input": "hi", "parallel_tool_calls": False, "tool_choice": "auto"}
     with RawServer.playing(ANSWER) as upstream:
@@ -193,6 +201,10 @@ def test_parallel_tool_calls_needs_tools(application: Callable[..., Application]
         answer = call(application({"up": section}), "POST", "/v1/responses", body)
         assert answer.json()["parallel_tool_calls"] is False
         sent = json.loads(upstream.requests[-1].body)
+    assert sent.keys().isdisjoint(("parallel_tool_calls", "tool_choice", "tools"))
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    message = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    sent = forward("messages", {**message, "tool_choice": choice})
     assert sent.keys().isdisjoint(("parallel_tool_calls", "tool_choice", "tools"))
 
 
@@ -204,6 +216,11 @@ def test_error_names_no_path_of_the_chat_request(application: Callable[..., Appl
     answer = call(application({"up": section}), "POST", "/v1/messages", body)
     assert answer.status == 400
     assert answer.json()["error"]["message"].startswith("messages: bedrock ")
+    part = {"type": "input_image", "image_url": "https://site.example/a.png"}
+    body = {"model": body["model"], "input": [{"role": "user", "content": [part]}]}
+    assert (
+        call(application({"up": section}), "POST", "/v1/responses", body).error["param"] == "input"
+    )
 
 
 def test_error_names_the_param_of_the_callers_api(application: Callable[..., Application]) -> None:
@@ -310,6 +327,17 @@ def test_generated_image_is_sent_back_as_in_chat(application: Callable[..., Appl
         assert call(app, "POST", "/v1/responses", body).status == 200
         _, reply, _ = json.loads(upstream.requests[-1].body)["messages"]
     assert reply == {"role": "assistant", "content": "", "images": [picture]}
+
+
+def test_lone_surrogate_in_arguments_is_escaped(application: Callable[..., Application]) -> None:
+    function = {"name": "f", "arguments": '{"a":"\ud800"}'}
+    calls = json.dumps([{"index": 0, "id": "c", "type": "function", "function": function}])
+    called = CHUNK.replace(b'"content":"hi"', b'"tool_calls":' + calls.encode())
+    with RawServer.playing(ANSWER.replace(CHUNK, called)) as upstream:
+        section = {"type": "openai", "models": "*", "base_url": upstream.url, "api_key": "k"}
+        body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+        message = call(application({"up": section}), "POST", "/v1/messages", body).json()
+    assert message["content"][0]["input"] == {"a": "\ud800"}
 
 
 def test_long_picture_is_returned_whole(application: Callable[..., Application]) -> None:
