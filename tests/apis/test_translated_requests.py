@@ -88,6 +88,7 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
     }),
     "responses": ({
         "model": "m", "reasoning": {"effort": ""}, "text": {"format": {"type": "json_object"}},
+        "parallel_tool_calls": False,
         "input": [
             {"role": "user", "content": "hi", "id": "msg_1"},
             {"type": "reasoning", "content": [{"text": "a"}], "summary": [{"text": "b"}],
@@ -109,7 +110,7 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
         "tool_choice": {"type": "allowed_tools", "mode": "required",
                         "tools": [{"type": "function", "name": "f"}]},
     }, {
-        "model": "m", "response_format": {"type": "json_object"},
+        "model": "m", "response_format": {"type": "json_object"}, "parallel_tool_calls": False,
         "messages": [
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "one", "reasoning_content": "ab"},
