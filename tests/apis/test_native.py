@@ -137,6 +137,21 @@ def test_our_own_encrypted_reasoning_is_not_sent_to_openai(native: Make) -> None
         assert made.sent[1]["input"] == [input[0], own, plain]
 
 
+def test_past_reasoning_that_openai_cannot_read_is_left_out(native: Make) -> None:
+    made = native("openai", HEAD + frames(*EVENTS))
+    hello = {"role": "user", "content": "hi"}
+    sealed = {"type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    open_one = {"type": "reasoning", "summary": [], "content": [{"type": "text", "text": "so"}]}
+    others = [{"type": "reasoning", "summary": []}, {**sealed, "encrypted_content": "choreo.W3t9"}]
+    input: Any = [hello, sealed, open_one, *others]
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        id = client.responses.create(model="echo", input=input, store=True).id
+    create_response(made.url, input="go", previous_response_id=id, stream=True)
+    *past, answer, new = made.sent[1]["input"]
+    assert (past, answer["type"]) == ([hello, sealed, open_one], "message")
+    assert new == {"role": "user", "content": "go"}
+
+
 def test_stored_prompt_requires_no_input(native: Make) -> None:
     made = native("openai", HEAD + frames(*EVENTS))
     create_response(made.url, stream=True, input=openai.omit, prompt={"id": "pmpt_1"})
@@ -215,6 +230,8 @@ def test_stored_response_is_resumed_by_our_numbers(native: Make, sent: Any) -> N
         ]
         assert [event["type"] for event in events] == [event["type"] for event in sent]
         assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        body = {"model": "real", "input": "hi", "stream": True, "store": False}
+        assert made.sent[1] == body
         response: Any = events[0]["response"]
         for after in range(len(events) - 1):
             rest = api.retrieve(response["id"], stream=True, starting_after=after)

@@ -9,7 +9,7 @@ import pytest
 from official import RESPONSE_EVENT, events_of, judge
 
 from choreo_wsgi import apis
-from choreo_wsgi.apis.responses.log import failed_event, read_events
+from choreo_wsgi.apis.responses.log import error_event, failed_event, read_events
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.errors import ProducerLost
 
@@ -28,6 +28,13 @@ def test_lost_response_fails_with_its_output_so_far() -> None:
     thought, message = failed["response"]["output"]
     assert (thought["status"], message["status"]) == ("completed", "incomplete")
     assert message["content"][0]["text"] == "Oslo 3"
+
+
+def test_error_event_has_the_code_of_the_error() -> None:
+    (event,) = events_of(error_event(ProducerLost("gone"), 7))
+    judge(RESPONSE_EVENT, event)
+    expected = {"type": "error", "code": "producer_lost", "message": "gone", "param": None}
+    assert event == {**expected, "sequence_number": 7}
 
 
 def first_events(item: dict[str, Any], part: dict[str, Any] | None = None) -> list[dict[str, Any]]:
