@@ -65,7 +65,9 @@ LINE = {
 }
 
 
-def answer(type: str, body: bytes, piece: int, label: str = "application/json") -> list[Any]:
+def answer(
+    type: str, body: bytes, piece: int, label: str = "application/json", **more: Any
+) -> list[Any]:
     """Return the chunks for *body*, received in pieces of that length."""
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
     provider.close()
@@ -74,7 +76,7 @@ def answer(type: str, body: bytes, piece: int, label: str = "application/json") 
     pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
     provider.client = Playback(200, headers, pieces)
     model = MODELS[type]
-    reply = provider.answer(request(model, stream=True), ChunkWriter(Identity(model), True))
+    reply = provider.answer(request(model, stream=True, **more), ChunkWriter(Identity(model), True))
     frames = b""
     while not reply.ended:
         frames += reply.receive(0)

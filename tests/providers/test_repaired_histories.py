@@ -274,6 +274,25 @@ def test_gives_every_call_a_result(type: str, messages: list[dict[str, Any]]) ->
     assert list(members(following, name)) == ["c1", "c2"]
 
 
+def test_only_gemini_3_needs_a_signature_of_calls() -> None:
+    foreign = "skip_thought_signature_validator"
+    signed = {**call("c2"), "extra_content": {"google": {"thought_signature": "s"}}}
+    for model, second, signatures in (
+        ("gemini-3-pro", call("c2"), [foreign]),
+        ("gemini-3-pro", signed, ["s"]),
+        ("gemini-2.5-pro", call("c2"), []),
+    ):
+        body = sent("gemini", model=model, messages=[USER, calling(call(), second), result()])
+        assert list(members(body, "thoughtSignature")) == signatures
+
+
+def test_the_signature_of_a_message_is_that_of_its_last_text() -> None:
+    parts = [{"type": "text", "text": text} for text in "ab"]
+    signed = {"extra_content": {"google": {"thought_signature": "s"}}}
+    body = sent("gemini", messages=[USER, {"role": "assistant", "content": parts, **signed}, USER])
+    assert body["contents"][1]["parts"] == [{"text": "a"}, {"text": "b", "thoughtSignature": "s"}]
+
+
 def test_adds_a_text_to_a_lone_document() -> None:
     part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
     body = sent("bedrock", messages=[{"role": "user", "content": [part]}])

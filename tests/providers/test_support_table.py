@@ -136,6 +136,8 @@ REJECTED: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"reasoning_effort": "ultra"}, "reasoning_effort"),
     ("gemini", {"reasoning_effort": "ultra"}, "reasoning_effort"),
     ("ollama", {"reasoning_effort": "ultra"}, "reasoning_effort"),
+    ("gemini", {"model": "gemini-2.0-flash", "reasoning_effort": "low"}, "reasoning_effort"),
+    ("anthropic", {"model": "claude-3-haiku", "reasoning_effort": "low"}, "reasoning_effort"),
     ("anthropic", {"top_k": "many"}, "top_k"),
     ("local", {"top_k": 0}, "top_k"),
     ("ollama", {"thinking": []}, "thinking"),
@@ -253,6 +255,31 @@ def test_anthropic_thinking_depends_on_model_and_effort(
     else:
         assert found is None
     assert body["max_tokens"] == limit
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "thinking"),
+    [
+        ("gemini-2.5-pro", {"reasoning_effort": "low"}, (True, 1024)),
+        ("gemini-2.5-pro", {"reasoning_effort": "minimal"}, (True, 128)),
+        ("gemini-2.5-flash", {"reasoning_effort": "max"}, (True, 24576)),
+        ("gemini-2.5-flash", {"reasoning_effort": "none"}, (False, 0)),
+        ("gemini-2.5-pro", {"reasoning_effort": "none"}, (False, 128)),
+        ("gemini-2.5-pro", {"thinking": {"budget_tokens": 5000}}, (True, 5000)),
+        ("gemini-2.5-pro", {"thinking": {"budget_tokens": 5}}, (True, 128)),
+        ("gemini-3-pro", {"reasoning_effort": "max"}, (True, "HIGH")),
+        ("gemini-3-pro", {"reasoning_effort": "none"}, (False, "LOW")),
+    ],
+)
+def test_gemini_thinking_depends_on_model_and_effort(
+    model: str, more: dict[str, Any], thinking: tuple[bool, Any]
+) -> None:
+    config = sent("gemini", model=model, **more)["generationConfig"]["thinkingConfig"]
+    assert tuple(config.values()) == thinking
+
+
+def test_safety_identifier_precedes_user() -> None:
+    assert sent("anthropic", safety_identifier="s", user="u")["metadata"] == {"user_id": "s"}
 
 
 @pytest.mark.parametrize(

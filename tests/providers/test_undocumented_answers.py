@@ -42,6 +42,7 @@ GOOD = [
     ("anthropic", json.dumps([START, TEXT, STOP, END]).encode()),
     ("anthropic", lines(START, TEXT, STOP, END)),
     ("anthropic", b'{"type":"message","content":"a","stop_reason":"end_turn"}'),
+    ("anthropic", events(START, TEXT, STOP, END, TEXT)),
     ("gemini", events(response({"text": "a"}, reason="stop")) + b"data: [DONE]\n\n"),
     ("gemini", lines(response({"text": "a"}))),
     ("gemini", events(response({"text": "a"}, error=None, promptFeedback=None))),
@@ -54,9 +55,27 @@ GOOD = [
 
 @pytest.mark.parametrize(("type", "body"), GOOD)
 def test_reads_text_in_undocumented_forms(type: str, body: bytes) -> None:
-    choices = [one for chunk in answer(type, body, 1) for one in chunk["choices"]]
-    assert "".join(one["delta"].get("content") or "" for one in choices) == "a"
-    assert choices[-1]["finish_reason"] == "stop"
+    for size in (1, len(body)):
+        choices = [one for chunk in answer(type, body, size) for one in chunk["choices"]]
+        assert "".join(one["delta"].get("content") or "" for one in choices) == "a"
+        assert choices[-1]["finish_reason"] == "stop"
+
+
+PIECES = {
+    "anthropic": events(START, TEXT, TEXT, STOP, END),
+    "gemini": events(response({"text": "a"}, reason=""), response({"text": "a"})),
+    "ollama": lines(line("a"), line("a", True)),
+}
+
+
+@pytest.mark.parametrize("type", PIECES)
+def test_limits_of_the_provider_are_not_applied_again(type: str) -> None:
+    choices = [
+        one
+        for chunk in answer(type, PIECES[type], 1000, max_tokens=1, stop=["a"])
+        for one in chunk["choices"]
+    ]
+    assert "".join(one["delta"].get("content") or "" for one in choices) == "aa"
 
 
 BAD = [
@@ -292,6 +311,41 @@ def test_merges_the_sources_of_all_chunks_of_a_candidate() -> None:
     assert finish["groundingMetadata"] == {"found": ["y"]}
 
 
+def test_counts_stay_when_later_metadata_has_none() -> None:
+    counts = {"promptTokenCount": 3, "candidatesTokenCount": 4}
+    first = response({"text": "a"}, reason="", usageMetadata=counts)
+    last = response({"text": "b"}, usageMetadata={"trafficType": "ON_DEMAND"})
+    assert answer("gemini", events(first, last), 1000)[-1]["usage"]["total_tokens"] == 7
+
+
+def test_images_of_thoughts_are_dropped() -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "aaaa"}}
+    parts = [{"thought": True, **image}, {"text": "a", "functionCall": {"name": "f"}}]
+    deltas = [
+        choice["delta"]
+        for chunk in answer("gemini", events(response(*parts)), 1000)
+        for choice in chunk["choices"]
+    ]
+    assert not any("images" in delta for delta in deltas)
+    assert any(delta.get("content") == "a" for delta in deltas)
+    assert any("tool_calls" in delta for delta in deltas)
+
+
+def test_items_belong_to_their_candidate() -> None:
+    image = {"inlineData": {"mimeType": "image/png", "data": "aaaa"}}
+    sent = {"candidates": [{"index": 1, "content": {"parts": [image, {"text": "a"}]}}]}
+    items: list[Any] = GeminiTranslator(2).receive_data(events(sent))
+    assert [item.index for item in items] == [1, 1]
+
+
+@pytest.mark.parametrize("index", [-1, 1, 0.5])
+def test_rejects_candidates_that_were_not_requested(index: Any) -> None:
+    sent = response({"text": "a"})
+    sent["candidates"][0]["index"] = index
+    with pytest.raises(ChoreoError, match="not requested"):
+        answer("gemini", events(sent), 1000)
+
+
 def test_lines_that_are_no_events_take_little_memory() -> None:
     """They are kept to find an error in them, which is short."""
     translator = GeminiTranslator()
@@ -318,6 +372,14 @@ def test_a_repeated_stop_sends_its_refusal_once() -> None:
     chunks = answer("anthropic", events(START, stop, stop, END), 1000)
     deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
     assert [delta["refusal"] for delta in deltas if delta.get("refusal")] == ["no"]
+
+
+def test_a_whole_message_keeps_its_stop_sequence_and_details() -> None:
+    message = {"type": "message", "content": [], "stop_reason": "refusal", "stop_sequence": "X"}
+    body = json.dumps({**message, "stop_details": {"explanation": "no"}}).encode()
+    choices = [one for chunk in answer("anthropic", body, 1000) for one in chunk["choices"]]
+    assert [one["delta"]["refusal"] for one in choices if "refusal" in one["delta"]] == ["no"]
+    assert choices[-1]["stop_sequence"] == "X"
 
 
 def test_a_null_count_keeps_the_earlier_one() -> None:

@@ -93,7 +93,7 @@ class GeminiTranslator(EventTranslator):
                 raise stream_error(body["error"])
             reason = text((body.get("promptFeedback") or {}).get("blockReason"))
             if reason and reason != "BLOCKED_REASON_UNSPECIFIED":
-                self._reasons = dict.fromkeys(range(self._n), reason) | self._reasons
+                self._reasons = dict.fromkeys(range(self._n), reason)
                 self._block_reason = reason
             if body.keys().isdisjoint(_MEMBERS) and (found := find_error(body)) is not None:
                 raise provider_error(found)
@@ -131,7 +131,7 @@ class GeminiTranslator(EventTranslator):
         self.ended = True
         for index, signature in self._signatures.items():
             items.append(Delta(index=index, extra=_signature_member(signature)))
-        items += [self._finish(index, reason) for index, reason in sorted(self._reasons.items())]
+        items += [self._finish(index, reason) for index, reason in self._reasons.items()]
         return [*items, usage] if (usage := self.usage) else items
 
     def _candidate(self, candidate: dict[str, Json], items: list[Item]) -> None:
