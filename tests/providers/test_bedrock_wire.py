@@ -18,6 +18,7 @@ from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import (
     ChoreoError,
+    ProviderError,
     ProviderNotConfigured,
     UpstreamInvalid,
     UpstreamTruncated,
@@ -71,17 +72,34 @@ def test_an_answer_cut_inside_its_last_event_is_truncated() -> None:
         translator.end()
 
 
-def test_joins_an_image_sent_in_pieces() -> None:
+def picture(index: int, form: str | None, *pieces: bytes) -> bytes:
+    """Return the events of an image in block *index*, which stops twice."""
+    data = event("contentBlockStart", contentBlockIndex=index, start={"image": {"format": form}})
+    for piece in pieces:
+        delta = {"image": {"source": {"bytes": b64encode(piece).decode()}}}
+        data += event("contentBlockDelta", contentBlockIndex=index, delta=delta)
+    return data + 2 * event("contentBlockStop", contentBlockIndex=index)
+
+
+def test_joins_the_pieces_of_each_image() -> None:
     """Each piece is base64 with its own padding."""
-    reader = BedrockTranslator()
-    data = event("contentBlockStart", contentBlockIndex=1, start={"image": {"format": "jpeg"}})
-    for piece in (b"a", b"bc"):
-        source = {"bytes": b64encode(piece).decode()}
-        data += event("contentBlockDelta", contentBlockIndex=1, delta={"image": {"source": source}})
-    data += 2 * event("contentBlockStop", contentBlockIndex=1)  # the second changes nothing
-    url = "data:image/jpeg;base64," + b64encode(b"abc").decode()
-    image = {"index": 0, "type": "image_url", "image_url": {"url": url}}
-    assert reader.receive_data(data) == [Delta(extra={"images": [image]})]
+    received = BedrockTranslator().receive_data(
+        picture(1, "jpeg", b"a", b"bc") + picture(2, None, b"d")
+    )
+    images = [
+        {"index": at, "type": "image_url", "image_url": {"url": f"data:image/{form};base64,{data}"}}
+        for at, (form, data) in enumerate([("jpeg", "YWJj"), ("png", "ZA==")])
+    ]
+    assert received == [Delta(extra={"images": [image]}) for image in images]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"), [({"message": "too vague"}, "too vague"), ({"code": 1}, "no reason")]
+)
+def test_an_image_that_failed_is_an_error(error: Any, words: str) -> None:
+    failed = event("contentBlockDelta", contentBlockIndex=0, delta={"image": {"error": error}})
+    with pytest.raises(ProviderError, match=words):
+        BedrockTranslator().receive_data(failed)
 
 
 # -- signatures ----------------------------------------------------------------------------
@@ -98,8 +116,9 @@ def without_aws(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.Monke
     return monkeypatch
 
 
-def signed_request(model: str = "anthropic.claude-v1:0") -> HTTPRequest:
-    provider = Bedrock("bedrock", {"region": "eu-west-1"}, Settings())
+def signed_request(model: str = "anthropic.claude-v1:0", **options: str) -> HTTPRequest:
+    provider = Bedrock("bedrock", {"region": "eu-west-1", **options}, Settings())
+    assert provider.blocking  # to look credentials up takes time
     messages = [{"role": "user", "content": "hi"}]
     try:
         return provider.signed(provider.encode(ChatRequest(model, messages, {"model": model})))
@@ -148,6 +167,22 @@ def test_signature_matches_aws_description(without_aws: pytest.MonkeyPatch) -> N
     assert key.hex() == signature
 
 
+def test_signs_with_the_profile_of_the_section(
+    without_aws: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    profiles = "".join(
+        f"[{name}]\naws_access_key_id={name}\naws_secret_access_key=s\n"
+        for name in ("default", "work")
+    )
+    (tmp_path / "credentials").write_text(profiles)
+    for name, options in (("default", {}), ("work", {"profile": "work"})):
+        assert f"Credential={name}/" in signed_request(**options).headers["authorization"]
+
+
+def test_a_bearer_token_needs_no_blocking_lookup() -> None:
+    assert not Bedrock("bedrock", {"api_key": "k"}, Settings()).blocking
+
+
 def test_missing_credentials_raise_provider_not_configured(without_aws: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProviderNotConfigured, match="AWS_BEARER_TOKEN_BEDROCK"):
         signed_request()
@@ -159,6 +194,14 @@ def test_missing_credentials_raise_provider_not_configured(without_aws: pytest.M
         ({}, {}),
         ({"AWS_REGION": "eu-west-1"}, {}),
         ({"AWS_ACCESS_KEY_ID": "a"}, {}),
+        (
+            {
+                "AWS_BEARER_TOKEN_BEDROCK": "t",
+                "AWS_REGION": "eu-west-1",
+                "AWS_DEFAULT_REGION": "us-west-2",
+            },
+            {"api_key": "t", "region": "eu-west-1"},
+        ),
         (
             {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"},
             {"region": "us-east-1"},

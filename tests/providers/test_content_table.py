@@ -156,6 +156,23 @@ def test_sends_cache_control_from_every_place(type: str, place: str) -> None:
     assert '"1h"' in body
 
 
+def test_bedrock_gets_one_cache_point_with_a_known_ttl() -> None:
+    mark = {"cache_control": {"type": "ephemeral", "ttl": "2h"}}
+    content = [{"type": "text", "text": "long", **mark}]
+    body = json.dumps(sent("bedrock", messages=messages_with("user", content), **mark))
+    assert body.count("cachePoint") == 1 and "2h" not in body
+
+
+def test_the_result_has_the_cache_control_of_its_parts() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{DATA}"}}
+    content = [{"type": "text", "text": "look", **mark}, image]
+    body = sent("anthropic", messages=messages_with("tool", content))
+    (result,) = body["messages"][2]["content"]
+    assert mark.items() <= result.items()
+    assert "cache_control" not in json.dumps(result["content"])
+
+
 CORRECTED = [
     ("data:image/jpg;base64,/9j/4AAQ", "image/jpeg"),
     ("DATA:IMAGE/PNG;BASE64,iVBORw0KGgo=", "image/png"),

@@ -86,14 +86,20 @@ def test_rejects_an_event_over_max_event_bytes(dialect: Dialect) -> None:
 
 
 @pytest.mark.parametrize(
-    ("type", "path", "body"),
+    ("type", "path", "body", "model"),
     [
-        ("anthropic", "/v1/messages", {"messages": [{"role": "user", "content": "x"}]}),
-        ("openai", "/v1/responses", {"input": "x"}),
+        ("anthropic", "/v1/messages", {"messages": [{"role": "user", "content": "x"}]}, "m"),
+        (
+            "bedrock",
+            "/v1/messages",
+            {"messages": [{"role": "user", "content": "x"}]},
+            "anthropic.m",
+        ),
+        ("openai", "/v1/responses", {"input": "x"}, "m"),
     ],
 )
 def test_rejects_a_forwarded_event_over_max_event_bytes(
-    type: str, path: str, body: dict[str, Any]
+    type: str, path: str, body: dict[str, Any], model: str
 ) -> None:
     dialect = DIALECTS[type]
     with RawServer() as upstream:
@@ -104,9 +110,16 @@ def test_rejects_a_forwarded_event_over_max_event_bytes(
             {"max_event_bytes": "4096"}, {"provider p": {"type": type, **options}}
         )
         with harness.Server(app) as server, server.connect() as client:
-            client.request("POST", path, {"model": "p/m", "stream": True, "max_tokens": 9, **body})
+            client.request(
+                "POST", path, {"model": f"p/{model}", "stream": True, "max_tokens": 9, **body}
+            )
             call = upstream.call()
-            call.head(kind=dialect.kind).body(b'event: x\ndata: {"type": "' + b"y" * 200_000)
+            data = (
+                dialect.text("y" * 200_000)
+                if type == "bedrock"
+                else b'event: x\ndata: {"type": "' + b"y" * 200_000
+            )
+            call.head(kind=dialect.kind).body(data[:-100])
             assert client.read_answer().status == 502
             assert call.is_left()
         app.close()

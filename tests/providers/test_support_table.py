@@ -154,6 +154,7 @@ REJECTED: list[tuple[str, dict[str, Any], str]] = [
         {"messages": [{"role": "assistant", "content": "hi", "thinking_blocks": ["x"]}]},
         "messages[0].thinking_blocks[0]",
     ),
+    ("bedrock", {"model": "openai.gpt-oss-120b-1:0", "top_k": 5}, "top_k"),
     (
         "bedrock",
         part("image_url", {"url": "data:image/tiff;base64,YQ=="}),
@@ -278,6 +279,28 @@ def test_gemini_thinking_depends_on_model_and_effort(
     assert tuple(config.values()) == thinking
 
 
+@pytest.mark.parametrize(
+    ("type", "name"), [("anthropic", "output_config"), ("bedrock", "outputConfig")]
+)
+def test_an_effort_is_sent_beside_a_schema(type: str, name: str) -> None:
+    model = "anthropic.claude-opus-4-6" if type == "bedrock" else "claude-opus-4-6"
+    more = SAMPLES["response_format"] | SAMPLES["thinking"]
+    body = sent(type, model=model, reasoning_effort="low", **more)
+    assert body[name]["effort"] == "low" and len(body[name]) == 2
+    thinking = body.get("thinking") or body["additionalModelRequestFields"]["thinking"]
+    assert thinking == more["thinking"]  # not that of the effort
+
+
+def test_bedrock_sends_the_sampling_and_schema_of_other_models() -> None:
+    schema = {"name": "n", "description": "d", "schema": {}}
+    form = {"type": "json_schema", "json_schema": schema}
+    values = {"temperature": 1, "top_p": 0.5}
+    body = sent("bedrock", model="meta.llama4", response_format=form, **values)
+    assert body["inferenceConfig"] == {"temperature": 1, "topP": 0.5}
+    found = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
+    assert (found["name"], found["description"]) == ("n", "d")
+
+
 def test_safety_identifier_precedes_user() -> None:
     assert sent("anthropic", safety_identifier="s", user="u")["metadata"] == {"user_id": "s"}
 
@@ -288,5 +311,6 @@ def test_safety_identifier_precedes_user() -> None:
 )
 def test_drops_temperature_with_a_thinking_budget(type: str, model: str) -> None:
     assert "temperature" in json.dumps(sent(type, model=model, temperature=0.5))
-    body = json.dumps(sent(type, model=model, temperature=0.5, reasoning_effort="low"))
-    assert "budget_tokens" in body and "temperature" not in body
+    more = {"temperature": 0.5, "reasoning_effort": "low", "stop": ["END"]}
+    body = json.dumps(sent(type, model=model, **more))
+    assert "budget_tokens" in body and "temperature" not in body and "END" in body

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from adapter_requests import MODELS
+from aws_events import encode
 from test_bedrock_wire import event
 from test_documents_unfolded import answer
 from work import traced
 
-from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
+from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
 from choreo_wsgi.providers.gemini.answer import GeminiTranslator
+from choreo_wsgi.providers.ollama import OllamaTranslator
 
 START = {"type": "message_start", "message": {"usage": {"input_tokens": "3"}}}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
@@ -78,10 +82,32 @@ def test_limits_of_the_provider_are_not_applied_again(type: str) -> None:
     assert "".join(one["delta"].get("content") or "" for one in choices) == "aa"
 
 
+LONG = {**TEXT, "delta": {"type": "text_delta", "text": "a" * 300}}
+PLAIN = json.dumps(LONG, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "limit"),
+    [
+        (AnthropicTranslator, b"event: content_block_delta\ndata: %b\n\n" % PLAIN, 300),
+        (OllamaTranslator, b"x" * 301, 300),
+    ],
+)
+def test_rejects_an_event_over_the_limit(
+    make: Callable[[int], Any], data: bytes, limit: int
+) -> None:
+    make(len(data)).receive_data(data)
+    with pytest.raises(UpstreamInvalid, match="longer than"):
+        make(limit).receive_data(data)
+
+
 BAD = [
     ("anthropic", events({"error": {"message": "busy", "code": 429}})),
     ("anthropic", b'event: error\ndata: {"detail":"busy"}\n\n'),
     ("anthropic", b"busy"),
+    ("anthropic", events({"type": "error", "message": "busy"})),
+    ("bedrock", encode({":message-type": "error", ":error-code": "busy"}, b"")),
+    ("bedrock", encode({":message-type": "exception", ":exception-type": "busy"}, b"{}")),
     ("gemini", events({"detail": "busy"})),
     ("gemini", events(response({"text": "a"})) + b'data: {"error":"busy"}\n\n'),
     ("ollama", lines({"detail": "busy"})),
@@ -131,6 +157,39 @@ def test_reads_arguments_in_the_start_or_in_deltas(
         pieces = [one for choice in choices for one in choice["delta"].get("tool_calls", ())]
         assert pieces[0]["id"] and pieces[0]["function"]["name"] == "f"
         assert "".join(one["function"].get("arguments", "") for one in pieces) == '{"a":1}'
+
+
+def block(index: int, start: Any, *deltas: Any) -> list[Any]:
+    """Return the events of the block *index* of a message."""
+    place = {"index": index}
+    return [
+        {"type": "content_block_start", **place, "content_block": start},
+        *({"type": "content_block_delta", **place, "delta": delta} for delta in deltas),
+        {"type": "content_block_stop", **place},
+    ]
+
+
+def test_each_thinking_block_has_its_own_text_and_signature() -> None:
+    blocks = [
+        *block(0, {"type": "thinking"}, {"type": "thinking_delta", "thinking": "unsigned"}),
+        *block(1, {"type": "thinking", "thinking": "a", "signature": "s"}),
+        *block(2, {"type": "thinking", "thinking": "b", "signature": "t"}),
+    ]
+    chunks = answer("anthropic", events(START, *blocks, STOP, END), 1000)
+    deltas = [one["delta"] for chunk in chunks for one in chunk["choices"]]
+    found = [one for delta in deltas for one in delta.get("thinking_blocks", ())]
+    assert [(one["thinking"], one["signature"]) for one in found] == [("a", "s"), ("b", "t")]
+
+
+def test_one_broken_call_of_several_is_an_error() -> None:
+    piece = {"type": "input_json_delta", "partial_json": "{"}
+    blocks = [
+        *block(0, {"type": "tool_use", "id": "a", "name": "f"}, piece),
+        *block(1, {"type": "tool_use", "id": "b", "name": "f"}),
+    ]
+    stop = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
+    with pytest.raises(ChoreoError, match="arguments are not JSON"):
+        answer("anthropic", events(START, *blocks, stop, END), 1000)
 
 
 @pytest.mark.parametrize("indexes", [(0.0, 0, 1.0, "1"), (0, None, 1, None)])
@@ -236,7 +295,9 @@ def test_sends_gemini_sources_with_the_finish_reason() -> None:
 
 PAGE = {"type": "web_search_result_location", "url": "https://x", "title": "X", "cited_text": "q"}
 PLACE = {"type": "char_location", "document_title": "D", "start_char_index": 0, "cited_text": "q"}
-PAGE_THERE = {"title": "X", "location": {"web": {"url": "https://x"}}, "sourceContent": []}
+QUOTED = {"title": "X", "sourceContent": [{"text": "q"}]}
+PAGE_THERE = {**QUOTED, "location": {"web": {"url": "https://x"}}}
+PLACE_THERE = {**QUOTED, "location": {"documentPage": {"documentIndex": 0}}}
 
 
 def cited(type: str, citation: Any) -> bytes:
@@ -268,7 +329,11 @@ def test_cited_pages_become_annotations_others_citations() -> None:
         "citations": [{"index": 0, **PLACE}, {"index": 1, **PLACE}]
     }
     assert extras("bedrock", cited("bedrock", PAGE_THERE)) == {
-        "annotations": [{"index": 0, **note}]
+        "annotations": [{"index": 0, **noted}]
+    }
+    place = {"title": "X", "location": PLACE_THERE["location"], "cited_text": "q"}
+    assert extras("bedrock", cited("bedrock", PLACE_THERE)) == {
+        "citations": [{"index": 0, **place}]
     }
 
 
