@@ -159,9 +159,14 @@ def test_sends_only_supported_sampling_parameters(model: str, names: set[str]) -
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
 def test_rejects_forced_tools_where_the_model_cannot(type: str) -> None:
     tool = {"type": "function", "function": {"name": "f"}}
-    for model, refused in (("claude-opus-5-5", True), ("claude-opus-5", False)):
+    named = {"type": "function", "function": {"name": "f"}}
+    for model, choice, refused in (
+        ("claude-opus-5-5", "required", True),
+        ("claude-opus-5-5", named, True),
+        ("claude-opus-5", "required", False),
+    ):
         try:
-            sent(type, model, tools=[tool], tool_choice="required")
+            sent(type, model, tools=[tool], tool_choice=choice)
         except Exception as error:
             assert refused and getattr(error, "param", None) == "tool_choice"
         else:
@@ -169,7 +174,8 @@ def test_rejects_forced_tools_where_the_model_cannot(type: str) -> None:
 
 
 def test_capabilities_setting_overrides_the_table() -> None:
-    line = "claude-opus-4-1 sampling=both max_tokens=20000, claude-next sampling=none"
+    line = "opus max_tokens=9, claude-opus-4-1 sampling=both max_tokens=20000"
+    line += ", claude-next sampling=none"
     options = {"capabilities": line}
     body = sent("anthropic", "claude-opus-4-1", options, top_p=0.9, temperature=0.3)
     assert (body["top_p"], body["temperature"]) == (0.9, 0.3)
@@ -242,6 +248,25 @@ def upstream_body(type: str, options: dict[str, str], model: str, **more: Any) -
         parsed, chunks if parsed.stream else CompletionWriter(Identity(model), 1)
     ).close()
     return json.loads(playback.sent[0].body)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "think"),
+    [
+        ("llama3", {"reasoning_effort": "max"}, "high"),
+        ("llama3", {"reasoning_effort": "minimal"}, "low"),
+        ("llama3", {"thinking": {"type": "disabled"}}, False),
+        ("llama3", {"thinking": {"budget_tokens": "many"}}, None),
+        ("gpt-oss", {"thinking": {"budget_tokens": 2048}}, "low"),
+        ("gpt-oss", {"thinking": {"budget_tokens": 2049}}, "medium"),
+        ("gpt-oss", {"thinking": {"budget_tokens": 8192}}, "medium"),
+        ("gpt-oss", {"thinking": {"budget_tokens": 8193}}, "high"),
+    ],
+)
+def test_ollama_thinking_depends_on_effort_or_budget(
+    model: str, more: dict[str, Any], think: str | bool | None
+) -> None:
+    assert sent("ollama", model, **more).get("think") == think
 
 
 def test_unknown_models_get_the_defaults() -> None:

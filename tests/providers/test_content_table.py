@@ -182,7 +182,7 @@ CORRECTED = [
     ("data:application/octet-stream;base64,iVBORw0KGgo=", "image/png"),
     ("data:application/octet-stream;base64,/9j/4AAQ", "image/jpeg"),
     ("data:application/octet-stream;base64,R0lGODlh", "image/gif"),
-    ("data:;charset=x;base64,UklGRgAA".replace(":;", ":a/b;"), "image/webp"),
+    ("data:a/b;name=x;charset=x;base64,UklGRgAA", "image/webp"),
 ]
 
 
@@ -203,6 +203,18 @@ def test_accepts_file_data_without_a_data_url() -> None:
     assert body["messages"][0]["content"] == [
         {"type": "document", "source": source, "title": "a.pdf"}
     ]
+
+
+def test_a_file_name_gives_the_media_type_of_base64() -> None:
+    part = {"type": "file", "file": {"filename": "a.txt", "file_data": "YQ=="}}
+    body = sent("anthropic", messages=messages_with("user", [part]))
+    assert body["messages"][0]["content"][0]["source"]["media_type"] == "text/plain"
+
+
+def test_an_image_url_may_have_an_upper_case_scheme() -> None:
+    part = {"type": "image_url", "image_url": {"url": LINK.replace("https", "HTTPS")}}
+    body = sent("anthropic", messages=messages_with("user", [part]))
+    assert body["messages"][0]["content"][0]["source"]["type"] == "url"
 
 
 def test_every_provider_has_a_sample_model() -> None:

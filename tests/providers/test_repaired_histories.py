@@ -293,6 +293,16 @@ def test_the_signature_of_a_message_is_that_of_its_last_text() -> None:
     assert body["contents"][1]["parts"] == [{"text": "a"}, {"text": "b", "thoughtSignature": "s"}]
 
 
+def test_a_trimmed_prefill_keeps_its_cache_control() -> None:
+    prefill = {"role": "assistant", "content": "so: ", "cache_control": {"type": "ephemeral"}}
+    (block,) = sent("anthropic", messages=[USER, prefill])["messages"][1]["content"]
+    assert block == {"type": "text", "text": "so:", "cache_control": {"type": "ephemeral"}}
+
+
+def test_only_an_assistants_reasoning_is_sent() -> None:
+    assert "hm" not in json.dumps(sent("ollama", messages=[{**USER, "reasoning_content": "hm"}]))
+
+
 def test_adds_a_text_to_a_lone_document() -> None:
     part = {"type": "file", "file": {"filename": "a.pdf", "file_data": "JVBERi0="}}
     body = sent("bedrock", messages=[{"role": "user", "content": [part]}])

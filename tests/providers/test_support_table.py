@@ -140,6 +140,18 @@ REJECTED: list[tuple[str, dict[str, Any], str]] = [
     ("anthropic", {"model": "claude-3-haiku", "reasoning_effort": "low"}, "reasoning_effort"),
     ("anthropic", {"top_k": "many"}, "top_k"),
     ("local", {"top_k": 0}, "top_k"),
+    ("anthropic", {"top_k": 2**31}, "top_k"),
+    ("gemini", {"x" * 300: 1}, "x" * 200),
+    (
+        "gemini",
+        part("image_url", {"url": "data:image/png;base64,"}),
+        "messages[0].content[1].image_url.url",
+    ),
+    (
+        "anthropic",
+        part("file", {"file_data": "data:text/plain;base64,//8="}),
+        "messages[0].content[1].file.file_data",
+    ),
     ("ollama", {"thinking": []}, "thinking"),
     ("anthropic", {"tools": [{**TOOL, "cache_control": "yes"}]}, "tools[0].cache_control"),
     ("anthropic", {"cache_control": True}, "cache_control"),
@@ -299,6 +311,23 @@ def test_bedrock_sends_the_sampling_and_schema_of_other_models() -> None:
     assert body["inferenceConfig"] == {"temperature": 1, "topP": 0.5}
     found = body["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
     assert (found["name"], found["description"]) == ("n", "d")
+
+
+def test_tools_keep_strict_and_the_cache_control_of_their_function() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    function = {"name": "f", "strict": True, **mark}
+    other = {"name": "f", "description": "another of this name"}
+    tools = [{"type": "function", "function": one} for one in (function, other)]
+    first, second = sent("anthropic", tools=tools)["tools"]
+    assert first["strict"] is True and mark.items() <= first.items()
+    assert second["description"] == other["description"]
+
+
+def test_a_response_format_without_a_schema_has_one_of_an_object() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "n"}}
+    body = sent("anthropic", response_format=form)
+    assert body["output_config"]["format"]["schema"] == {"type": "object"}
+    assert sent("ollama", response_format={"type": "json_object"})["format"] == "json"
 
 
 def test_safety_identifier_precedes_user() -> None:

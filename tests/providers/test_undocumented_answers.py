@@ -54,6 +54,7 @@ GOOD = [
     ("ollama", lines({"message": {"content": [{"type": "text", "text": "a"}]}, "done": True})),
     ("ollama", events(line("a"), line("", True)) + b"data: [DONE]\n\n"),
     ("ollama", b"\xef\xbb\xbf" + lines(line("a"), line("", True))),
+    ("ollama", lines(line("a"), line("", True), line("b"))),
 ]
 
 
@@ -279,6 +280,29 @@ def test_reads_ollama_arguments_under_other_names(call: Any) -> None:
         for one in choice["delta"].get("tool_calls", ())
     ]
     assert "".join(one["function"].get("arguments", "") for one in calls) == '{"a":1}'
+
+
+def test_ollama_images_have_numbers_and_media_types() -> None:
+    body = {"message": {"content": "", "images": ["/9j/aaaa", "iVBORw"]}, "done": True}
+    deltas = [
+        one["delta"] for chunk in answer("ollama", lines(body), 1000) for one in chunk["choices"]
+    ]
+    images = [image for delta in deltas for image in delta.get("images", ())]
+    assert [(one["index"], one["image_url"]["url"].partition(";")[0]) for one in images] == [
+        (0, "data:image/jpeg"),
+        (1, "data:image/png"),
+    ]
+
+
+def test_ollama_logprobs_need_neither_text_nor_bytes() -> None:
+    body = {**line("", True), "logprobs": [{"token": "\u00e9", "logprob": -1.5}]}
+    (found,) = [
+        one["logprobs"]["content"]
+        for chunk in answer("ollama", lines(body), 1000)
+        for one in chunk["choices"]
+        if one.get("logprobs")
+    ]
+    assert found == [{"token": "\u00e9", "logprob": -1.5, "bytes": [195, 169]}]
 
 
 def test_every_provider_has_samples() -> None:
