@@ -10,6 +10,8 @@ import pytest
 from adapter_requests import MODELS, request
 from corpus_cases import Message, Playback
 
+from choreo_wsgi import sse
+from choreo_wsgi.apis import load
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
@@ -132,6 +134,24 @@ def test_a_document_becomes_a_stream(
     assert chunks[-1]["usage"]["total_tokens"] == 7
     blocks = [delta["thinking_blocks"] for delta in deltas if "thinking_blocks" in delta]
     assert bool(blocks) == (type in ("anthropic", "bedrock"))
+
+
+def test_a_document_becomes_events_of_the_messages_api() -> None:
+    api = load("messages")
+    fields = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
+    parsed = api.read(json.dumps({**fields, "stream": True}).encode())
+    provider: Any = provider_class("anthropic")("anthropic", {"api_key": "k"}, Settings())
+    provider.close()
+    provider.client = Playback(200, Message(), [json.dumps(MESSAGE).encode()])
+    reply = provider.answer(parsed, api.writer(parsed))
+    frames = b""
+    while not reply.ended:
+        frames += reply.receive(0)
+    events = [json.loads(event.data) for event in sse.Decoder().receive_data(frames)]
+    block = ["content_block_start", "content_block_stop"]
+    kinds = ["message_start", *4 * block, "message_delta", "message_stop"]
+    assert [event["type"] for event in events] == kinds
+    assert events[-2]["usage"] == MESSAGE["usage"]
 
 
 @pytest.mark.parametrize(("type", "document"), DOCUMENTS)

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from adapter_requests import sent
+from adapter_requests import MODELS, sent
+from corpus_cases import Message, Playback
 
+from choreo_wsgi.apis import load
+from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.support import PROVIDERS
+from choreo_wsgi.settings import Settings
 
 USER = {"role": "user", "content": "hi"}
 
@@ -301,6 +305,22 @@ def test_a_trimmed_prefill_keeps_its_cache_control() -> None:
 
 def test_only_an_assistants_reasoning_is_sent() -> None:
     assert "hm" not in json.dumps(sent("ollama", messages=[{**USER, "reasoning_content": "hm"}]))
+
+
+@pytest.mark.parametrize(("type", "betas"), [("anthropic", "a, b"), ("bedrock", ["a", "b"])])
+def test_forwards_empty_messages_and_betas_of_the_messages_api(type: str, betas: Any) -> None:
+    messages = [USER, {"role": "assistant", "content": []}, USER]
+    fields = {"model": MODELS[type], "max_tokens": 9, "stream": True, "messages": messages}
+    parsed = load("messages").read(json.dumps(fields).encode())
+    parsed.betas = "a, b"
+    provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
+    provider.close()
+    provider.client = Playback(200, Message(), [])
+    provider.answer(parsed, load("messages").writer(parsed)).close()
+    (forwarded,) = provider.client.sent
+    body = json.loads(forwarded.body)
+    assert body["messages"] == messages
+    assert (body.get("anthropic_beta") or forwarded.headers["anthropic-beta"]) == betas
 
 
 def test_adds_a_text_to_a_lone_document() -> None:

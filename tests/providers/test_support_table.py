@@ -240,6 +240,7 @@ THINKING: list[tuple[str, dict[str, Any], Any, int]] = [
     ("claude-opus-4-1", {"reasoning_effort": "max"}, 16000, 32000),
     ("claude-opus-5", {"reasoning_effort": "none"}, {"type": "disabled"}, 16384),
     ("claude-haiku-4-5", {"reasoning_effort": "medium"}, 4096, 16384 + 4096),
+    ("claude-haiku-4-5", {"reasoning_effort": "max"}, 32768, 16384 + 32768),
     ("claude-haiku-4-5", {"reasoning_effort": "high", "max_tokens": 3000}, 2999, 3000),
     (
         "claude-haiku-4-5",

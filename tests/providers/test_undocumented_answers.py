@@ -64,6 +64,7 @@ def test_reads_text_in_undocumented_forms(type: str, body: bytes) -> None:
         choices = [one for chunk in answer(type, body, size) for one in chunk["choices"]]
         assert "".join(one["delta"].get("content") or "" for one in choices) == "a"
         assert choices[-1]["finish_reason"] == "stop"
+        assert choices[-1].get("native_finish_reason") != ""
 
 
 PIECES = {
