@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from aws_events import encode, message
+from corpus_cases import Message, Playback
 
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.request import ChatRequest
@@ -177,6 +178,19 @@ def test_signs_with_the_profile_of_the_section(
     (tmp_path / "credentials").write_text(profiles)
     for name, options in (("default", {}), ("work", {"profile": "work"})):
         assert f"Credential={name}/" in signed_request(**options).headers["authorization"]
+
+
+def test_trace_headers_are_sent_but_not_signed(without_aws: pytest.MonkeyPatch) -> None:
+    without_aws.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    without_aws.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    provider: Any = Bedrock("bedrock", {}, Settings())
+    provider.close()
+    provider.client = Playback(200, Message(), [])
+    messages = [{"role": "user", "content": "hi"}]
+    provider.open(ChatRequest("m", messages, {"model": "m"}, trace={"traceparent": "00-1-2-00"}))
+    (sent,) = provider.client.sent
+    assert sent.headers["traceparent"] == "00-1-2-00"
+    assert "traceparent" not in sent.headers["authorization"]
 
 
 def test_a_bearer_token_needs_no_blocking_lookup() -> None:

@@ -287,6 +287,17 @@ def test_circuit_opens_after_consecutive_failures_then_half_opens() -> None:
     assert not circuit.allows("a"), "one at a time"
 
 
+def test_five_failures_open_a_circuit_for_thirty_seconds() -> None:
+    circuit = Breakers(clock=Clock())
+    for _ in range(5):
+        assert circuit.allows("a")
+        circuit.failed("a")
+    circuit.clock.now += 29.9  # type: ignore[attr-defined]
+    assert not circuit.allows("a")
+    circuit.clock.now += 0.1  # type: ignore[attr-defined]
+    assert circuit.allows("a")
+
+
 def test_a_success_closes_the_circuit() -> None:
     clock = Clock()
     circuit = breaker(clock)
