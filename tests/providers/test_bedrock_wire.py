@@ -24,7 +24,7 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
-from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
+from choreo_wsgi.providers.bedrock.answer import BedrockTranslator, EventReader, unwrap
 from choreo_wsgi.providers.bedrock.provider import Bedrock
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.upstream import HTTPRequest
@@ -101,6 +101,20 @@ def test_an_image_that_failed_is_an_error(error: Any, words: str) -> None:
     failed = event("contentBlockDelta", contentBlockIndex=0, delta={"image": {"error": error}})
     with pytest.raises(ProviderError, match=words):
         BedrockTranslator().receive_data(failed)
+
+
+def test_unwraps_only_chunks() -> None:
+    inner = b64encode(b'{"type":"ping"}').decode()
+    data = event("initial-response", bytes="no") + event("chunk", bytes=inner)
+    assert unwrap(EventReader(), data) == b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+@pytest.mark.parametrize("kind", ["error", "exception"])
+def test_an_error_without_a_message_has_its_name_as_message(kind: str) -> None:
+    name = ":error-code" if kind == "error" else ":exception-type"
+    with pytest.raises(ChoreoError) as caught:
+        BedrockTranslator().receive_data(encode({":message-type": kind, name: "busy"}, b"{}"))
+    assert caught.value.message == "busy"
 
 
 # -- signatures ----------------------------------------------------------------------------

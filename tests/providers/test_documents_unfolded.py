@@ -14,6 +14,7 @@ from choreo_wsgi import sse
 from choreo_wsgi.apis import load
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.errors import ChoreoError
+from choreo_wsgi.providers import answer as answers
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
@@ -134,6 +135,13 @@ def test_a_document_becomes_a_stream(
     assert chunks[-1]["usage"]["total_tokens"] == 7
     blocks = [delta["thinking_blocks"] for delta in deltas if "thinking_blocks" in delta]
     assert bool(blocks) == (type in ("anthropic", "bedrock"))
+
+
+def test_reads_a_document_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_DOCUMENT", 1000)
+    body = json.dumps({**MESSAGE, "padding": "x" * 3000}).encode()
+    with pytest.raises(ChoreoError, match="cut off"):
+        answer("anthropic", body, 100)
 
 
 def test_a_document_becomes_events_of_the_messages_api() -> None:

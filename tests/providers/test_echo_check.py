@@ -8,7 +8,13 @@ from typing import Any
 import harness
 import pytest
 
+from choreo_wsgi.apis.chat import CompletionWriter, Identity
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source
+from choreo_wsgi.errors import RateLimited
+from choreo_wsgi.providers.echo import Echo
+from choreo_wsgi.settings import Settings
 
 Serve = Callable[..., harness.Server]
 Make = Callable[..., Application]
@@ -65,6 +71,48 @@ def test_rejects_an_invalid_check(serve: Serve, application: Make, check: Any) -
         post_check(client, "any", check)
         answer = client.read_answer()
     assert (answer.status, answer.error["param"]) == (400, "choreo_check")
+
+
+def echo_source(text: Any, options: dict[str, str] | None = None, **more: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    return Echo("echo", options or {}, Settings()).open(ChatRequest("m", messages, {}, **more))
+
+
+def test_only_streams_have_the_delay() -> None:
+    source = echo_source("one two", {"delay_ms": "60000"})
+    assert [item.text for item in source.receive(0)] == ["one "]
+    assert echo_source("one two", {"delay_ms": "60000"}, stream=True).receive(0) == []
+
+
+def test_the_end_follows_the_last_piece_at_once() -> None:
+    source = echo_source("one", {"delay_ms": "0.1"}, stream=True)
+    assert [item.text for item in source.receive(10)] == ["one"]
+    assert source.due == 0.0
+
+
+def test_counts_the_words_of_text_parts() -> None:
+    parts = [{"type": "text", "text": "one two"}, {"type": "text", "text": "three"}]
+    assert echo_source(parts).usage.prompt_tokens == 3
+
+
+class Refusing(Echo):
+    """Opens one source; further ones are refused."""
+
+    opened: Any = None
+
+    def open(self, request: ChatRequest) -> Source:
+        if self.opened is not None:
+            raise RateLimited("slower")
+        self.opened = super().open(request)
+        return self.opened
+
+
+def test_a_choice_that_cannot_be_opened_closes_the_others() -> None:
+    provider = Refusing("echo", {}, Settings())
+    request = ChatRequest("m", [{"role": "user", "content": "hi"}], {}, n=2)
+    with pytest.raises(RateLimited):
+        provider.answer(request, CompletionWriter(Identity("m"), 2))
+    assert provider.opened.ended
 
 
 def test_returns_choreo_saw_only_on_request(serve: Serve, application: Make) -> None:

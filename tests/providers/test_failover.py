@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
 import threading
@@ -43,6 +44,7 @@ class Answering:
         self.label = label
         self._steps = list(steps)
         self.usage: Usage | None = None
+        self.due = 7.0
         self.ended = False
         self.closed = 0
 
@@ -224,8 +226,8 @@ def test_usage_and_label_are_those_of_the_answering_target() -> None:
     assert failover.receive(0) == b"" and not failover.ended
     assert failover.label == "b" and failover.usage is None
     assert failover.receive(0) == b"x"
-    target.answers[0].usage = Usage(1, 2)
-    assert failover.usage == Usage(1, 2)
+    target.answers[0].usage, target.answers[0].label = Usage(1, 2), "b/real"
+    assert (failover.usage, failover.label, failover.due) == (Usage(1, 2), "b/real", 7.0)
     failover.close()
 
 
@@ -354,8 +356,16 @@ def test_only_one_of_many_threads_tries_a_half_open_circuit() -> None:
     for _ in range(3):
         circuit.failed("a")
     clock.now += 30
-    start = threading.Barrier(8)
+    start, inside = threading.Barrier(8), threading.Barrier(2)
     allowed: list[bool] = []
+
+    def meet() -> float:
+        """Return the time, once a second thread has entered too, if there is no lock."""
+        with contextlib.suppress(threading.BrokenBarrierError):
+            inside.wait(0.05)
+        return clock.now
+
+    circuit.clock = meet
 
     def try_once() -> None:
         start.wait()

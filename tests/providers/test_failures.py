@@ -182,6 +182,7 @@ def test_messages_about_a_too_long_prompt_set_its_code(message: str) -> None:
         {**CHUNK, "error": None, "errors": [], "base_resp": {"status_code": 0, "status_msg": ""}},
         {"type": "ping"},
         {"code": 0, "msg": "success"},
+        {"code": "200", "msg": "success"},
         {"status": "processing", "success": True},
         {"status": 200},
         "text",
@@ -197,7 +198,16 @@ def test_a_body_without_a_message_reports_the_status(body: bytes) -> None:
     message = response_error(503, {}, body, 0).message
     assert message == "the provider answered 503" or "<" not in message
     assert isinstance(response_error(200, {}, body, 0), UpstreamInvalid)
-    assert isinstance(response_error(302, {}, body, 0), UpstreamInvalid)
+    for status in (300, 302):
+        error = response_error(status, {}, body, 0)
+        assert isinstance(error, UpstreamInvalid) and "redirects" in error.message
+
+
+def test_hides_whole_secrets_of_eight_characters_or_more() -> None:
+    options = {"api_key": "12345678", "headers": "X: 12345678-and-more, Y: 1234567"}
+    provider = provider_class("openai")("openai", options, Settings())
+    provider.close()
+    assert provider.secrets.sub("***", "12345678-and-more 12345678 1234567") == "*** *** 1234567"
 
 
 def test_truncates_messages_and_codes() -> None:
@@ -212,6 +222,12 @@ def test_truncates_messages_and_codes() -> None:
 @pytest.mark.parametrize("number", [399, 600, True, "４２９"])
 def test_ignores_numbers_that_are_no_status(number: Any) -> None:
     assert provider_error({"error": {"message": "the cause", "status": number}}).status == 502
+
+
+def test_a_document_prefers_the_number_an_event_the_word() -> None:
+    error = {"message": "m", "code": 503, "type": "rate_limit_error"}
+    assert provider_error({"error": error}).status == 503
+    assert stream_error(error).status == 429
 
 
 def test_a_vendors_number_does_not_hide_the_word() -> None:

@@ -156,6 +156,24 @@ def test_makes_repeated_ids_unique() -> None:
     assert len(set(ids)) == 2 and ids == list(members(body["messages"], "tool_use_id"))
 
 
+def test_a_result_belongs_to_the_latest_call_of_its_id() -> None:
+    turn = calling(call("call_0"))
+    body = sent("anthropic", messages=[USER, turn, USER, turn, result("one", "call_0")])
+    first, second = (body["messages"][at]["content"] for at in (2, 4))
+    assert "one" not in json.dumps(first) and "one" in json.dumps(second)
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock"])
+def test_sends_only_signed_thinking(type: str) -> None:
+    blocks = [
+        {"type": "thinking", "thinking": "signed", "signature": "s"},
+        {"type": "thinking", "thinking": "foreign"},
+    ]
+    turn = {"role": "assistant", "content": "", "thinking_blocks": blocks}
+    body = json.dumps(sent(type, messages=[USER, turn, USER]))
+    assert "signed" in body and "foreign" not in body
+
+
 @pytest.mark.parametrize("type", ["anthropic", "bedrock"])
 def test_makes_ids_of_parallel_calls_unique(type: str) -> None:
     """Some servers send the same id for all calls, or none."""
@@ -307,10 +325,19 @@ def test_only_an_assistants_reasoning_is_sent() -> None:
     assert "hm" not in json.dumps(sent("ollama", messages=[{**USER, "reasoning_content": "hm"}]))
 
 
-@pytest.mark.parametrize(("type", "betas"), [("anthropic", "a, b"), ("bedrock", ["a", "b"])])
-def test_forwards_empty_messages_and_betas_of_the_messages_api(type: str, betas: Any) -> None:
+@pytest.mark.parametrize(
+    ("type", "betas", "stream", "accept"),
+    [
+        ("anthropic", "a, b", True, "text/event-stream"),
+        ("bedrock", ["a", "b"], True, "application/vnd.amazon.eventstream"),
+        ("bedrock", ["a", "b"], False, "application/json"),
+    ],
+)
+def test_forwards_empty_messages_and_betas_of_the_messages_api(
+    type: str, betas: Any, stream: bool, accept: str
+) -> None:
     messages = [USER, {"role": "assistant", "content": []}, USER]
-    fields = {"model": MODELS[type], "max_tokens": 9, "stream": True, "messages": messages}
+    fields = {"model": MODELS[type], "max_tokens": 9, "stream": stream, "messages": messages}
     parsed = load("messages").read(json.dumps(fields).encode())
     parsed.betas = "a, b"
     provider: Any = provider_class(type)(type, {"api_key": "k"}, Settings())
@@ -319,7 +346,7 @@ def test_forwards_empty_messages_and_betas_of_the_messages_api(type: str, betas:
     provider.answer(parsed, load("messages").writer(parsed)).close()
     (forwarded,) = provider.client.sent
     body = json.loads(forwarded.body)
-    assert body["messages"] == messages
+    assert body["messages"] == messages and forwarded.headers["accept"] == accept
     assert (body.get("anthropic_beta") or forwarded.headers["anthropic-beta"]) == betas
 
 

@@ -182,13 +182,16 @@ def test_rejects_invalid_values_by_parameter(type: str, sample: dict[str, Any], 
     assert (caught.value.status, caught.value.param) == (400, param)
 
 
-def with_call(arguments: str, answered: str = "c1") -> dict[str, Any]:
+SIGNED = {"thinking_blocks": [{"type": "thinking", "thinking": "hm", "signature": "s"}]}
+
+
+def with_call(arguments: str, more: dict[str, Any] | None = None) -> dict[str, Any]:
     call = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": arguments}}
     return {
         "messages": [
             {"role": "user", "content": "hi"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "tool_call_id": answered, "content": "ok"},
+            {"role": "assistant", "content": None, "tool_calls": [call], **(more or {})},
+            {"role": "tool", "tool_call_id": "c1", "content": "ok"},
         ]
     }
 
@@ -250,6 +253,12 @@ THINKING: list[tuple[str, dict[str, Any], Any, int]] = [
     ),
     ("claude-sonnet-4-20250514", {"reasoning_effort": "low"}, 1024, 16384 + 1024),
     ("claude-opus-4-1", {"reasoning_effort": "low", **with_call("{}")}, None, 16384),
+    (
+        "claude-opus-4-1",
+        {"reasoning_effort": "low", **with_call("{}", SIGNED)},
+        1024,
+        16384 + 1024,
+    ),
 ]
 
 
@@ -329,6 +338,11 @@ def test_a_response_format_without_a_schema_has_one_of_an_object() -> None:
     body = sent("anthropic", response_format=form)
     assert body["output_config"]["format"]["schema"] == {"type": "object"}
     assert sent("ollama", response_format={"type": "json_object"})["format"] == "json"
+
+
+def test_anthropic_gets_no_parallel_calls_to_disable_without_tools() -> None:
+    body = sent("anthropic", tools=[TOOL], tool_choice="none", parallel_tool_calls=False)
+    assert body["tool_choice"] == {"type": "none"}
 
 
 def test_safety_identifier_precedes_user() -> None:

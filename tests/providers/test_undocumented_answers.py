@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from adapter_requests import MODELS
-from aws_events import encode
 from test_bedrock_wire import event
 from test_documents_unfolded import answer
 from work import traced
@@ -99,8 +98,10 @@ def test_rejects_an_event_over_the_limit(
     make: Callable[[int], Any], data: bytes, limit: int
 ) -> None:
     make(len(data)).receive_data(data)
+    translator = make(limit)
+    translator.receive_data(b"\n")  # so that the next byte begins an event
     with pytest.raises(UpstreamInvalid, match="longer than"):
-        make(limit).receive_data(data)
+        translator.receive_data(data)
 
 
 BAD = [
@@ -108,8 +109,6 @@ BAD = [
     ("anthropic", b'event: error\ndata: {"detail":"busy"}\n\n'),
     ("anthropic", b"busy"),
     ("anthropic", events({"type": "error", "message": "busy"})),
-    ("bedrock", encode({":message-type": "error", ":error-code": "busy"}, b"")),
-    ("bedrock", encode({":message-type": "exception", ":exception-type": "busy"}, b"{}")),
     ("gemini", events({"detail": "busy"})),
     ("gemini", events(response({"text": "a"})) + b'data: {"error":"busy"}\n\n'),
     ("ollama", lines({"detail": "busy"})),
@@ -121,6 +120,13 @@ BAD = [
 def test_reports_errors_in_other_shapes(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError, match="busy"):
         answer(type, body, 1, "text/event-stream")
+
+
+def test_quotes_only_the_beginning_of_an_odd_value() -> None:
+    odd = {**TEXT, "delta": {"type": "text_delta", "text": ["x" * 5000]}}
+    with pytest.raises(ChoreoError, match="unknown shape") as caught:
+        answer("anthropic", events(START, odd), 100_000)
+    assert len(caught.value.message) == 500
 
 
 def converse(*deltas: Any, **start: Any) -> bytes:
