@@ -84,6 +84,11 @@ def test_only_streams_have_the_delay() -> None:
     assert echo_source("one two", {"delay_ms": "60000"}, stream=True).receive(0) == []
 
 
+def test_no_tokens_of_an_empty_text_are_cut() -> None:
+    assert echo_source("", max_tokens=0).receive(0)[0].reason == "length"
+    assert echo_source("").receive(0)[0].reason == "stop"
+
+
 def test_the_end_follows_the_last_piece_at_once() -> None:
     source = echo_source("one", {"delay_ms": "0.1"}, stream=True)
     assert [item.text for item in source.receive(10)] == ["one"]

@@ -13,6 +13,7 @@ import pytest
 from adapter_requests import request
 from scripted_provider import Script
 
+from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.errors import ConfigurationError, ModelNotFound, ProviderNotConfigured
 from choreo_wsgi.local.weights import NAME
@@ -121,6 +122,12 @@ def test_a_star_matches_any_name_that_is_not_listed() -> None:
     assert targets_of(routes, "llama-3")[0] == ("any", "llama-3")
 
 
+def test_patterns_match_the_case_of_names() -> None:
+    routes = router({"some": section(models="llama-*"), "any": section(models="*")})
+    assert targets_of(routes, "llama-3") == [("some", "llama-3")]
+    assert targets_of(routes, "Llama-3") == [("any", "Llama-3")]
+
+
 def test_a_provider_prefix_ranks_after_lists_before_patterns() -> None:
     routes = router({"a": section(models="*"), "b": section(models="b/listed = x"), "c": section()})
     assert targets_of(routes, "b/listed") == [("b", "x")]
@@ -225,6 +232,33 @@ def test_an_environment_key_is_only_for_the_default_address() -> None:
     assert routes.providers["openai"].options.api_key == ""
 
 
+@pytest.mark.parametrize(
+    ("type", "options", "lacks"),
+    [
+        ("openai", {}, True),
+        ("openai", {"base_url": "https://api.openai.com/v1/"}, True),
+        ("openai", {"base_url": NOWHERE}, False),
+        ("openai", {"api_key": "k"}, False),
+        ("anthropic", {"base_url": NOWHERE}, True),
+        ("ollama", {}, False),
+    ],
+)
+def test_a_key_is_required_at_the_home_of_a_type(
+    type: str, options: dict[str, str], lacks: bool
+) -> None:
+    assert router({type: options}).providers[type].lacks_key() is lacks
+
+
+def test_no_tokens_are_answered_without_a_request() -> None:
+    provider: Any = router({"gemini": {"api_key": "k"}}).providers["gemini"]
+    provider.client = None  # nothing is sent
+    source = provider.open(request("m", max_tokens=0, n=2))
+    items: list[Any] = []
+    while not source.ended:
+        items += source.receive(0)
+    assert items == [Finish("length", 0), Finish("length", 1), Usage()]
+
+
 # -- environment without sections -----------------------------------------------------------
 
 ZERO_CONFIG = [
@@ -244,8 +278,9 @@ def test_a_key_in_the_environment_routes_by_name(variable: str, model: str, prov
     routes = router(environment={variable: "k"})
     assert targets_of(routes, model) == [(provider, model)]
     assert targets_of(routes, f"{provider}/anything") == [(provider, "anything")]
-    with pytest.raises(ModelNotFound):
-        routes.targets("some-name")
+    for name in ("some-name", f"{provider}/"):
+        with pytest.raises(ModelNotFound):
+            routes.targets(name)
 
 
 @pytest.mark.parametrize(
@@ -370,6 +405,12 @@ def test_lists_models_with_their_providers() -> None:
         ("echo", "echo"),
         ("any other name", "mine"),
     ]
+
+
+def test_describes_the_default_provider_once() -> None:
+    routes = router({"mine": section(), "other": section()}, default_model="mine")
+    rows = [("echo", "echo"), ("other/*", "other"), ("any other name", "mine/mine")]
+    assert routes.describe() == rows
 
 
 # -- loading of providers ------------------------------------------------------------
