@@ -84,8 +84,17 @@ def test_any_model_may_be_the_default() -> None:
     assert targets_of(router(sections, default_model="a"), "x") == [("mine", "b")]
     assert targets_of(router(sections, default_model="mine/c"), "x") == [("mine", "c")]
     assert targets_of(router(default_model="echo"), "x") == [("echo", "echo")]
+    assert targets_of(router({"mine": {"type": "local"}}, default_model="mine"), "x") == [
+        ("mine", NAME)
+    ]
     with pytest.raises(ConfigurationError, match="default_model"):
         router(sections, default_model="unknown")
+
+
+def test_preload_needs_a_local_model() -> None:
+    with pytest.raises(ConfigurationError, match="preload"):
+        router({"mine": section()}, preload="yes")
+    assert "local" in router({"mine": section()}, preload="yes", default_model="local").providers
 
 
 # -- sections -----------------------------------------------------------------------------
@@ -176,6 +185,9 @@ def test_sections_with_weights_share_one_priority() -> None:
         ({"type": "echo", "delay_ms": "-1"}, ["provider mine", "delay_ms"]),
         ({"type": "echo", "weight": "-1"}, ["provider mine", "weight"]),
         ({"type": "echo", "priority": "first"}, ["provider mine", "priority"]),
+        (section(api_key="sk-\u20ac"), ["provider mine", "api_key"]),
+        (section(api_key="sk-\x7f"), ["provider mine", "api_key"]),
+        (section(base_url=f"{NOWHERE}/responses/"), ["provider mine", "remove /responses"]),
     ],
 )
 def test_an_error_names_the_invalid_section(values: dict[str, str], words: list[str]) -> None:
@@ -336,6 +348,8 @@ def test_environment_variables_configure_a_type(
     found: Any = routes.providers[provider].options
     assert {name: getattr(found, name) for name in options} == options
     assert [name for name in routes.providers if name not in ("echo", "local")] == [provider]
+    with pytest.raises(ModelNotFound):  # only OPENAI_BASE_URL takes every other name
+        routes.targets("some-name")
 
 
 @pytest.mark.parametrize(
