@@ -1,4 +1,4 @@
-"""The API pages describe every request member that the official SDKs have."""
+"""The API pages describe every request member of the official SDKs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("messages", "Completions and embeddings", embedding_create_params.EmbeddingCreateParams),
     ],
 )  # fmt: skip
-def test_every_member_is_in_the_table(page: str, title: str, params: Any) -> None:
+def test_table_has_every_member_of_sdk(page: str, title: str, params: Any) -> None:
     text = (DOCS / f"{page}.rst").read_text("utf-8")
     table = text.partition(f"{title}\n---")[2].partition("list-table::")[2]
     table = re.split(r"\n\n\S", table)[0]

@@ -1,4 +1,4 @@
-"""The code of the client's tutorial runs unchanged, one block after the other."""
+"""The code blocks of the client's tutorial run unchanged, one after another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def blocks(page: str) -> list[str]:
 
 
 def answer(request: ChatRequest) -> Source:
-    """Answer the questions of the page."""
+    """Answer the requests of the page."""
     last = request.messages[-1]
     items: list[Item] = [Delta("one "), Delta("two "), Delta("three"), Finish()]
     if last["role"] == "tool":
@@ -37,7 +37,7 @@ def answer(request: ChatRequest) -> Source:
 
 
 @pytest.mark.usefixtures("scripted")
-def test_the_tutorial_runs(serve, monkeypatch, capsys) -> None:
+def test_tutorial_code_runs(serve, monkeypatch, capsys) -> None:
     for needed in ("pydantic", "trio"):
         pytest.importorskip(needed)
     monkeypatch.setattr(Scripted, "script", staticmethod(answer))
@@ -67,7 +67,7 @@ def test_the_tutorial_runs(serve, monkeypatch, capsys) -> None:
         "\"Po\", \"Ebro\"]} {'names': ['Seine', 'Po', 'Ebro']}\n"
         "['Seine', 'Po', 'Ebro']\n",
         "one two three",
-        "one two three\n",  # from where it was left
+        "one two three\n",  # resumed
         "Timeout(connect=5, first_byte=120, idle=30)\n",
         "one two three\n",
         "['one two three', 'one two three']\n",

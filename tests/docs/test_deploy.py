@@ -1,4 +1,4 @@
-"""The files of ``deploy/`` are valid, and work with the program if it is installed."""
+"""The files of ``deploy/`` are valid, and work with their programs if these are installed."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def container(deployment: str) -> Any:
 # -- Kubernetes -----------------------------------------------------------------------------
 
 
-def test_the_manifests_fit_their_schemas() -> None:
-    """The Gateway API is not part of Kubernetes, and has separate schemas."""
+def test_manifests_match_kubernetes_schemas() -> None:
+    """Except the objects of the Gateway API, whose schemas are separate."""
     checked = [item for item in objects() if not item["apiVersion"].startswith("gateway.")]
     assert {item["kind"] for item in checked} >= {"Deployment", "ConfigMap", "NetworkPolicy"}
     for item in checked:
         kubernetes_validate.validate(item, "1.30", strict=True)
 
 
-def test_no_pod_has_more_than_it_needs() -> None:
+def test_pods_have_least_privileges() -> None:
     for item in objects():
         if item["kind"] != "Deployment":
             continue
@@ -64,14 +64,15 @@ def test_no_pod_has_more_than_it_needs() -> None:
             assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
 
 
-def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
+def test_config_map_is_a_valid_configuration(tmp_path: Path) -> None:
     ini = tmp_path / "choreo.ini"
     ini.write_text(one("ConfigMap", "choreo-wsgi")["data"]["choreo.ini"])
-    given = {"OPENAI_API_KEY": "k", "CHOREO_API_KEYS": "k", "CHOREO_REPLAY": "redis://:p@h:6379/0"}
-    assert {each["name"] for each in container("choreo-wsgi")["env"]} >= set(given)
+    replay = "redis://:p@h:6379/0"
+    variables = {"OPENAI_API_KEY": "k", "CHOREO_API_KEYS": "k", "CHOREO_REPLAY": replay}
+    assert {each["name"] for each in container("choreo-wsgi")["env"]} >= set(variables)
     done = subprocess.run(
         [sys.executable, "-m", "choreo_wsgi", "models", "--config", str(ini)],
-        env={**given, "PATH": ""},
+        env={**variables, "PATH": ""},
         capture_output=True,
         text=True,
         timeout=60,
@@ -84,7 +85,9 @@ def test_the_config_map_is_a_configuration(tmp_path: Path) -> None:
     assert command["args"] == ["serve", "--config", f"{volume['mountPath']}/choreo.ini"]
 
 
-def test_redis_wants_its_password(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+def test_redis_requires_password_and_admits_only_replicas(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
     server = require_tool("redis-server", "redis-server")
     words = [
         word.replace("$(REDIS_PASSWORD)", "secret") for word in container("choreo-redis")["args"]
@@ -112,7 +115,7 @@ def test_redis_wants_its_password(tmp_path: Path, require_tool: Callable[[str, s
     assert caller["podSelector"]["matchLabels"] == {"app": "choreo-wsgi"}
 
 
-def test_the_way_in_is_patient_and_repeats_no_post() -> None:
+def test_ingress_allows_long_streams_and_retries_no_post() -> None:
     notes = one("Ingress", "choreo-wsgi")["metadata"]["annotations"]
     notes = {name.rpartition("/")[2]: value for name, value in notes.items()}
     assert notes["proxy-read-timeout"] == "330" and notes["proxy-buffering"] == "off"
@@ -124,25 +127,25 @@ def test_the_way_in_is_patient_and_repeats_no_post() -> None:
 # -- nginx ----------------------------------------------------------------------------------
 
 
-def test_nginx_sends_no_post_again_that_was_taken(
+def test_nginx_does_not_retry_accepted_post(
     tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
     require_tool("nginx", "nginx-light")
-    # Replicas that take a request and leave without an answer.
-    takers = [RawServer(Peer.close) for _ in range(3)]
-    nginx = launch_nginx(tmp_path, [taker.port for taker in takers])
+    # Replicas that accept a request and close the connection without a reply.
+    replicas = [RawServer(Peer.close) for _ in range(3)]
+    nginx = launch_nginx(tmp_path, [replica.port for replica in replicas])
     try:
         with harness.Client(("127.0.0.1", nginx.port)) as client:
             client.request("POST", "/v1/chat/completions", {"model": "echo", "messages": []})
             assert client.read_answer().status == 502
-        assert sum(len(taker.requests) for taker in takers) == 1
+        assert sum(len(replica.requests) for replica in replicas) == 1
     finally:
         nginx.end()
-        for taker in takers:
-            taker.close()
+        for replica in replicas:
+            replica.close()
 
 
-def test_nginx_asks_the_next_replica_where_one_cannot_be_reached(
+def test_nginx_tries_next_replica_if_one_is_unreachable(
     tmp_path: Path, require_tool: Callable[[str, str], str], serve: Callable[..., Any]
 ) -> None:
     require_tool("nginx", "nginx-light")
@@ -162,7 +165,7 @@ def test_nginx_asks_the_next_replica_where_one_cannot_be_reached(
 # -- Docker ---------------------------------------------------------------------------------
 
 
-def test_the_image_is_built_from_what_the_builder_gets() -> None:
+def test_dockerfile_copies_exactly_what_dockerignore_allows() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     kept = re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     copied = [
@@ -174,8 +177,8 @@ def test_the_image_is_built_from_what_the_builder_gets() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_the_images_extras_can_be_chosen(tmp_path: Path) -> None:
-    """In shell syntax, for none, one and several."""
+def test_docker_build_argument_selects_extras(tmp_path: Path) -> None:
+    """In shell syntax: none, one and several."""
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     (words,) = re.findall(r'pip install --no-cache-dir (".+")$', text, re.MULTILINE)
     for extras, expected in (("", "."), ("redis", ".[redis]"), ("redis,local", ".[redis,local]")):
@@ -190,7 +193,7 @@ def test_the_images_extras_can_be_chosen(tmp_path: Path) -> None:
         assert printed.stdout == expected
 
 
-def test_the_images_health_check(serve: Callable[..., Any]) -> None:
+def test_docker_health_check_detects_missing_server(serve: Callable[..., Any]) -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     (program,) = re.findall(r'CMD \["python", "-c", \\\n +"(.+)"\]$', text, re.MULTILINE)
     server = serve(harness.make_app({"api_keys": "k"}))
@@ -206,7 +209,7 @@ def test_the_images_health_check(serve: Callable[..., Any]) -> None:
 # -- systemd --------------------------------------------------------------------------------
 
 
-def test_systemd_accepts_the_units(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+def test_systemd_verifies_units(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
     analyze = require_tool("systemd-analyze", "systemd")
     units = []
     for name in ("choreo-wsgi.service", "choreo-wsgi.socket"):
@@ -222,8 +225,8 @@ def test_systemd_accepts_the_units(tmp_path: Path, require_tool: Callable[[str, 
 # -- mod_wsgi -------------------------------------------------------------------------------
 
 
-def test_apache_passes_the_key_on(require_tool: Callable[[str, str], str]) -> None:
-    """``deploy/apache.conf`` in a real Apache; without its line the key would not arrive."""
+def test_apache_forwards_authorization_header(require_tool: Callable[[str, str], str]) -> None:
+    """With ``deploy/apache.conf`` in a real Apache, which drops the header by default."""
     apache = require_tool("apache2", "apache2-bin")
     module = Path("/usr/lib/apache2/modules/mod_wsgi.so")
     if not module.exists():
@@ -265,7 +268,7 @@ def test_apache_passes_the_key_on(require_tool: Callable[[str, str], str]) -> No
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy").rglob("*")), ids=lambda p: p.name)
-def test_every_file_is_told_of(path: Path) -> None:
+def test_every_deploy_file_is_documented(path: Path) -> None:
     if path.is_file():
         pages = [*(ROOT / "docs").glob("*.rst"), ROOT / "README.rst"]
-        assert any(path.name in page.read_text() for page in pages), "no page says what it is for"
+        assert any(path.name in page.read_text() for page in pages), "no page describes it"

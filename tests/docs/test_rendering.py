@@ -1,4 +1,4 @@
-"""The rendered documentation: built, opened in Chromium, and measured there."""
+"""The documentation, built and measured in Chromium: nothing too wide, cut off or unrendered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from chromium_page import Pages
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
-#: Opens each page in a frame and writes what is wrong there, by page, into #found.
+#: Opens each page in a frame and writes its problems, by page, into #found.
 MEASURE = """<!doctype html><meta charset="utf-8"><pre id="found"></pre><script>
 async function problems(name, width) {
   const frame = document.createElement('iframe');
@@ -92,7 +92,9 @@ def measure(chromium: str, folder: Path, names: list[str], *widths: int) -> dict
     return found
 
 
-def test_every_page_reads_well(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+def test_rendered_pages_have_no_layout_problems(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
     chromium = require_tool("chromium", "chromium")
     build(DOCS, tmp_path)
     names = sorted(path.stem for path in DOCS.glob("*.rst"))
@@ -123,7 +125,9 @@ one      two
 """ % ("wide" * 60)
 
 
-def test_what_reads_badly_is_found(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
+def test_layout_check_finds_each_kind_of_problem(
+    tmp_path: Path, require_tool: Callable[[str, str], str]
+) -> None:
     chromium = require_tool("chromium", "chromium")
     source = tmp_path / "docs"
     (source / "_static").mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""The test vectors of the page "resumable chat completions" hold for this server."""
+"""This server satisfies the test vectors of the page "resumable chat completions"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from choreo_wsgi.app.application import Application
 PAGE = Path(__file__).parents[2] / "docs" / "resumable.rst"
 
 
-def test_the_vectors_hold(application: Callable[..., Application]) -> None:
+def test_server_satisfies_test_vectors(application: Callable[..., Application]) -> None:
     page = PAGE.read_text("utf-8")
     found = re.search(r"vectors begin.*?json\n\n(.*?)\n\.\. vectors end", page, re.DOTALL)
     assert found is not None
@@ -24,10 +24,10 @@ def test_the_vectors_hold(application: Callable[..., Application]) -> None:
     assert len(vectors) > 10
     app = application()
     body = chat("a b", stream=True)  # a role, two words, a finish, the end: five events
-    begun = call(app, "POST", "/v1/chat/completions", body, HTTP_CHOREO_RESUMABLE="1")
-    id = begun.headers["choreo-stream-id"]
-    assert begun.headers["content-location"] == f"/v1/streams/{id}"
-    assert ids_of(begun.body) == [1, 2, 3, 4, 5]
+    first = call(app, "POST", "/v1/chat/completions", body, HTTP_CHOREO_RESUMABLE="1")
+    id = first.headers["choreo-stream-id"]
+    assert first.headers["content-location"] == f"/v1/streams/{id}"
+    assert ids_of(first.body) == [1, 2, 3, 4, 5]
     for vector in vectors:
         method, _, target = vector["request"].partition(" ")
         path, _, query = target.replace("ID", id).partition("?")
@@ -38,7 +38,7 @@ def test_the_vectors_hold(application: Callable[..., Application]) -> None:
         assert answer.status == vector["status"], vector
         if "ids" in vector:
             assert ids_of(answer.body) == vector["ids"], vector
-            assert begun.body.endswith(answer.body.removeprefix(sse.ping()))
+            assert first.body.endswith(answer.body.removeprefix(sse.ping()))
 
 
 def ids_of(body: bytes) -> list[int]:

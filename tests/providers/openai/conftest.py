@@ -1,4 +1,4 @@
-"""The upstream that answers as a test says, and clients for it: ``upstream_fixtures.py``."""
+"""The scripted upstream and its clients, from ``upstream_fixtures.py``; no known templates."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from choreo_wsgi.providers.openai import template
 
 
 @pytest.fixture(autouse=True)
-def no_stream_before() -> Iterator[None]:
-    """Let no test know how another's streams began: nothing would be parsed there."""
+def forget_templates() -> Iterator[None]:
+    """Forget the templates of other tests' streams: events that match one are not parsed."""
     template._KNOWN.clear()
     yield

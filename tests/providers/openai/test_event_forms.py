@@ -1,4 +1,4 @@
-"""The same events in every form of Server-Sent Events: line ends, fields, several data lines."""
+"""The same events in every framing: line ends, fields, several data lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.openai.relay import EventRelay
 
-LIKELY = {"token": "y", "logprob": -1.5, "bytes": [121]}
-#: With 40,000 JSON values, more than an event may have that is not set aside.
-LOGPROBS = {"content": [{"token": "x", "logprob": -0.25, "top_logprobs": 20 * [LIKELY]}] * 400}
+TOP = {"token": "y", "logprob": -1.5, "bytes": [121]}
+#: 40,000 JSON values: more than an event may hold that is parsed whole.
+LOGPROBS = {"content": [{"token": "x", "logprob": -0.25, "top_logprobs": 20 * [TOP]}] * 400}
 
 
 def chunk(reason: str | None = None, logprobs: Any = None, **delta: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ FIRST = {
     "text": chunk(role="assistant", content="\N{GRINNING FACE}" + 300_000 * "a"),
     "logprobs": chunk(role="assistant", content="hi", logprobs=LOGPROBS),
 }
-#: One line, CR as line end, several lines, an object around: these differ for large data.
+#: One line, CR, several lines, a wrapping object: the code differs for large data.
 LARGE = [FORMS[0], FORMS[2], FORMS[7], FORMS[8]]
 
 
@@ -56,7 +56,7 @@ LARGE = [FORMS[0], FORMS[2], FORMS[7], FORMS[8]]
         *((kind, form) for kind in ("text", "logprobs") for form in LARGE),
     ],
 )
-def test_the_form_of_an_event_does_not_matter(
+def test_event_framing_does_not_change_chunks(
     kind: str, form: Callable[[dict[str, Any]], str]
 ) -> None:
     first, last = FIRST[kind], chunk("stop")

@@ -1,4 +1,4 @@
-"""Streams whose events are not set apart as the standard says, and what else is no chunk."""
+"""Events with missing separators, data that is no chunk, and members in odd places."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from test_odd_answers import chunk, document, said, stream
+from test_nonstandard_shapes import chunk, document, read_deltas, stream
 
 from choreo_wsgi import sse
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
@@ -17,8 +17,8 @@ TEXTS = [json.dumps(one).encode() for one in CHUNKS]
 DATA = [b"data: " + text for text in TEXTS]
 
 
-def both(body: bytes) -> list[str]:
-    """Return the text, and the message of the failure, as the relay and the translator tell it."""
+def read_text(body: bytes) -> list[str]:
+    """Return the text and the error message of *body*, from relay and translator alike."""
     reader, failure = stream([body])
     translator, items = OpenAITranslator(1), []
     try:
@@ -26,9 +26,9 @@ def both(body: bytes) -> list[str]:
         items += translator.end()
     except Exception as error:
         assert failure is not None and failure.message == str(error)
-    told = "".join(reader.choices[0].text)
-    assert told == "".join(getattr(item, "text", "") for item in items)
-    return [told, failure.message if failure else ""]
+    text = "".join(reader.choices[0].text)
+    assert text == "".join(getattr(item, "text", "") for item in items)
+    return [text, failure.message if failure else ""]
 
 
 @pytest.mark.parametrize(
@@ -43,12 +43,12 @@ def both(body: bytes) -> list[str]:
         b'data: "heartbeat"\n\n' + b"\n\n".join(DATA) + b"\n\ndata: keep-alive\n\n",
     ],
 )
-def test_all_of_the_answer_comes(body: bytes) -> None:
-    assert both(body) == ["ab", ""]
+def test_reads_events_with_wrong_separators(body: bytes) -> None:
+    assert read_text(body) == ["ab", ""]
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "expected"),
     [
         (b"data: Error: it died\n\n", "it died"),
         (b"event: error\ndata: it died\n\n", "it died"),
@@ -59,19 +59,19 @@ def test_all_of_the_answer_comes(body: bytes) -> None:
         (b'data: {"header":{"code":10013,"message":"it died"}}\n\n', "it died"),
     ],
 )
-def test_what_is_no_chunk_is_a_failure_that_says_so(data: bytes, told: str) -> None:
+def test_reports_error_data_between_chunks(data: bytes, expected: str) -> None:
     body = DATA[0] + b"\n\n" + DATA[1] + b"\n\n" + data + b"data: [DONE]\n\n"
-    text, message = both(body)
-    assert text == "a" and told in message
+    text, message = read_text(body)
+    assert text == "a" and expected in message
 
 
-def test_what_was_read_once_is_not_joined() -> None:
+def test_events_in_returns_nothing_for_single_or_invalid_values() -> None:
     assert events_in(b'{"a":1}') == events_in(b"5") == events_in(b"{} x") == []
     assert events_in(b"[" * 100_000) == events_in(b"[{}," * 500_000) == []
 
 
 @pytest.mark.parametrize("word", ["null", "None", "FINISH_REASON_UNSPECIFIED", "undefined"])
-def test_a_word_for_null_finishes_nothing(word: str) -> None:
+def test_null_words_as_finish_reason_do_not_finish(word: str) -> None:
     chunks = [chunk({"content": "a"}, word), chunk({"content": "b"}, word), chunk({}, "length")]
     reader, failure = stream([*(sse.frame(json.dumps(one).encode()) for one in chunks), sse.DONE])
     choice = reader.choices[0]
@@ -79,14 +79,14 @@ def test_a_word_for_null_finishes_nothing(word: str) -> None:
     assert document({"content": "a"}, word)["choices"][0]["finish_reason"] == "stop"
 
 
-def test_members_that_stand_one_place_too_deep() -> None:
+def test_reads_usage_and_finish_reason_inside_delta() -> None:
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     chunks = [chunk({"content": "a", "usage": usage}), chunk({"finish_reason": "length"})]
     reader, failure = stream([*(sse.frame(json.dumps(one).encode()) for one in chunks), sse.DONE])
     assert failure is None and reader.choices[0].finish == "length" and reader.usage == usage
 
 
-def test_a_message_that_is_text_and_logprobs_that_are_none() -> None:
+def test_accepts_string_message_and_invalid_logprobs() -> None:
     odd = {"index": 0, "message": "a", "finish_reason": "stop", "logprobs": "x"}
     reader, failure = stream([sse.frame(json.dumps({"choices": [odd]}).encode()), sse.DONE])
     assert failure is None and "".join(reader.choices[0].text) == "a"
@@ -97,17 +97,17 @@ def call(name: str = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
     return {"tool_calls": [piece]}
 
 
-def test_a_name_that_grows_with_each_piece() -> None:
-    calls = said(call("get_"), call("get_weather"), call("", "{}"), finish="tool_calls")[2]
+def test_growing_call_name_is_merged() -> None:
+    calls = read_deltas(call("get_"), call("get_weather"), call("", "{}"), finish="tool_calls")[2]
     assert calls == [("get_weather", "{}")]
 
 
-@pytest.mark.parametrize("given", ["None", "[]", [], {}])
-def test_no_arguments_in_other_words(given: Any) -> None:
-    assert said(call("f", given), finish="tool_calls")[2] == [("f", "{}")]
+@pytest.mark.parametrize("arguments", ["None", "[]", [], {}])
+def test_null_words_as_arguments_become_empty_object(arguments: Any) -> None:
+    assert read_deltas(call("f", arguments), finish="tool_calls")[2] == [("f", "{}")]
 
 
-def test_arguments_that_were_written_as_json_twice() -> None:
-    given = json.dumps('{"a":"\\""}')
-    assert said(call("f", given), finish="tool_calls")[2] == [("f", '{"a":"\\""}')]
-    assert said(call("f", '"text"'), finish="tool_calls")[2] == [("f", '"text"')]
+def test_decodes_doubly_encoded_arguments() -> None:
+    encoded = json.dumps('{"a":"\\""}')
+    assert read_deltas(call("f", encoded), finish="tool_calls")[2] == [("f", '{"a":"\\""}')]
+    assert read_deltas(call("f", '"text"'), finish="tool_calls")[2] == [("f", '"text"')]

@@ -1,6 +1,6 @@
-"""The lane beside the normal path: the same bytes, errors and usage, wherever a chunk is cut.
+"""The lane gives the same bytes, errors and usage as the normal path, wherever chunks are cut.
 
-Real connections, but one thread: what is sent has arrived when it is read.
+Connections are real, but there is one thread: bytes are read after they have been sent.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from choreo_wsgi.upstream import Client, Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
-#: In no other answer of the corpus a lane forwards an event, or leaves one in another way.
+#: In the other recordings no lane forwards an event, or rejects one for a new reason.
 NAMES = (
     *("openai/text", "openai/role-everywhere", "openai/keep-alives", "openai/usage-on-every-chunk"),
     *("azure/text", "azure/asynchronous-filter", "azure/unicode"),
@@ -40,9 +40,9 @@ CASES = [case for case in cases() if case.id in NAMES]
 
 
 class Run:
-    """One answer to *case*, which comes in pieces; *lanes* is whether lanes are used.
+    """One reply to *case*, received in pieces, with lanes if *lanes*.
 
-    *first* is whether no stream like it came before.
+    If *first*, templates of earlier streams are forgotten.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Run:
         provider.new_call_id = lambda: f"call_{next(numbers)}"
         path = name if unix else ""
         provider.client = self.client = Client(Timeouts(), unix_socket=path, environ={})
-        # What other streams have shown decides how an escape is spelled, never what it says.
+        # With a known template an escape may be spelled differently, with the same meaning.
         if first:
             template._KNOWN.clear()
         self.reply: Reply = provider.answer(case.request, writer(case))
         self.lanes = lanes
         self.lane = None
         self.frames = b""
-        self.passed = 0
-        self.kept: list[bytes] = []
+        self.forwarded = 0
+        self.unsent: list[bytes] = []
         self.error: ChoreoError | None = None
         self.receive()
         self.peer, _ = upstream.accept()
@@ -72,25 +72,25 @@ class Run:
             pass
 
     def play(self, pieces: Sequence[bytes], linger: bytes = struct.pack("ii", 0, 0)) -> Any:
-        """Let the *pieces* come; return the frames, the error and the usage."""
+        """Send the *pieces*; return the frames, the error and the usage."""
         with self.peer:
             for piece in pieces:
                 if self.error is None and not self.reply.ended:
                     self.peer.sendall(piece)
-                    self.go_on()
+                    self.receive_all()
             self.peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        self.go_on()
+        self.receive_all()
         self.reply.close()
         self.client.close()
         error = self.error and (self.error.status, self.error.code, self.error.message)
         return self.frames, error, self.reply.usage
 
-    def go_on(self) -> None:
-        while self.error is None and not self.reply.ended and self.something_came():
+    def receive_all(self) -> None:
+        while self.error is None and not self.reply.ended and self.is_readable():
             if self.lane is None or not self.lane.forward(time.monotonic()):
                 self.receive()
 
-    def something_came(self) -> bool:
+    def is_readable(self) -> bool:
         descriptor = self.reply.fileno()
         if descriptor is None:
             return True
@@ -103,20 +103,20 @@ class Run:
             self.error = error
         self.lane = lane_of(self.reply) if self.lanes else None
         if self.lane is not None:
-            self.lane.send, self.lane.keep = self.send, self.kept.append
+            self.lane.send, self.lane.keep = self.send, self.unsent.append
             self.lane.on_frames = lambda frames, now: None
 
     def send(self, piece: bytes) -> int:
         size, _, rest = piece.partition(b"\r\n")
         assert len(rest) == int(size, 16) + 2 and rest.endswith(b"\n\n\r\n")
         self.frames += rest[:-2]
-        self.passed += 1
+        self.forwarded += 1
         return len(piece)
 
 
 @pytest.fixture
 def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    monkeypatch.chdir(tmp_path)  # a socket's path may have a hundred bytes
+    monkeypatch.chdir(tmp_path)  # the path of a unix socket is limited to about a hundred bytes
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("upstream")
         listener.listen()
@@ -124,7 +124,7 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket
 
 
 def pieces(events: Sequence[bytes], at: int, step: int = 1) -> list[bytes]:
-    """Return the answer of *events*, a chunk for each *step* of them, cut at *at* too."""
+    """Return the reply with *events*, *step* in each chunk, cut between chunks and at *at*."""
     chunks = [chunk(b"".join(events[n : n + step])) for n in range(0, len(events), step)]
     ends = [*itertools.accumulate(map(len, [HEAD, *chunks, END]))]
     whole = b"".join([HEAD, *chunks, END])
@@ -133,7 +133,7 @@ def pieces(events: Sequence[bytes], at: int, step: int = 1) -> list[bytes]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_corpus(upstream: socket.socket, case: Case) -> None:
+def test_lane_relays_recordings_as_normal_path_does(upstream: socket.socket, case: Case) -> None:
     body = case.answer[2]
     events = [event + b"\n\n" for event in body.split(b"\n\n")]
     events[-1] = events[-1][:-2]
@@ -147,13 +147,13 @@ def test_the_corpus(upstream: socket.socket, case: Case) -> None:
 
 
 def values(frames: bytes) -> list[Any]:
-    """Return the JSON of *frames*, however its texts are spelled."""
+    """Return the JSON values of *frames*, in which the spelling of escapes does not matter."""
     lines = frames.split(b"\n\n")
     return [json.loads(line[6:]) if line.startswith(b"data: {") else line for line in lines]
 
 
-class Tame(Writer):
-    """Whose texts are JSON, and mostly plain."""
+class PlainWriter(Writer):
+    """A writer of texts that are valid JSON, and mostly plain."""
 
     def text(self) -> str:
         odd = self.random.choice(("é", r"\n", r"\"", "{", "\x7f", "😀", ""))
@@ -161,20 +161,20 @@ class Tame(Writer):
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_streams_of_all_kinds(upstream: socket.socket, part: int) -> None:
-    """Choices that take turns, calls, texts with escapes, members that come and go."""
+def test_lane_relays_random_streams_as_normal_path_does(upstream: socket.socket, part: int) -> None:
+    """With interleaved choices, calls, escapes, and members in some events only."""
     [case] = [case for case in cases("azure") if case.request.n == 2]
-    passed = 0
+    forwarded = 0
     for seed in range(part, examples(50, 4000), 2):
         random = Random(seed)
-        made = (Tame if seed % 3 else Writer)(random)
-        raw = [f"data: {made.event()}\n\n".encode() for _ in range(EVENTS)]
+        writer = (PlainWriter if seed % 3 else Writer)(random)
+        raw = [f"data: {writer.event()}\n\n".encode() for _ in range(EVENTS)]
         cut = pieces([*raw, sse.DONE], random.randrange(10**6), random.choice((1, 1, 2)))
         expected = Run(upstream, case, lanes=False).play(cut)
         run = Run(upstream, case, lanes=True)
         assert run.play(cut) == expected, seed
-        passed += run.passed
-    assert passed > 20
+        forwarded += run.forwarded
+    assert forwarded > 20
 
 
 PREFIX = b'data: {"choices":[{"index":0,"delta":{"content":"'
@@ -187,7 +187,7 @@ TEXT_SUFFIX = b'"}}\n\n'
 
 
 ODD = [
-    b"",  # PREFIX and SUFFIX would overlap, were they not looked for one behind the other
+    b"",  # here PREFIX and SUFFIX overlap
     b"\\",
     b"\xc3",
     b'"',
@@ -202,7 +202,7 @@ ODD = [
 @pytest.mark.parametrize(
     ("odd", "translated"), [*((odd, False) for odd in ODD), *((odd, True) for odd in ODD[:3])]
 )
-def test_what_is_only_nearly_as_the_last(
+def test_lane_leaves_near_matches_to_normal_path(
     upstream: socket.socket, odd: bytes, translated: bool
 ) -> None:
     id = "anthropic/text" if translated else "openai/text"
@@ -222,11 +222,11 @@ def test_what_is_only_nearly_as_the_last(
     expected = Run(upstream, case, lanes=False).play(cut)
     run = Run(upstream, case, lanes=True)
     assert run.play(cut) == expected
-    assert run.passed >= 1
+    assert run.forwarded >= 1
 
 
 @pytest.mark.parametrize("size", [b"%05x", b"%x;a=b", b"+%x"])
-def test_chunks_that_begin_in_another_way(upstream: socket.socket, size: bytes) -> None:
+def test_accepts_unusual_chunk_size_lines(upstream: socket.socket, size: bytes) -> None:
     [case] = [case for case in cases("openai") if case.id == "openai/text"]
     events = [PREFIX + b"%d" % number + SUFFIX for number in range(8)]
     odd = [size % len(event) + b"\r\n" + event + b"\r\n" for event in events]
@@ -235,7 +235,7 @@ def test_chunks_that_begin_in_another_way(upstream: socket.socket, size: bytes) 
     assert Run(upstream, case, lanes=True).play(cut) == expected
 
 
-def test_a_chunk_that_is_cut_where_it_could_end(upstream: socket.socket) -> None:
+def test_waits_for_rest_of_chunk_cut_where_it_looks_complete(upstream: socket.socket) -> None:
     [case] = [case for case in cases("openai") if case.id == "openai/text"]
     events = [PREFIX + b"%d" % number + SUFFIX for number in range(5)]
     two = chunk(events[3] + b"\r\n" + events[4])
@@ -245,7 +245,7 @@ def test_a_chunk_that_is_cut_where_it_could_end(upstream: socket.socket) -> None
     assert Run(upstream, case, lanes=True).play(cut) == expected
 
 
-def test_a_connection_that_is_reset() -> None:
+def test_connection_reset_is_reported_as_truncation() -> None:
     [case] = [case for case in cases("openai") if case.id == "openai/text"]
     cut = [HEAD, *(chunk(PREFIX + b"%d" % number + SUFFIX) for number in range(5))]
     reset = struct.pack("ii", 1, 0)
@@ -255,27 +255,27 @@ def test_a_connection_that_is_reset() -> None:
     assert expected[1] == (502, "upstream_truncated", "the provider broke the connection off")
 
 
-@pytest.mark.parametrize("taken", [0, 7, None], ids=["nothing", "a part", "an error"])
-def test_what_the_client_does_not_take_is_kept(taken: int | None, upstream: socket.socket) -> None:
-    """Then the normal path continues: nothing more is read until the client has received it."""
+@pytest.mark.parametrize("count", [0, 7, None], ids=["nothing sent", "partly sent", "error"])
+def test_passes_unsent_bytes_to_keep(count: int | None, upstream: socket.socket) -> None:
+    """Then the normal path continues, and reads no more until the client has received them."""
     [case] = [case for case in cases("openai") if case.id == "openai/text"]
     run = Run(upstream, case, lanes=True)
     events = [chunk(PREFIX + b"%d" % number + SUFFIX) for number in range(8)]
     with run.peer:
         for piece in [HEAD, *events[:7]]:
             run.peer.sendall(piece)
-            run.go_on()
-        assert run.passed and run.lane is not None and not run.kept
+            run.receive_all()
+        assert run.forwarded and run.lane is not None and not run.unsent
         sent: list[bytes] = []
 
         def send(piece: bytes) -> int:
             sent.append(piece)
-            if taken is None:
+            if count is None:
                 raise BlockingIOError
-            return taken
+            return count
 
         run.lane.send = send
         run.peer.sendall(events[7])
         assert not run.lane.forward(time.monotonic())
-        assert run.kept == [sent[0][taken or 0 :]]
+        assert run.unsent == [sent[0][count or 0 :]]
         run.reply.close()

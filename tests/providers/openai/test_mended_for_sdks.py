@@ -1,4 +1,4 @@
-"""OpenAI's own SDK reads the mended answers, through the application and a real socket."""
+"""OpenAI's SDK reads mended replies, through the application and a real socket."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistaken_streams import Choice, random_choice, write_stream
 from nightly import examples
 from raw_server import RawServer, Request
 
-#: A mended answer of each kind that a client can tell apart.
+#: A mended reply of each kind that a client can distinguish.
 NAMES = ("text", "call-cut-by-length", "calls-of-one-function", "call-without-arguments",
          "reasoning-by-other-names", "logprobs-beside-nothing", "closing-document")  # fmt: skip
 CASES = [case for case in cases("openai") if case.folder.name in NAMES]
@@ -23,18 +23,18 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 
 
 class Upstream:
-    """Answers with whatever was put into *answer* last."""
+    """Sends *reply*, which the tests set."""
 
     def __init__(self) -> None:
-        self.answer = b""
+        self.reply = b""
 
-    def __call__(self, asked: Request) -> bytes:
-        return self.answer
+    def __call__(self, request: Request) -> bytes:
+        return self.reply
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[tuple[Upstream, openai.OpenAI]]:
-    """An upstream, and the SDK's client of the application in front of it."""
+    """The upstream, and an SDK client of the application in front of it."""
     upstream = Upstream()
     with RawServer.playing(upstream) as playback:
         section = {"type": "openai", "base_url": f"{playback.url}/v1", "models": "*"}
@@ -46,19 +46,19 @@ def served() -> Iterator[tuple[Upstream, openai.OpenAI]]:
         app.close()
 
 
-def ask(case: Case) -> dict[str, Any]:
+def arguments_of(case: Case) -> dict[str, Any]:
     body: dict[str, Any] = case.json("request.json")
     return {name: body[name] for name in ("model", "messages", "tools") if name in body}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_the_stream_helper_reads_a_mended_stream(
+def test_sdk_stream_helper_reads_mended_stream(
     served: tuple[Upstream, openai.OpenAI], case: Case
 ) -> None:
     upstream, client = served
-    upstream.answer = (case.folder / "upstream.http").read_bytes()
+    upstream.reply = (case.folder / "upstream.http").read_bytes()
     expected = case.json("completion.json")["choices"][0]
-    with client.chat.completions.stream(**ask(case)) as stream:
+    with client.chat.completions.stream(**arguments_of(case)) as stream:
         if expected["finish_reason"] == "length":  # the helper raises for it
             with pytest.raises(openai.LengthFinishReasonError):
                 stream.get_final_completion()
@@ -67,25 +67,27 @@ def test_the_stream_helper_reads_a_mended_stream(
     assert choice.message.content == expected["message"]["content"] or not choice.message.content
     assert choice.finish_reason == expected["finish_reason"]
     calls = expected["message"].get("tool_calls") or []
-    for call, wanted in zip(choice.message.tool_calls or [], calls, strict=True):
-        assert call.id and call.function.name == wanted["function"]["name"]
-        assert json.loads(call.function.arguments) == json.loads(wanted["function"]["arguments"])
+    for call, other in zip(choice.message.tool_calls or [], calls, strict=True):
+        assert call.id and call.function.name == other["function"]["name"]
+        assert json.loads(call.function.arguments) == json.loads(other["function"]["arguments"])
 
 
 @pytest.mark.parametrize(
     "case", [case for case in CASES if case.json("plain.json")], ids=lambda case: case.id
 )
-def test_create_reads_a_mended_document(served: tuple[Upstream, openai.OpenAI], case: Case) -> None:
+def test_sdk_create_reads_mended_document(
+    served: tuple[Upstream, openai.OpenAI], case: Case
+) -> None:
     upstream, client = served
-    upstream.answer = (case.folder / "upstream_plain.http").read_bytes()
+    upstream.reply = (case.folder / "upstream_plain.http").read_bytes()
     expected = case.json("plain.json")
-    completion = client.chat.completions.create(**ask(case))
-    message, wanted = completion.choices[0].message, expected["body"]["choices"][0]["message"]
-    assert message.content == wanted["content"]
-    assert len(message.tool_calls or []) == len(wanted.get("tool_calls", []))
+    completion = client.chat.completions.create(**arguments_of(case))
+    message, other = completion.choices[0].message, expected["body"]["choices"][0]["message"]
+    assert message.content == other["content"]
+    assert len(message.tool_calls or []) == len(other.get("tool_calls", []))
 
 
-def test_create_and_the_helper_read_random_mistakes(
+def test_sdk_reads_streams_with_random_mistakes(
     served: tuple[Upstream, openai.OpenAI],
 ) -> None:
     upstream, client = served
@@ -93,11 +95,11 @@ def test_create_and_the_helper_read_random_mistakes(
         random = Random(seed)
         choice = random_choice(random)
         _, events = write_stream(random, [choice])
-        upstream.answer = HEAD + b"".join(events)
-        asked: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
+        upstream.reply = HEAD + b"".join(events)
+        arguments: Any = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
         found = Choice(finish="")
         calls: dict[int, list[str]] = {}
-        for chunk in client.chat.completions.create(**asked, stream=True):
+        for chunk in client.chat.completions.create(**arguments, stream=True):
             for one in chunk.choices:
                 found.text.append(one.delta.content or "")
                 found.finish = one.finish_reason or found.finish
@@ -107,10 +109,10 @@ def test_create_and_the_helper_read_random_mistakes(
                     piece[1] += call.function.arguments or ""
         assert "".join(found.text) == "".join(choice.text), seed
         assert found.finish == choice.finish, seed
-        told = [(name, json.loads(given)) for name, given in calls.values()]
-        assert told == [(name, json.loads(given)) for name, given in choice.calls], seed
-        if choice.finish not in ("length", "content_filter"):  # for which the helper raises
-            with client.chat.completions.stream(**asked) as stream:
+        parsed = [(name, json.loads(text)) for name, text in calls.values()]
+        assert parsed == [(name, json.loads(text)) for name, text in choice.calls], seed
+        if choice.finish not in ("length", "content_filter"):  # the helper raises for these
+            with client.chat.completions.stream(**arguments) as stream:
                 message = stream.get_final_completion().choices[0].message
             assert (message.content or "") == "".join(choice.text), seed
             assert len(message.tool_calls or []) == len(choice.calls), seed

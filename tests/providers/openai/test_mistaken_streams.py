@@ -1,4 +1,4 @@
-"""Whatever mistakes an upstream mixes: OpenAI's schema comes out, and says what was meant."""
+"""Random mixtures of an upstream's mistakes become valid streams with the intended content."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from choreo_wsgi.providers.openai.relay import EventRelay
 IDENTITY = {"id": "chatcmpl-ours", "created": 1, "model": "asked"}
 
 
-def in_pieces(random: Random, raw: bytes) -> list[bytes]:
-    """Return *raw* cut anywhere, into few pieces or many."""
+def cut_randomly(random: Random, raw: bytes) -> list[bytes]:
+    """Return *raw* cut into random pieces."""
     size = random.choice((1, 7, 60, 500, 10**6))
     cuts = [0]
     while cuts[-1] < len(raw):
@@ -28,11 +28,11 @@ def in_pieces(random: Random, raw: bytes) -> list[bytes]:
 
 
 def relay(random: Random, raw: bytes, n: int, usage: bool) -> tuple[bytes, ChoreoError | None]:
-    """Return the frames that *raw* becomes, and the error that it ends in."""
+    """Return the frames of *raw*, relayed, and the error that ends them, if any."""
     relay = EventRelay(Normaliser(n, IDENTITY, random.choice(("", "renamed"))), usage)
     frames = b""
     try:
-        for piece in in_pieces(random, raw):
+        for piece in cut_randomly(random, raw):
             frames += relay.receive_data(piece)
         frames += relay.end()
     except ChoreoError as error:
@@ -48,8 +48,8 @@ def read(frames: bytes, n: int, usage: bool) -> StrictReader:
     return reader
 
 
-def with_arguments(choices: list[Choice]) -> list[Any]:
-    """Return the contents of *choices*, with the values of their calls' arguments."""
+def parsed_contents(choices: list[Choice]) -> list[Any]:
+    """Return the contents of *choices*, with parsed arguments of calls."""
     return [
         (text, reasoning, [(name, json.loads(arguments)) for name, arguments in calls], finish)
         for text, reasoning, calls, finish in (choice.content for choice in choices)
@@ -57,7 +57,7 @@ def with_arguments(choices: list[Choice]) -> list[Any]:
 
 
 @pytest.mark.parametrize("part", range(3))
-def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
+def test_mended_stream_has_intended_content(part: int) -> None:
     each = examples(75, 20_000) // 3
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
@@ -68,7 +68,7 @@ def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
         assert error is None, (seed, error)
         try:
             reader = read(frames, len(choices), usage)
-            assert with_arguments(reader.choices) == with_arguments(choices)
+            assert parsed_contents(reader.choices) == parsed_contents(choices)
             if usage:
                 assert reader.usage == writer.usage
         except AssertionError as problem:
@@ -76,7 +76,7 @@ def test_a_stream_full_of_mistakes_says_what_was_meant(part: int) -> None:
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_a_failure_anywhere_is_one_error_after_what_came_before(part: int) -> None:
+def test_failure_at_any_chunk_raises_one_error_after_earlier_frames(part: int) -> None:
     each = examples(100, 5_000) // 2
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
@@ -91,7 +91,7 @@ def test_a_failure_anywhere_is_one_error_after_what_came_before(part: int) -> No
         ]
         before = writer.chunks[:place]
         if any(one.get("finish_reason") for chunk in before for one in chunk["choices"]):
-            broken = broken[:3]  # nobody listens to a finish reason after another
+            broken = broken[:3]  # a second finish reason is ignored
         lines = [*before, random.choice(broken), *writer.chunks[place:]]
         raw = b"".join(b"data: " + json.dumps(line).encode() + b"\n\n" for line in lines)
         frames, error = relay(random, raw + b"data: [DONE]\n\n", 1, False)

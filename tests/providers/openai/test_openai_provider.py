@@ -1,4 +1,4 @@
-"""The openai provider over real sockets: endings, refusals, usage, names, lists, letting go."""
+"""The openai provider over real sockets: ends, errors, usage, names, models, disconnects."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ USED = (
     b'"usage":{"prompt_tokens":4,"completion_tokens":7,"total_tokens":11}}\n\n'
 )
 STREAM = [ROLE, *WORDS, STOP, USED, sse.DONE]
-SHORT = [ROLE, STOP, sse.DONE]  # for what is done at every byte, with a handshake each
-CUT_OUT = b"".join(STREAM[:-2]).replace(b',"usage":null', b"")
+SHORT = [ROLE, STOP, sse.DONE]  # for tests with one TLS handshake for each byte
+RELAYED = b"".join(STREAM[:-2]).replace(b',"usage":null', b"")
 REPLY = {
     "id": "c",
     "object": "chat.completion",
@@ -76,32 +76,32 @@ REPLY = {
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., OpenAI]]:
-    """``provider(upstream, **options)``, closed when the test is over."""
+    """``provider(upstream, **options)`` returns a provider, which is closed after the test."""
     monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    made: list[OpenAI] = []
+    providers: list[OpenAI] = []
 
     def make(server: RawServer, settings: Settings | None = None, **options: str) -> OpenAI:
         options = {"base_url": server.base_url, "api_key": KEY, **options}
-        made.append(OpenAI("up", options, settings or Settings()))
-        return made[-1]
+        providers.append(OpenAI("up", options, settings or Settings()))
+        return providers[-1]
 
     yield make
-    for one in made:
+    for one in providers:
         one.close()
 
 
-def ask(model: str = "m", **more: Any) -> ChatRequest:
+def make_request(model: str = "m", **more: Any) -> ChatRequest:
     messages = [{"role": "user", "content": "hi"}]
     fields = {key: more.pop(key) for key in ("n", "include_usage", "stream") if key in more}
     return ChatRequest(model, messages, {"model": model, "messages": messages, **more}, **fields)
 
 
-def stream(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.answer(request or ask(stream=True), ChunkWriter(Identity(asked)))
+def stream(provider: OpenAI, request: ChatRequest | None = None, name: str = "m") -> Any:
+    return provider.answer(request or make_request(stream=True), ChunkWriter(Identity(name)))
 
 
 def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
-    """Read *frames* to their end; return what came, and the failure that it ended in."""
+    """Read the reply *frames* to its end; return the bytes and the error that ended it, if any."""
     got = b""
     deadline = time.monotonic() + 15
     try:
@@ -110,7 +110,7 @@ def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
             got += frames.receive(0.25)
     except ChoreoError as error:
         with pytest.raises(type(error)):
-            frames.receive(0)  # it stays so
+            frames.receive(0)  # raises again
         return got, error
     finally:
         frames.close()
@@ -120,13 +120,13 @@ def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
 Make = Callable[..., OpenAI]
 
 
-# -- endings ---------------------------------------------------------------------------
+# -- ends of streams ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("framing", "secure"), [(chunked, False), (until_close, False), (until_close, True)]
 )
-def test_cut_at_every_byte(
+def test_stream_cut_at_any_byte_is_truncated_unless_finished(
     upstream: Start,
     provider: Make,
     tls: tuple[ssl.SSLContext, str],
@@ -137,7 +137,7 @@ def test_cut_at_every_byte(
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", tls[1])
     events = SHORT if secure else STREAM
     raw = framing(events)
-    # A last event that is whole counts without its blank line, unless the framing shows a cut.
+    # A complete last event needs no blank line, unless the framing shows a truncation.
     finish = raw.index(STOP) + len(STOP) - (2 if framing is until_close else 0)
     whole = b"".join(events[: events.index(STOP) + 1]).replace(b',"usage":null', b"")
     server = upstream(
@@ -157,77 +157,77 @@ def test_cut_at_every_byte(
 
 @pytest.mark.parametrize("framing", [chunked, until_close])
 @pytest.mark.parametrize("piece", [None, 1])
-def test_whole_streams_in_any_pieces(
+def test_relays_streams_in_any_pieces(
     upstream: Start, provider: Make, framing: Callable[[list[bytes]], bytes], piece: int | None
 ) -> None:
     server = upstream(
         lambda peer: peer.send(
-            framing(STREAM), piece=piece, cut=None if framing is chunked else -0 or 10**6
+            framing(STREAM), piece=piece, cut=None if framing is chunked else 10**6
         )
     )
     frames = stream(provider(server))
-    assert read(frames) == (CUT_OUT, None)
+    assert read(frames) == (RELAYED, None)
     assert frames.usage == Usage(4, 7) and frames.label == "up/m"
 
 
-def test_frames_arrive_before_the_next_is_made(upstream: Start, provider: Make) -> None:
-    go = threading.Semaphore(0)
+def test_returns_each_frame_before_next_event_arrives(upstream: Start, provider: Make) -> None:
+    allowed = threading.Semaphore(0)
 
     def answer(peer: Peer) -> None:
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         for one in STREAM:
-            assert go.acquire(timeout=DEADLINE)
+            assert allowed.acquire(timeout=DEADLINE)
             peer.send(chunk(one))
         peer.send(b"0\r\n\r\n")
 
     frames = stream(provider(upstream(answer)))
     for one in STREAM[:-2]:
-        go.release()
+        allowed.release()
         got = b""
         while not got:
             got = frames.receive(0.25)
         assert got == one.replace(b',"usage":null', b"")
-    go.release(2)
+    allowed.release(2)
     assert read(frames) == (b"", None)
 
 
-def test_a_reset_after_the_finish_is_no_failure(upstream: Start, provider: Make) -> None:
-    got_it = threading.Event()
+def test_ignores_connection_reset_after_finish(upstream: Start, provider: Make) -> None:
+    received = threading.Event()
 
     def answer(peer: Peer) -> None:
         peer.send(chunked(STREAM[:-2])[:-5])
-        got_it.wait(DEADLINE)
+        received.wait(DEADLINE)
         peer.reset()
 
     frames = stream(provider(upstream(answer)))
     got = b""
-    while len(got) < len(CUT_OUT):
+    while len(got) < len(RELAYED):
         got += frames.receive(0.25)
-    got_it.set()
-    assert read(frames) == (b"", None) and got == CUT_OUT
+    received.set()
+    assert read(frames) == (b"", None) and got == RELAYED
 
 
-def test_a_reset_before_the_finish_is_one(upstream: Start, provider: Make) -> None:
-    got_it = threading.Event()
+def test_connection_reset_before_finish_is_truncation(upstream: Start, provider: Make) -> None:
+    received = threading.Event()
 
     def answer(peer: Peer) -> None:
         peer.send(chunked([ROLE, *WORDS])[:-5])
-        got_it.wait(DEADLINE)
+        received.wait(DEADLINE)
         peer.reset()
 
     frames = stream(provider(upstream(answer)))
     got = frames.receive(0.25) or frames.receive(5)
-    got_it.set()
+    received.set()
     more, error = read(frames)
-    assert isinstance(error, UpstreamTruncated) and CUT_OUT.startswith(got + more)
+    assert isinstance(error, UpstreamTruncated) and RELAYED.startswith(got + more)
 
 
-def test_an_end_mark_is_not_waited_for_for_ever(upstream: Start, provider: Make) -> None:
+def test_waits_limited_time_for_done_marker(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.is_left(30))
-    assert read(stream(provider(server))) == (CUT_OUT, None)
+    assert read(stream(provider(server))) == (RELAYED, None)
 
 
-def test_an_error_behind_content_does_not_wait_for_more(upstream: Start, provider: Make) -> None:
+def test_error_after_content_is_raised_without_more_bytes(upstream: Start, provider: Make) -> None:
     bad = b'data: {"error":{"message":"it broke"}}\n\n'
     raw = chunked([ROLE + WORDS[0] + bad])[:-5]
     server = upstream(lambda peer: peer.send(raw) or peer.is_left(30))
@@ -241,13 +241,13 @@ def test_an_error_behind_content_does_not_wait_for_more(upstream: Start, provide
     frames.close()
 
 
-def test_a_long_pause_is_a_timeout(upstream: Start, provider: Make) -> None:
+def test_idle_timeout_raises_provider_timeout(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])[:-5]) or peer.is_left())
     got, error = read(stream(provider(server, idle_timeout="0.2")))
-    assert isinstance(error, ProviderTimeout) and CUT_OUT.startswith(got) and got
+    assert isinstance(error, ProviderTimeout) and RELAYED.startswith(got) and got
 
 
-def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
+def test_first_byte_timeout_raises_provider_timeout(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.is_left())
     got, error = read(stream(provider(server, first_byte_timeout="0.2")))
     assert got == b"" and isinstance(error, ProviderTimeout) and error.status == 504
@@ -282,7 +282,7 @@ def test_a_long_prefill_is_a_timeout(upstream: Start, provider: Make) -> None:
         ),
     ],
 )
-def test_an_answer_that_is_no_stream_is_an_error(
+def test_stream_request_raises_for_other_replies(
     upstream: Start, provider: Make, answer: bytes, kind: type[ChoreoError], status: int
 ) -> None:
     server = upstream(lambda peer: peer.send(answer))
@@ -291,7 +291,7 @@ def test_an_answer_that_is_no_stream_is_an_error(
     assert "<" not in error.message
 
 
-def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provider: Make) -> None:
+def test_forwards_error_text_and_retry_after_but_masks_key(upstream: Start, provider: Make) -> None:
     body = {"error": {"message": f"too fast for {KEY}!", "code": "slow_down"}}
     raw = sized(json.dumps(body).encode(), "429 Too Many")
     raw = raw.replace(b"\r\n\r\n", b"\r\nRetry-After: 17\r\n\r\n", 1)
@@ -301,7 +301,7 @@ def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provi
 
 
 @pytest.mark.parametrize(
-    ("said", "shown"),
+    ("message", "masked"),
     [
         ("bad token header-secret-5678", "bad token ***"),
         ("bad token Bearer header-secret-5678.", "bad token Bearer ***."),
@@ -316,39 +316,39 @@ def test_the_providers_words_its_patience_and_not_its_key(upstream: Start, provi
         ("no secret * here ** at all", "no secret * here ** at all"),
     ],
 )
-def test_what_else_is_secret_is_hidden_too(
-    upstream: Start, provider: Make, said: str, shown: str
+def test_masks_header_values_and_partial_keys_in_errors(
+    upstream: Start, provider: Make, message: str, masked: str
 ) -> None:
-    """The values of the option ``headers``, and what providers leave of a key."""
-    refusal = json.dumps({"message": said, "param": said, "code": said}).encode()
+    """Values of the option ``headers``, and keys that the provider has masked in part."""
+    refusal = json.dumps({"message": message, "param": message, "code": message}).encode()
     server = upstream(lambda peer: peer.send(sized(refusal, "400 Bad Request")))
     headers = "X-Gateway-Token: Bearer header-secret-5678, X-Other: other+secret/5678"
     _, error = read(stream(provider(server, headers=headers)))
-    assert error is not None and error.message == shown
-    assert not re.search("secret|aGVh", f"{error.param} {error.code}".replace(shown, ""), re.I)
+    assert error is not None and error.message == masked
+    assert not re.search("secret|aGVh", f"{error.param} {error.code}".replace(masked, ""), re.I)
 
 
-def test_the_key_is_hidden_in_a_streams_error_too(upstream: Start, provider: Make) -> None:
+def test_masks_key_in_error_events(upstream: Start, provider: Make) -> None:
     bad = f'data: {{"error":{{"message":"bad key {KEY}"}}}}\n\n'.encode()
     got, error = read(stream(provider(upstream(lambda peer: peer.send(chunked([ROLE, bad]))))))
     assert got and error is not None and error.message == "bad key ***"
 
 
-def test_an_error_page_that_is_cut_says_enough(upstream: Start, provider: Make) -> None:
+def test_truncated_error_body_keeps_its_status(upstream: Start, provider: Make) -> None:
     raw = sized(b'{"error":{"message":"too many"}}', "429 Too Many")
     server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 3))
     _, error = read(stream(provider(server)))
     assert isinstance(error, RateLimited)
 
 
-def test_no_listener(upstream: Start, provider: Make) -> None:
+def test_refused_connection_is_provider_unavailable(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: None)
     server.__exit__(None, None, None)
     got, error = read(stream(provider(server)))
     assert got == b"" and isinstance(error, ProviderUnavailable)
 
 
-def test_an_event_over_the_limit(upstream: Start, provider: Make) -> None:
+def test_rejects_event_above_max_event_bytes(upstream: Start, provider: Make) -> None:
     large = event('{"content":"%s"}' % ("x" * 5000))
     server = upstream(lambda peer: peer.send(chunked([ROLE, large, STOP])))
     settings = Settings(max_event_bytes=4096)
@@ -356,7 +356,7 @@ def test_an_event_over_the_limit(upstream: Start, provider: Make) -> None:
     assert got == ROLE.replace(b',"usage":null', b"") and isinstance(error, UpstreamInvalid)
 
 
-def test_a_large_event(upstream: Start, provider: Make) -> None:
+def test_relays_event_of_one_megabyte(upstream: Start, provider: Make) -> None:
     large = event('{"content":"%s"}' % ("é" * 500_000))
     server = upstream(lambda peer: peer.send(chunked([ROLE, large, STOP, sse.DONE])))
     got, error = read(stream(provider(server)))
@@ -364,7 +364,7 @@ def test_a_large_event(upstream: Start, provider: Make) -> None:
     assert got == b"".join([ROLE, large, STOP]).replace(b',"usage":null', b"")
 
 
-def test_a_burst(upstream: Start, provider: Make) -> None:
+def test_relays_bursts_on_one_connection(upstream: Start, provider: Make) -> None:
     burst = [event(f'{{"content":"w{number}"}}') for number in range(20_000)]
     raw = chunked([ROLE, *burst, STOP, USED, sse.DONE])
     server = upstream(lambda peer: peer.send(raw))
@@ -376,15 +376,13 @@ def test_a_burst(upstream: Start, provider: Make) -> None:
     assert server.accepted == 1
 
 
-# -- what is sent ------------------------------------------------------------------------
+# -- requests -----------------------------------------------------------------------------
 
 
-def test_the_request_goes_up_with_our_key_and_asks_for_usage(
-    upstream: Start, provider: Make
-) -> None:
+def test_request_has_api_key_headers_and_include_usage(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     ours = provider(server, headers="X-Team: blue, X-Org: é")
-    request = ask("theirs", stream=True, temperature=0.5, custom={"é": 1}, n=2)
+    request = make_request("theirs", stream=True, temperature=0.5, custom={"é": 1}, n=2)
     read(stream(ours, request))
     sent = server.requests[0]
     assert sent.line == "POST /v1/chat/completions HTTP/1.1"
@@ -395,15 +393,17 @@ def test_the_request_goes_up_with_our_key_and_asks_for_usage(
     assert body["stream_options"] == {"include_usage": True} and body["temperature"] == 0.5
 
 
-def test_usage_is_passed_on_when_asked(upstream: Start, provider: Make) -> None:
+def test_usage_is_forwarded_when_requested(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
-    request = ask(stream=True, include_usage=True, stream_options={"include_usage": True, "x": 1})
+    request = make_request(
+        stream=True, include_usage=True, stream_options={"include_usage": True, "x": 1}
+    )
     assert read(stream(provider(server), request)) == (b"".join(STREAM[:-1]), None)
     assert json.loads(server.requests[0].body)["stream_options"] == {"include_usage": True, "x": 1}
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "422 Unprocessable"])
-def test_one_that_refuses_stream_options_is_asked_without(
+def test_retries_without_rejected_stream_options(
     upstream: Start, provider: Make, status: str
 ) -> None:
     def answer(peer: Peer) -> None:
@@ -415,12 +415,12 @@ def test_one_that_refuses_stream_options_is_asked_without(
     server = upstream(answer)
     ours = provider(server)
     for _ in range(3):
-        assert read(stream(ours)) == (CUT_OUT, None)
+        assert read(stream(ours)) == (RELAYED, None)
     with_it = [b"stream_options" in request.body for request in server.requests]
     assert with_it == [True, False, False, False]
 
 
-def test_a_request_that_is_wrong_is_not_asked_for_ever(upstream: Start, provider: Make) -> None:
+def test_retries_invalid_request_once(upstream: Start, provider: Make) -> None:
     def answer(peer: Peer) -> None:
         if b"wrong" in peer.request.body:
             peer.send(sized(b'{"error":{"message":"wrong"}}', "400 Bad Request"))
@@ -429,49 +429,49 @@ def test_a_request_that_is_wrong_is_not_asked_for_ever(upstream: Start, provider
 
     server = upstream(answer)
     ours = provider(server)
-    _, error = read(stream(ours, ask(stream=True, wrong=1)))
+    _, error = read(stream(ours, make_request(stream=True, wrong=1)))
     assert isinstance(error, InvalidRequest) and error.message == "wrong"
-    assert len(server.requests) == 2  # it could have been the stream options
+    assert len(server.requests) == 2  # the stream options could have been the reason
     assert read(stream(ours))[1] is None
-    assert b"stream_options" in server.requests[-1].body  # which were not to blame
-    read(stream(ours, ask(stream=True, wrong=1)))
+    assert b"stream_options" in server.requests[-1].body  # which were not the reason
+    read(stream(ours, make_request(stream=True, wrong=1)))
     assert len(server.requests) == 4
 
 
-def test_an_alias_is_answered_under_its_own_name(upstream: Start, provider: Make) -> None:
+def test_reply_names_requested_alias(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
-    got, error = read(stream(provider(server), ask("theirs", stream=True), asked="alias"))
-    assert error is None and got == CUT_OUT.replace(b'"m"', b'"alias"')
+    got, error = read(stream(provider(server), make_request("theirs", stream=True), name="alias"))
+    assert error is None and got == RELAYED.replace(b'"m"', b'"alias"')
 
 
-def test_without_repair_nothing_is_mended(upstream: Start, provider: Make) -> None:
+def test_repair_false_forwards_members_unchanged(upstream: Start, provider: Make) -> None:
     odd = event('{"reasoning":"x"}')
     server = upstream(lambda peer: peer.send(chunked([ROLE, odd, STOP, sse.DONE])))
     assert b'"reasoning":"x"' in read(stream(provider(server, repair="false")))[0]
     assert b'"reasoning_content":"x"' in read(stream(provider(server)))[0]
 
 
-def test_no_key(upstream: Start) -> None:
+def test_only_openai_itself_requires_api_key(upstream: Start) -> None:
     ours = OpenAI("openai", {}, Settings())
     with pytest.raises(ProviderNotConfigured):
         stream(ours)
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     ours = OpenAI("up", {"base_url": server.base_url + "/"}, Settings())
-    assert read(stream(ours))[1] is None  # a server of one's own needs none
+    assert read(stream(ours))[1] is None  # other servers need no key
     assert server.requests[0].headers["Authorization"] is None
     assert server.requests[0].line == "POST /v1/chat/completions HTTP/1.1"
     ours.close()
 
 
 @pytest.mark.parametrize("headers", ["nonsense", ": x", "A\u20ac: b"])
-def test_wrong_headers(upstream: Start, headers: str) -> None:
+def test_rejects_invalid_headers_option(upstream: Start, headers: str) -> None:
     server = upstream(lambda peer: None)
     with pytest.raises(ConfigurationError):
         stream(OpenAI("up", {"base_url": server.base_url, "headers": headers}, Settings()))
 
 
 @pytest.mark.parametrize("kind", [OpenAI, Azure])
-def test_a_header_of_the_settings_replaces_ours(upstream: Start, kind: type[OpenAI]) -> None:
+def test_headers_option_replaces_default_header(upstream: Start, kind: type[OpenAI]) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     options = {"base_url": server.base_url, "api_key": "k", "headers": "authorization: Basic x"}
     ours = kind("up", options, Settings())
@@ -481,7 +481,7 @@ def test_a_header_of_the_settings_replaces_ours(upstream: Start, kind: type[Open
     ours.close()
 
 
-def test_its_place_in_the_environment() -> None:
+def test_reads_key_and_url_from_environment() -> None:
     assert OpenAI.from_environment({}) == {}
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h"}
     assert OpenAI.from_environment(environment) == {"api_key": "k", "base_url": "http://h"}
@@ -490,30 +490,30 @@ def test_its_place_in_the_environment() -> None:
 # -- plain completions ---------------------------------------------------------------------
 
 
-def complete(provider: OpenAI, request: ChatRequest | None = None, asked: str = "m") -> Any:
-    return provider.answer(request or ask(), CompletionWriter(Identity(asked)))
+def complete(provider: OpenAI, request: ChatRequest | None = None, name: str = "m") -> Any:
+    return provider.answer(request or make_request(), CompletionWriter(Identity(name)))
 
 
 @pytest.mark.parametrize("piece", [None, 5])
-def test_a_document_passes_byte_for_byte(
+def test_forwards_document_byte_for_byte(
     upstream: Start, provider: Make, piece: int | None
 ) -> None:
     body = json.dumps(REPLY, indent=1).encode()
     server = upstream(lambda peer: peer.send(sized(body), piece=piece))
-    reply = complete(provider(server), ask(stream_options={}, seed=7))
+    reply = complete(provider(server), make_request(stream_options={}, seed=7))
     assert read(reply) == (body, None)
     assert reply.usage == Usage(4, 7) and reply.label == "up/m"
     sent = json.loads(server.requests[0].body)
     assert sent["stream"] is False and "stream_options" not in sent and sent["seed"] == 7
 
 
-def test_a_document_is_mended_and_renamed(upstream: Start, provider: Make) -> None:
+def test_mends_document_and_renames_its_model(upstream: Start, provider: Make) -> None:
     reply = json.loads(json.dumps(REPLY))
     message = reply["choices"][0]["message"]
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message.update(tool_calls=[call], reasoning="why")
     server = upstream(lambda peer: peer.send(sized(json.dumps(reply).encode())))
-    got = json.loads(read(complete(provider(server), asked="alias"))[0])
+    got = json.loads(read(complete(provider(server), name="alias"))[0])
     assert got["model"] == "alias" and got["choices"][0]["finish_reason"] == "tool_calls"
     assert got["choices"][0]["message"]["reasoning_content"] == "why"
 
@@ -533,14 +533,14 @@ def test_a_document_is_mended_and_renamed(upstream: Start, provider: Make) -> No
         (chunked(STREAM[:-3]), UpstreamTruncated),
     ],
 )
-def test_what_is_no_completion(
+def test_rejects_replies_that_are_no_completion(
     upstream: Start, provider: Make, answer: bytes, kind: type[ChoreoError]
 ) -> None:
     got, error = read(complete(provider(upstream(lambda peer: peer.send(answer)))))
     assert got == b"" and type(error) is kind
 
 
-def test_a_document_without_end(
+def test_rejects_document_above_size_limit(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("choreo_wsgi.providers.openai.provider._MAX_REPLY", 50_000)
@@ -551,25 +551,25 @@ def test_a_document_without_end(
     assert "longer than 50000 bytes" in error.message
 
 
-def test_a_document_that_is_cut(upstream: Start, provider: Make) -> None:
+def test_document_cut_short_is_truncation(upstream: Start, provider: Make) -> None:
     raw = sized(json.dumps(REPLY).encode())
     server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 5))
     assert isinstance(read(complete(provider(server)))[1], UpstreamTruncated)
 
 
-# -- letting go ------------------------------------------------------------------------------
+# -- disconnects -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", ["prefill", "body", "plain"])
-def test_a_client_that_leaves_frees_the_upstream(
+def test_closing_reply_closes_upstream_connection(
     upstream: Start, provider: Make, phase: str
 ) -> None:
-    gone: list[float | None] = []
+    left: list[float | None] = []
 
     def answer(peer: Peer) -> None:
         if phase == "body":
             peer.send(chunked([ROLE, *WORDS])[:-5])
-        gone.append(peer.is_left())
+        left.append(peer.is_left())
 
     server = upstream(answer)
     ours = provider(server)
@@ -580,8 +580,8 @@ def test_a_client_that_leaves_frees_the_upstream(
             got += frames.receive(0.01)
         frames.close()
         frames.close()
-        assert server.wait(lambda number=number: len(gone) > number or server.open == 0)
-    assert server.wait(lambda: server.open == 0) and None not in gone
+        assert server.wait(lambda number=number: len(left) > number or server.open == 0)
+    assert server.wait(lambda: server.open == 0) and None not in left
     assert idle_in(ours.client) == 0
 
 
@@ -594,14 +594,14 @@ def items(data: list[bytes], n: int = 1) -> list[Item]:
     return [*found, *translator.end()]
 
 
-def test_items_at_every_split() -> None:
+def test_translator_items_are_same_at_every_split() -> None:
     raw = b"".join(STREAM)
     expected = [*[Delta(f"w{number} é") for number in range(4)], Finish("stop"), Usage(4, 7)]
     for at in range(len(raw) + 1):
         assert items([raw[:at], raw[at:]]) == expected
 
 
-def test_items_of_tool_calls_and_reasoning() -> None:
+def test_translator_reads_tool_calls_and_reasoning() -> None:
     stream = [
         event('{"role":"assistant","reasoning":"hm","refusal":null}'),
         event('{"tool_calls":[{"id":"a","function":{"name":"f","arguments":""},"extra_content":1}]}'),
@@ -616,7 +616,7 @@ def test_items_of_tool_calls_and_reasoning() -> None:
     ]
 
 
-def test_an_event_of_the_type_error_is_one_whatever_it_holds() -> None:
+def test_translator_raises_event_of_type_error() -> None:
     translator = OpenAITranslator()
     with pytest.raises(ProviderUnavailable, match="the cause"):
         translator.receive_data(
@@ -624,7 +624,7 @@ def test_an_event_of_the_type_error_is_one_whatever_it_holds() -> None:
         )
 
 
-def test_items_before_a_failure_come_first() -> None:
+def test_translator_returns_items_before_failure() -> None:
     translator = OpenAITranslator()
     assert translator.receive_data(b"".join(WORDS) + b"data: x\n\n" + STOP) == [
         Delta(f"w{number} é") for number in range(4)
@@ -637,18 +637,18 @@ def test_items_before_a_failure_come_first() -> None:
         translator.end()
 
 
-def test_items_end_as_frames_do() -> None:
+def test_translator_requires_finish_or_done_marker() -> None:
     assert items([ROLE, WORDS[0], sse.DONE])[-1] == Finish("stop")
     for stream in ([], [ROLE, *WORDS], [sse.DONE]):
         with pytest.raises(UpstreamTruncated):
             items(stream)
 
 
-def test_an_open_source(upstream: Start, provider: Make) -> None:
+def test_open_reads_items_and_reuses_connection(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     ours = provider(server)
     for _ in range(2):
-        source = ours.open(ask(stream=True))
+        source = ours.open(make_request(stream=True))
         found: list[Item] = []
         while not source.ended:
             found += source.receive(0.25)
@@ -656,7 +656,7 @@ def test_an_open_source(upstream: Start, provider: Make) -> None:
         source.close()
     assert server.accepted == 1
     server.answer = lambda peer: peer.send(chunked(STREAM), cut=200)
-    source = ours.open(ask(stream=True))
+    source = ours.open(make_request(stream=True))
     with pytest.raises(UpstreamTruncated):
         while not source.ended:
             source.receive(0.25)
@@ -665,7 +665,7 @@ def test_an_open_source(upstream: Start, provider: Make) -> None:
 # -- models ----------------------------------------------------------------------------------
 
 
-def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
+def test_caches_model_list(upstream: Start, provider: Make) -> None:
     listed = {"object": "list", "data": [{"id": "a"}, {"id": "b"}, {"no": 1}, 7]}
     server = upstream(lambda peer: peer.send(sized(json.dumps(listed).encode())))
     ours = provider(server)
@@ -674,7 +674,7 @@ def test_models_are_asked_for_once(upstream: Start, provider: Make) -> None:
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
-def test_a_failure_does_not_replace_the_list(
+def test_failed_refresh_keeps_model_list(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = iter([sized(b'{"data":[{"id":"a"}]}'), sized(b"no", "500 Internal Server Error")])
@@ -685,8 +685,8 @@ def test_a_failure_does_not_replace_the_list(
     assert len(server.requests) == 2
 
 
-def test_an_error_behind_frames_is_due_at_once(upstream: Start, provider: Make) -> None:
-    """The frames are handed over first; no descriptor tells of what waits."""
+def test_error_after_frames_is_due_at_once(upstream: Start, provider: Make) -> None:
+    """The frames are returned first; the descriptor does not become readable for the error."""
     bad = b'data: {"error":{"message":"no"}}\n\n'
     server = upstream(lambda peer: peer.send(chunked([ROLE + WORDS[0] + bad])))
     frames = stream(provider(server))
@@ -699,20 +699,20 @@ def test_an_error_behind_frames_is_due_at_once(upstream: Start, provider: Make) 
     frames.close()
 
 
-def test_nobody_waits_for_a_list_that_somebody_asks_for(upstream: Start, provider: Make) -> None:
-    asked, go = threading.Event(), threading.Event()
+def test_concurrent_models_call_does_not_wait(upstream: Start, provider: Make) -> None:
+    requested, allowed = threading.Event(), threading.Event()
 
     def answer(peer: Peer) -> None:
-        asked.set()
-        go.wait(DEADLINE)
+        requested.set()
+        allowed.wait(DEADLINE)
         peer.send(sized(b'{"data":[{"id":"a"}]}'))
 
     ours = provider(upstream(answer))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ours.models)
-        assert asked.wait(DEADLINE)
+        assert requested.wait(DEADLINE)
         assert ours.models() == []
-        go.set()
+        allowed.set()
         assert first.result(DEADLINE) == ["a"]
     assert ours.models() == ["a"]
 
@@ -720,7 +720,7 @@ def test_nobody_waits_for_a_list_that_somebody_asks_for(upstream: Start, provide
 @pytest.mark.parametrize(
     "answer", [sized(b"no", "404 Not Found"), sized(b"[]"), sized(b'{"data":7}'), b"x\r\n\r\n"]
 )
-def test_an_upstream_without_a_list(upstream: Start, provider: Make, answer: bytes) -> None:
+def test_caches_invalid_model_list_as_empty(upstream: Start, provider: Make, answer: bytes) -> None:
     server = upstream(lambda peer: peer.send(answer))
     ours = provider(server)
     assert ours.models() == [] and ours.models() == []

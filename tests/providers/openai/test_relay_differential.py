@@ -1,4 +1,4 @@
-"""The relay's ways in bulk against the plain one: parse each event, mend it, write it."""
+"""The relay's fast paths give the same chunks as parsing, mending and writing each event."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from choreo_wsgi.providers.openai.relay import EventRelay
 
 Json = Any
 EVENTS = 40  # in a stream
-#: What a JSON string may hold as it is, and what it may not.
+#: Valid pieces of the inside of a JSON string; BROKEN are invalid ones.
 INSIDE = (
     *("a", "word ", "é", "\U0001f600", r"\n", r"\"", r"\\", r"\u00e9", r"\ud83d", r"\ude00", "}"),
     *(r"\/", r"\u0075", '":', ",", "usage", "content", "[DONE]", "\x7f", r"\\\"", "null", "{"),
@@ -31,7 +31,7 @@ SOUND = tuple(piece for piece in INSIDE if piece != '":')
 BROKEN = ("\t", "\x00", r"\q", r"\u12", '"', "\\")
 
 
-#: Members that are no part of what is said, though they look like it.
+#: Members of a chunk that look like its text, usage or identity, but are not.
 ODD = (
     *('"content":"top"', '"delta":{"content":"top"}', '"finish_reason":null', '"usage":"null"'),
     *('"n":1E400', '"n":1e-300', '"n":123456789012345678901234567890', '"n":-0', '"n":1.10'),
@@ -46,7 +46,7 @@ ODD = (
 
 
 class Writer:
-    """Writes the chunks of one stream as text, each a little differently, or all alike."""
+    """Writes the chunks of one stream as JSON, with small differences, or all alike."""
 
     def __init__(self, random: Random) -> None:
         self.random = random
@@ -56,10 +56,10 @@ class Writer:
         self.extra = random.choice(
             ("", "", "usage", "nested", "content", "reasoning", "padding", "twice")
         )
-        #: What nine of ten deltas are: then patterns are learned, and met by something else.
+        #: The kind of nine deltas in ten: patterns are learned, then other deltas follow.
         self.usual = random.choice(("", "content", "reasoning", "call", "spaced"))
         self.renamed = random.choice(("reasoning", "reasoning_content"))
-        #: How often something odd is in an event.
+        #: The probability of something odd in an event.
         self.odd = random.choice((0, 0, 0.02, 0.2))
 
     def member(self, name: str, value: str) -> str:
@@ -90,7 +90,7 @@ class Writer:
         if kind == ["content"]:
             return object(member("content", self.text()))
         if kind == ["spaced"]:
-            # Not where it is looked for, and always the same: another text may seem to be it.
+            # Not found by a pattern, and constant: another string could be mistaken for it.
             return object(f'"{random.choice(("content", self.renamed))}" :"same"')
         if kind == ["reasoning"]:
             return object(member(self.renamed, self.text()))
@@ -150,55 +150,57 @@ class Writer:
         )
 
     def framed(self, event: str, end: str) -> str:
-        """Return *event* as a server may send it, its lines with this *end*, or with others."""
+        """Return *event* framed with the line end *end*, or sometimes in another valid way."""
         if self.random.random() >= self.odd:
             return f"data: {event}{end}{end}"
         end, last = self.random.choices(("\n", "\r\n", "\r"), k=2)
         before = self.random.choice(("", ": x", "event: message", "id: 1", "retry: 5", "other"))
         space = self.random.choice((" ", "", "  "))
         cut = f"{end}data:{space}" if self.random.random() < 0.3 else ""
-        # After a lone CR a LF would be the end of the same line.
+        # LF after CR would belong to the same line end.
         last = "\r" if end == "\r" else last
         return f"{before}{end if before else ''}data:{space}{event[0]}{cut}{event[1:]}{end}{last}"
 
 
-def refuse(constant: str) -> None:
+def reject_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
-def exactly(text: str | bytes) -> Json:
-    return json.loads(text, parse_float=Decimal, parse_constant=refuse)
+def parse_exactly(text: str | bytes) -> Json:
+    return json.loads(text, parse_float=Decimal, parse_constant=reject_constant)
 
 
-def whole(value: Json) -> Json:
-    """Return *value* with halves of surrogate pairs, side by side in a text, as one character."""
+def join_surrogates(value: Json) -> Json:
+    """Return *value* with each surrogate pair in its strings as one character."""
     if isinstance(value, str):
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     if isinstance(value, list):
-        return [whole(one) for one in value]
-    return {key: whole(one) for key, one in value.items()} if isinstance(value, dict) else value
+        return [join_surrogates(one) for one in value]
+    if isinstance(value, dict):
+        return {key: join_surrogates(one) for key, one in value.items()}
+    return value
 
 
-def plainly(
+def parse_each(
     events: list[str], normaliser: Normaliser, include_usage: bool
 ) -> tuple[list[Json], bool]:
-    """Return the chunks that *events* become, and whether that ends in an error."""
+    """Return the mended chunks of *events*, and whether there was an error."""
     chunks: list[Json] = []
     for event in events:
         try:
-            made = normaliser.normalise(exactly(event))[0]
+            mended = normaliser.normalise(parse_exactly(event))[0]
         except (ValueError, ChoreoError):
             return chunks, True
-        for chunk in made:
+        for chunk in mended:
             if include_usage:
                 chunk.setdefault("usage", None)
             else:
                 chunk.pop("usage", None)
-            chunks.append(whole(chunk))
+            chunks.append(join_surrogates(chunk))
     return chunks, False
 
 
-def relayed(
+def relay_pieces(
     pieces: list[bytes], normaliser: Normaliser, include_usage: bool
 ) -> tuple[list[Json], bool]:
     events = EventRelay(normaliser, include_usage)
@@ -211,20 +213,22 @@ def relayed(
     lines = frames.split(b"\n\n")
     assert lines.pop() == b""
     assert all(line.startswith(b"data: {") and b"\n" not in line for line in lines)
-    return [exactly(line[6:]) for line in lines], failed
+    return [parse_exactly(line[6:]) for line in lines], failed
 
 
-def parted(told: tuple[list[Json], bool]) -> tuple[list[Json], bool]:
-    """Return what was *told* with each choice in a chunk of its own."""
-    chunks, failed = told
-    return [{**one, "choices": [said]} for one in chunks for said in one["choices"] or [{}]], failed
+def split_choices(result: tuple[list[Json], bool]) -> tuple[list[Json], bool]:
+    """Return *result* with each choice in a separate chunk."""
+    chunks, failed = result
+    split = [{**one, "choices": [choice]} for one in chunks for choice in one["choices"] or [{}]]
+    return split, failed
 
 
 @pytest.fixture
-def all_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have short events set aside as events of 128 KiB are."""
-    shorten = partial(cutting.shorten, window=64, cut=24)  # longer than the words of a chunk
-    # Twice the tail is looked at for an escape, which has six bytes.
+def short_events_are_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat short events as the relay treats those above 128 KiB."""
+    # A cut is longer than the constant strings of a chunk.
+    shorten = partial(cutting.shorten, window=64, cut=24)
+    # The tail is searched twice for an escape, which has six bytes.
     for name, size in (("_HEAD", 4), ("_TAIL", 6), ("_WIDE", 24), ("_MARK_SIZE", 0)):
         monkeypatch.setattr(cutting, name, size)
     monkeypatch.setattr(cutting, "shorten", shorten)
@@ -233,18 +237,18 @@ def all_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("part", range(10, 12))
-@pytest.mark.usefixtures("all_is_long")
-def test_what_is_long_is_no_different(part: int) -> None:
-    compare(part, parted)
+@pytest.mark.usefixtures("short_events_are_long")
+def test_long_events_relay_as_if_parsed(part: int) -> None:
+    compare(part, split_choices)
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_bulk_is_no_different_from_parsing_each_event(part: int) -> None:
-    compare(part, lambda told: told)
+def test_bulk_relay_equals_parsing_each_event(part: int) -> None:
+    compare(part, lambda result: result)
 
 
-def compare(part: int, seen: Callable[[tuple[list[Json], bool]], object]) -> None:
-    """Compare what is *seen* of streams relayed, and parsed event by event."""
+def compare(part: int, view: Callable[[tuple[list[Json], bool]], object]) -> None:
+    """Compare *view* of the results of relaying streams and of parsing each event."""
     each = examples(20_000, 500_000) // EVENTS // 10
     for seed in range(part * each, (part + 1) * each):
         random = Random(seed)
@@ -261,6 +265,7 @@ def compare(part: int, seen: Callable[[tuple[list[Json], bool]], object]) -> Non
         identity = {"id": "o", "created": 2, "model": "o"}
         usage, model = random.random() < 0.5, random.choice(("", "r"))
 
-        one, other = (Normaliser(2, identity, model, new_id=lambda: "call_new") for _ in range(2))
-        relayed_ones, plain_ones = relayed(pieces, one, usage), plainly(events, other, usage)
-        assert seen(relayed_ones) == seen(plain_ones), seed
+        normalisers = [Normaliser(2, identity, model, new_id=lambda: "call_new") for _ in range(2)]
+        relayed = relay_pieces(pieces, normalisers[0], usage)
+        parsed = parse_each(events, normalisers[1], usage)
+        assert view(relayed) == view(parsed), seed

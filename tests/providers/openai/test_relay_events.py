@@ -1,4 +1,4 @@
-"""The relay without a socket: what is passed on, what is mended, how it ends."""
+"""The relay without a socket: forwarding, ends of streams, errors, repairs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ STREAM = [ROLE, text("Hello"), text(" wörld \U0001f600"), text(' "q" \\ \n'), S
 def relay_all(
     blocks: list[bytes], n: int = 1, limit: int = 1 << 23, **rewriting: Any
 ) -> tuple[bytes, ChoreoError | None, EventRelay]:
-    """Relay *blocks*; return the frames, the failure they end in, and the relay."""
+    """Relay *blocks*; return the frames, the error that ends them, if any, and the relay."""
     include_usage = rewriting.pop("include_usage", False)
     relay = EventRelay(Normaliser(n, **rewriting), include_usage, limit)
     frames = b""
@@ -65,7 +65,7 @@ def relay_all(
 
 
 def chunks(frames: bytes) -> list[Json]:
-    """Return the JSON of frames, each of which must be exactly ``data: {...}``."""
+    """Return the JSON of each of *frames*; each must be exactly ``data: {...}``."""
     lines = frames.split(b"\n\n")
     assert lines.pop() == b""
     for line in lines:
@@ -91,23 +91,23 @@ def without_usage(blocks: list[bytes]) -> bytes:
     return b"".join(blocks).replace(NULL.encode(), b"")
 
 
-# -- passed on -------------------------------------------------------------------------
+# -- forwarding -----------------------------------------------------------------------
 
 
-def test_events_pass_byte_for_byte_but_for_usage() -> None:
+def test_forwards_events_byte_for_byte_without_usage() -> None:
     frames, error, relay = relay_all([b"".join(STREAM)])
     assert error is None and relay.normaliser.done
     assert frames == without_usage(STREAM[:-2])
     assert relay.usage == Usage(4, 7)
 
 
-def test_usage_comes_once_and_last_when_asked() -> None:
+def test_sends_requested_usage_once_at_end() -> None:
     frames, error, _ = relay_all([b"".join(STREAM)], include_usage=True)
     assert error is None
     assert frames == b"".join(STREAM[:-1])
 
 
-def test_every_split_gives_the_same_frames() -> None:
+def test_frames_are_same_at_every_split() -> None:
     raw = b"".join(STREAM)
     for at in range(len(raw) + 1):
         frames, error, relay = relay_all([raw[:at], raw[at:]])
@@ -115,20 +115,20 @@ def test_every_split_gives_the_same_frames() -> None:
         assert relay.usage == Usage(4, 7)
 
 
-def test_one_byte_at_a_time() -> None:
+def test_frames_are_same_byte_by_byte() -> None:
     raw = b"".join(STREAM)
     frames, error, _ = relay_all([raw[at : at + 1] for at in range(len(raw))])
     assert error is None and frames == without_usage(STREAM[:-2])
 
 
-def test_a_whole_event_never_waits_for_the_next() -> None:
+def test_returns_complete_event_at_once() -> None:
     relay = EventRelay(Normaliser())
     for one in STREAM[:-2]:
         assert relay.receive_data(one) == without_usage([one])
 
 
 @pytest.mark.parametrize("end", [b"\r\n", b"\r"])
-def test_other_line_ends(end: bytes) -> None:
+def test_accepts_cr_and_crlf_line_ends(end: bytes) -> None:
     raw = b"".join(STREAM).replace(b"\n", end)
     for at in range(len(raw) + 1):
         frames, error, _ = relay_all([raw[:at], raw[at:]])
@@ -137,25 +137,24 @@ def test_other_line_ends(end: bytes) -> None:
     assert relay.receive_data(STREAM[0].replace(b"\n", end)) == without_usage(STREAM[:1])
 
 
-def test_line_ends_of_each_kind_one_byte_at_a_time() -> None:
-    """CR, LF, LF are a line's end and a blank line: the event is whole with the last byte."""
+def test_accepts_mixed_line_ends_byte_by_byte() -> None:
+    """CR, LF, LF are a line end and a blank line: the last byte completes the event."""
     for end in (b"\r\n\n", b"\n\r\n", b"\r\r\n", b"\r\n\r"):
         relay = EventRelay(Normaliser())
         frames = [relay.receive_data(bytes([byte])) for byte in ROLE.removesuffix(b"\n\n") + end]
         if not frames[-1] and end.endswith(b"\r\n"):
-            frames.pop()  # it was whole with the CR
+            frames.pop()  # the CR completed it
         assert not any(frames[:-1]) and frames[-1] == without_usage([ROLE]), end
 
 
-def test_what_stands_beside_a_finish_that_is_repeated_is_kept() -> None:
+def test_keeps_members_beside_repeated_finish_reason() -> None:
     again = STOP.replace(b',"usage":null', b',"citations":["u"]')
     frames, error, _ = relay_all([ROLE, text("a"), STOP, again, sse.DONE])
     assert error is None
     assert [chunk["citations"] for chunk in chunks(frames) if "citations" in chunk] == [["u"]]
 
 
-def test_the_end_may_be_said_twice() -> None:
-    """What is due then is given once."""
+def test_second_end_returns_no_frames() -> None:
     relay = EventRelay(Normaliser(), include_usage=True)
     relay.receive_data(b"".join(STREAM))
     assert b'"usage":{' in relay.end()
@@ -175,13 +174,13 @@ def test_the_end_may_be_said_twice() -> None:
         ),
     ],
 )
-def test_what_is_no_count_is_not_accounted_for(usage: str, expected: Usage) -> None:
+def test_relay_usage_ignores_invalid_token_counts(usage: str, expected: Usage) -> None:
     used = USED.replace(USAGE.encode(), usage.encode())
     _, error, relay = relay_all([ROLE, STOP, used, sse.DONE])
     assert error is None and relay.usage == expected
 
 
-def test_the_sse_around_the_json_is_made_ours() -> None:
+def test_normalises_sse_framing() -> None:
     raw = (
         b"\xef\xbb\xbfretry: 5\n: OPENROUTER PROCESSING\n\nevent: message\nid: 7\n"
         + ROLE.replace(b"data: ", b"data:")
@@ -195,13 +194,13 @@ def test_the_sse_around_the_json_is_made_ours() -> None:
         assert error is None and frames == without_usage([ROLE, text("Hello"), STOP]), at
 
 
-def test_comments_and_empty_objects_between_events_are_dropped() -> None:
+def test_drops_comments_and_empty_events() -> None:
     raw = [ROLE, b": keep-alive\n\n", text("a") * 3, b"data: {}\n\n", b"data:\n\n", STOP, sse.DONE]
     frames, error, _ = relay_all(raw)
     assert error is None and frames == without_usage([ROLE, text("a") * 3, STOP])
 
 
-def test_garbage_after_the_end_mark_is_ignored() -> None:
+def test_ignores_bytes_after_done_marker() -> None:
     for garbage in (b"garbage\n\n", b"data: <html>\n\n", b"\xff\xfe\n\n", text("more"), b"data: ["):
         frames, error, relay = relay_all([*STREAM, garbage])
         assert error is None and frames == without_usage(STREAM[:-2])
@@ -215,7 +214,7 @@ def test_garbage_after_the_end_mark_is_ignored() -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_any_text_in_any_pieces(
+def test_relays_any_text_in_any_pieces(
     texts: list[str], cuts: list[int], ascii: bool, renamed: bool
 ) -> None:
     stream = [ROLE]
@@ -236,16 +235,16 @@ def test_any_text_in_any_pieces(
         assert frames == without_usage([*stream, STOP])
 
 
-def test_bulk_and_one_by_one_agree() -> None:
+def test_bulk_and_single_events_give_same_frames() -> None:
     stream = [ROLE, *(text(f"w{number} é\\n") for number in range(300)), STOP, USED, sse.DONE]
     for rewriting in ({}, {"model": "asked"}, {"include_usage": True}, {"repair": False}):
         in_bulk = relay_all([b"".join(stream)], **rewriting)
-        singly = relay_all(stream, **rewriting)
-        assert in_bulk[:2] == singly[:2] and in_bulk[1] is None
+        one_by_one = relay_all(stream, **rewriting)
+        assert in_bulk[:2] == one_by_one[:2] and in_bulk[1] is None
         assert len(chunks(in_bulk[0])) == 302 + bool(rewriting.get("include_usage"))
 
 
-def test_padding_that_differs_in_every_event() -> None:
+def test_relays_events_with_random_padding() -> None:
     def padded(number: int) -> bytes:
         pad = f',"usage":null,"obfuscation":"{number * 7919 % 10007}"'
         return text(f"w{number}", usage=pad)
@@ -262,14 +261,14 @@ def test_padding_that_differs_in_every_event() -> None:
     assert error is None and asked == b"".join(stream[:-1])
 
 
-def test_spaces_in_the_json_stay() -> None:
+def test_keeps_spaces_in_json() -> None:
     spaced = [one.replace(b'":', b'": ').replace(b",", b", ") for one in STREAM[:-1]]
     frames, error, _ = relay_all([*spaced, sse.DONE])
     assert error is None
     assert frames == b"".join(spaced[:-1]).replace(b', "usage": null', b"")
 
 
-def test_the_model_is_renamed() -> None:
+def test_renames_model_in_every_frame() -> None:
     frames, error, _ = relay_all(
         [b"".join([ROLE, text("a") * 50, STOP, USED, sse.DONE])], model="alias", include_usage=True
     )
@@ -277,7 +276,7 @@ def test_the_model_is_renamed() -> None:
     assert frames == b"".join([ROLE, text("a") * 50, STOP, USED]).replace(b'"m"', b'"alias"')
 
 
-def test_choices_that_take_turns() -> None:
+def test_relays_interleaved_choices() -> None:
     stream = [event('{"role":"assistant","content":""}', index=number) for number in range(3)]
     for word in range(50):
         stream += [text(f"{word} ", index=number) for number in range(3)]
@@ -287,12 +286,12 @@ def test_choices_that_take_turns() -> None:
         assert error is None and frames == without_usage(stream)
 
 
-# -- the end ---------------------------------------------------------------------------
+# -- ends of streams ------------------------------------------------------------------------
 
 
-def test_cut_anywhere_is_truncated_unless_all_had_come() -> None:
+def test_stream_cut_anywhere_is_truncated_unless_finished() -> None:
     raw = b"".join(STREAM)
-    # A last event that is whole counts, even if its blank line has not come.
+    # A complete last event counts without its blank line.
     finished = raw.index(STOP) + len(STOP) - 2
     for at in range(len(raw)):
         frames, error, _ = relay_all([raw[:at]])
@@ -304,14 +303,14 @@ def test_cut_anywhere_is_truncated_unless_all_had_come() -> None:
             assert not finishes(frames)
 
 
-def test_one_of_two_choices_is_not_all() -> None:
+def test_end_requires_finish_of_every_choice() -> None:
     stream = [ROLE, event('{"role":"assistant","content":""}', index=1), STOP]
     assert isinstance(relay_all(stream, n=2)[1], UpstreamTruncated)
     frames, error, _ = relay_all([*stream, event("{}", '"length"', index=1)], n=2)
     assert error is None and finishes(frames) == [(0, "stop"), (1, "length")]
 
 
-def test_an_end_mark_after_content_counts_as_a_finish() -> None:
+def test_done_marker_after_content_counts_as_stop() -> None:
     frames, error, _ = relay_all([ROLE, text("Hi"), sse.DONE])
     assert error is None and contents(frames) == "Hi" and finishes(frames) == [(0, "stop")]
     last = chunks(frames)[-1]
@@ -321,7 +320,7 @@ def test_an_end_mark_after_content_counts_as_a_finish() -> None:
 
 
 @pytest.mark.parametrize("stream", [[], [sse.DONE], [USED, sse.DONE]])
-def test_an_end_before_any_choice_is_a_failure(stream: list[bytes]) -> None:
+def test_end_before_any_choice_is_truncation(stream: list[bytes]) -> None:
     frames, error, _ = relay_all(stream)
     assert frames == b"" and isinstance(error, UpstreamTruncated)
 
@@ -344,7 +343,7 @@ def test_an_end_before_any_choice_is_a_failure(stream: list[bytes]) -> None:
         text("x").replace(b'"x"', b'"\xc3"') + text("x").replace(b'"x"', b'"\xa9"'),
     ],
 )
-def test_what_is_no_chunk_is_a_failure_and_loses_nothing(bad: bytes) -> None:
+def test_invalid_event_raises_after_earlier_frames(bad: bytes) -> None:
     good = [ROLE, text("a"), text("b"), text("c")]
     for blocks in ([b"".join(good) + bad + STOP], [*good, bad, STOP]):
         relay = EventRelay(Normaliser())
@@ -360,7 +359,7 @@ def test_what_is_no_chunk_is_a_failure_and_loses_nothing(bad: bytes) -> None:
             relay.end()
 
 
-def test_the_size_of_an_event_is_bounded() -> None:
+def test_rejects_events_above_size_limit() -> None:
     large = text("x" * 3000)
     for at in (10, 1500, len(large) - 1, len(large)):
         frames, error, _ = relay_all([ROLE, large[:at], large[at:], STOP, sse.DONE], limit=2000)
@@ -371,7 +370,7 @@ def test_the_size_of_an_event_is_bounded() -> None:
     assert relay_all([b"".join(many)], limit=2000)[1] is None
 
 
-def test_a_large_event_passes() -> None:
+def test_relays_event_of_one_megabyte() -> None:
     large = text("é" * 500_000)
     raw = b"".join([ROLE, large, STOP, sse.DONE])
     frames, error, _ = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
@@ -396,7 +395,7 @@ def test_a_large_event_passes() -> None:
         (event("{}", '"error"'), ProviderError, "error"),
     ],
 )
-def test_an_error_in_the_stream_is_the_providers_own(
+def test_error_events_raise_providers_error(
     bad: bytes, kind: type[ChoreoError], message: str
 ) -> None:
     good = [ROLE, text("a"), text("b")]
@@ -418,20 +417,20 @@ def test_an_error_in_the_stream_is_the_providers_own(
 
 
 @pytest.mark.parametrize(
-    ("id", "at_once"),
+    ("id", "expected"),
     [("chatcmpl-of-another", True), ('of "it" \\ x', False), ("1700000000,", False), ("7", False)],
 )
-def test_what_one_stream_has_shown_counts_for_the_next(id: str, at_once: bool) -> None:
-    """From the first text on, and with the id, time and model of the next stream."""
+def test_stream_uses_template_of_earlier_stream(id: str, expected: bool) -> None:
+    """From the first text, and with the new stream's own id, time and model."""
     relay_all(STREAM, model="asked")
     named = [block.replace(b'"chatcmpl-1"', json.dumps(id).encode()) for block in STREAM]
     later = [block.replace(b'"created":1,', b'"created":1700000000,') for block in named]
     relay = EventRelay(Normaliser(model="asked"))
     frames = b"".join(map(relay.receive_data, later[:2]))
-    assert (relay.pattern is not None) == at_once
+    assert (relay.pattern is not None) == expected
     frames += b"".join(map(relay.receive_data, later[2:])) + relay.end()
-    told = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
-    assert told == {(id, 1700000000, "asked")}
+    identities = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
+    assert identities == {(id, 1700000000, "asked")}
     assert contents(frames) == 'Hello wörld \U0001f600 "q" \\ \n'
 
 
@@ -439,8 +438,8 @@ OWN = {"id": "chatcmpl-made-up", "created": 2, "model": "m"}
 
 
 @pytest.mark.parametrize("include_usage", [False, True])
-def test_the_first_text_is_expected_as_the_last_stream_had_it(include_usage: bool) -> None:
-    """With its own id and time; what differs from it is read as ever."""
+def test_pattern_of_first_text_comes_from_earlier_stream(include_usage: bool) -> None:
+    """With the stream's own id and time; events that do not match are parsed."""
     relay_all(STREAM, include_usage=include_usage, identity=OWN)
     relay_all([block.replace(b"chatcmpl-1", b"chatcmpl-2") for block in STREAM])
     named = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
@@ -450,8 +449,8 @@ def test_the_first_text_is_expected_as_the_last_stream_had_it(include_usage: boo
     assert relay.pattern is not None and b'"chatcmpl-own"' in relay.pattern.new_prefix
     odd = [named[1], STREAM[1], text("x").replace(b'"m"', b'"other"'), event('{"content":null}')]
     frames += b"".join(map(relay.receive_data, [own[1], *odd, *own[2:]])) + relay.end()
-    told = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
-    assert told == {("chatcmpl-own", 1700000000, "m")}
+    identities = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
+    assert identities == {("chatcmpl-own", 1700000000, "m")}
     assert contents(frames) == 'HelloHelloHellox wörld \U0001f600 "q" \\ \n'
     assert all(("usage" in one) == include_usage for one in chunks(frames))
 
@@ -465,7 +464,7 @@ def test_the_first_text_is_expected_as_the_last_stream_had_it(include_usage: boo
         [ROLE, *[event('{"content":"a","tool_calls":null}')] * 3],
     ],
 )
-def test_what_had_to_be_mended_in_one_stream_is_not_expected_of_the_next(
+def test_learns_no_template_from_mended_events(
     before: list[bytes],
 ) -> None:
     for _ in range(2):
@@ -479,10 +478,10 @@ def test_what_had_to_be_mended_in_one_stream_is_not_expected_of_the_next(
     assert (relay.usage is not None) == (b"prompt_tokens" in before[1])
 
 
-def test_a_role_that_is_repeated_goes_whatever_others_have_shown() -> None:
-    said = [event(f'{{"role":"assistant","content":"{word}"}}') for word in "abcd"]
+def test_drops_repeated_role_despite_known_template() -> None:
+    stream = [event(f'{{"role":"assistant","content":"{word}"}}') for word in "abcd"]
     for repair in (False, True, True):
-        frames, failure, _ = relay_all([*said, STOP, sse.DONE], repair=repair)
+        frames, failure, _ = relay_all([*stream, STOP, sse.DONE], repair=repair)
         assert failure is None and contents(frames) == "abcd"
         roles = [
             one for chunk in chunks(frames) for one in chunk["choices"] if "role" in one["delta"]
@@ -490,7 +489,7 @@ def test_a_role_that_is_repeated_goes_whatever_others_have_shown() -> None:
         assert len(roles) == (1 if repair else 4)
 
 
-def test_an_id_that_changes_within_a_stream_is_mended_whatever_others_have_shown() -> None:
+def test_mends_changing_id_despite_known_template() -> None:
     relay_all(STREAM)
     own = [block.replace(b"chatcmpl-1", b"chatcmpl-own") for block in STREAM]
     frames, failure, _ = relay_all([own[0], *STREAM[1:]])
@@ -498,10 +497,10 @@ def test_an_id_that_changes_within_a_stream_is_mended_whatever_others_have_shown
     assert {one["id"] for one in chunks(frames)} == {"chatcmpl-own"}
 
 
-def test_reasoning_is_called_reasoning_content() -> None:
-    thought = [event(f'{{"reasoning":"t{number}"}}') for number in range(40)]
+def test_renames_reasoning_to_reasoning_content() -> None:
+    reasoning = [event(f'{{"reasoning":"t{number}"}}') for number in range(40)]
     both = event('{"content":"","reasoning":"end"}')
-    stream = [ROLE, *thought, both, text("a"), text("b"), STOP, sse.DONE]
+    stream = [ROLE, *reasoning, both, text("a"), text("b"), STOP, sse.DONE]
     for blocks in ([b"".join(stream)], stream):
         frames, error, _ = relay_all(blocks)
         assert error is None and contents(frames) == "ab"
@@ -511,16 +510,16 @@ def test_reasoning_is_called_reasoning_content() -> None:
     assert b'"reasoning":' in relay_all(stream, repair=False)[0]
 
 
-def test_reasoning_under_two_names_comes_once() -> None:
+def test_sends_reasoning_under_two_names_once() -> None:
     both = event('{"reasoning_content":"why","reasoning":"same"}')
     for blocks in ([both] * 4, [both * 4]):
         frames, failure, _ = relay_all([ROLE, *blocks, STOP, sse.DONE])
         assert failure is None and contents(frames, "reasoning_content") == "why" * 4
 
 
-def test_reasoning_beside_content_is_found_in_bulk() -> None:
-    sly = event('{"content":"x","reasoning":"why"}')
-    frames, error, _ = relay_all([ROLE, text("a") * 5, text("a") + sly + text("b"), STOP])
+def test_renames_reasoning_beside_content_within_burst() -> None:
+    mixed = event('{"content":"x","reasoning":"why"}')
+    frames, error, _ = relay_all([ROLE, text("a") * 5, text("a") + mixed + text("b"), STOP])
     assert error is None and contents(frames, "reasoning_content") == "why"
     assert contents(frames) == "aaaaaaxb"
 
@@ -529,7 +528,7 @@ def calls(members: str) -> bytes:
     return event(f'{{"tool_calls":[{members}]}}')
 
 
-def test_tool_calls_get_their_index_and_their_finish_reason() -> None:
+def test_adds_tool_call_index_and_finish_reason() -> None:
     stream = [
         ROLE,
         calls('{"id":"c1","type":"function","function":{"name":"f","arguments":""}}'),
@@ -542,41 +541,42 @@ def test_tool_calls_get_their_index_and_their_finish_reason() -> None:
     for blocks in ([b"".join(stream)], stream):
         frames, error, _ = relay_all(blocks)
         assert error is None and finishes(frames) == [(0, "tool_calls")]
-        made: dict[int, str] = {}
+        arguments: dict[int, str] = {}
         for chunk in chunks(frames):
             for call in chunk["choices"][0]["delta"].get("tool_calls", ()):
-                made[call["index"]] = made.get(call["index"], "") + call["function"]["arguments"]
-        assert made == {0: '{"a":1}', 1: "{}"}
+                index, piece = call["index"], call["function"]["arguments"]
+                arguments[index] = arguments.get(index, "") + piece
+        assert arguments == {0: '{"a":1}', 1: "{}"}
 
 
 def call(**piece: Any) -> bytes:
-    """A piece of the first tool call."""
+    """Return an event with a piece of the first tool call."""
     return event(json.dumps({"tool_calls": [{"index": 0, **piece}]}))
 
 
-def test_arguments_in_bursts_are_taken_note_of() -> None:
-    """Arguments that are whole are not completed, and those that are not are no call."""
+def test_checks_completeness_of_arguments_sent_in_bursts() -> None:
+    """Complete arguments are forwarded as they are; incomplete ones end in an error."""
     start = call(id="c", type="function", function={"name": "f", "arguments": ""})
     inner = '{"word": "' + 'grün \\" \\\\ ' * 40 + '"}'
     last = event("{}", '"tool_calls"')
-    for whole, said in ((True, inner), (False, inner[:-1])):
+    for complete, arguments in ((True, inner), (False, inner[:-1])):
         burst = [
             call(function={"arguments": piece})
-            for piece in (said[at : at + 3] for at in range(0, len(said), 3))
+            for piece in (arguments[at : at + 3] for at in range(0, len(arguments), 3))
         ]
         for blocks in ([b"".join(burst)], [*burst[:9], b"".join(burst[9:])]):
             frames, failure, _ = relay_all([ROLE, start, *blocks, last, sse.DONE])
-            assert (failure is None) is whole
-            given = [
+            assert (failure is None) is complete
+            pieces = [
                 call["function"]["arguments"]
                 for chunk in chunks(frames.removesuffix(sse.DONE))
                 for call in chunk["choices"][0]["delta"].get("tool_calls", ())
             ]
-            assert "".join(given) == said
+            assert "".join(pieces) == arguments
 
 
-def test_a_string_that_does_not_end_with_its_event_is_a_failure() -> None:
-    """Joined with the text of the next event its backslash would be a line feed."""
+def test_rejects_string_that_continues_in_next_event() -> None:
+    """Joined with the next text, which begins with n, its backslash would form an escape."""
     good = [text(word) for word in ("a", "b", "c")]
     bad = text("d").replace(b'"d"', b'"d\\"') + text("next")
     frames, failure, _ = relay_all([ROLE, *good, bad, STOP, sse.DONE])
@@ -584,20 +584,20 @@ def test_a_string_that_does_not_end_with_its_event_is_a_failure() -> None:
     assert contents(frames) == "abc"
 
 
-def test_an_event_that_never_ends_is_not_collected_for_ever() -> None:
+def test_rejects_endless_event() -> None:
     relay = EventRelay(Normaliser(), max_event_bytes=1000)
     with pytest.raises(UpstreamInvalid):
         for _ in range(10):
             relay.receive_data(b"data: " + b"x" * 500)
 
 
-def test_an_event_of_the_type_error_is_one_whatever_it_holds() -> None:
+def test_event_of_type_error_raises_its_text() -> None:
     bad = b'event: error\ndata: {"reason":"overloaded","note":"the cause"}\n\n'
     _, failure, _ = relay_all([ROLE, text("a"), bad, STOP, sse.DONE])
     assert failure is not None and failure.status == 503 and "the cause" in failure.message
 
 
-def test_a_burst_that_is_no_text_is_a_failure() -> None:
+def test_rejects_invalid_utf8_within_burst() -> None:
     good = [text(word) for word in ("a", "b", "c")]
     bad = text("d") + text("e").replace(b'"e"', b'"\xff"') + text("f")
     frames, failure, _ = relay_all([ROLE, *good, bad, STOP, sse.DONE])
@@ -605,7 +605,7 @@ def test_a_burst_that_is_no_text_is_a_failure() -> None:
     assert contents(frames) == "abcd"
 
 
-def test_choices_without_an_index_are_told_apart_by_their_place() -> None:
+def test_numbers_choices_without_index_by_position() -> None:
     both = (
         b'data: {"id":"x","choices":[{"delta":{"content":"a"},"finish_reason":null},'
         b'{"delta":{"content":"b"},"finish_reason":null}]}\n\n'
@@ -618,13 +618,13 @@ def test_choices_without_an_index_are_told_apart_by_their_place() -> None:
 
 
 @pytest.mark.parametrize(("n", "index"), [(1, 1), (2, 2), (2, -1)])
-def test_a_choice_that_nobody_asked_for_is_a_failure(n: int, index: int) -> None:
+def test_rejects_choice_index_out_of_range(n: int, index: int) -> None:
     frames, failure, _ = relay_all([ROLE, text("a"), text("b", index=index)], n)
     assert isinstance(failure, UpstreamInvalid) and contents(frames) == "a"
 
 
-def test_calls_without_indexes_in_two_choices() -> None:
-    """Each piece names its function, and that is all that it says of where it belongs."""
+def test_merges_calls_without_index_per_choice() -> None:
+    """Each piece names its function, and nothing else identifies its call."""
 
     def piece(arguments: str, index: int) -> bytes:
         function = {"name": f"f{index}", "arguments": arguments}
@@ -635,19 +635,19 @@ def test_calls_without_indexes_in_two_choices() -> None:
     frames, failure, _ = relay_all([*stream, *ends, sse.DONE], n=2)
     assert failure is None
     for index in (0, 1):
-        made = [
+        found = [
             one
             for chunk in chunks(frames.removesuffix(sse.DONE))
             for choice in chunk["choices"]
             if choice["index"] == index
             for one in choice["delta"].get("tool_calls", ())
         ]
-        assert [one["function"]["name"] for one in made if "id" in one] == [f"f{index}"]
-        assert "".join(one["function"]["arguments"] for one in made) == '{"a":1}'
-        assert {one["index"] for one in made} == {0}
+        assert [one["function"]["name"] for one in found if "id" in one] == [f"f{index}"]
+        assert "".join(one["function"]["arguments"] for one in found) == '{"a":1}'
+        assert {one["index"] for one in found} == {0}
 
 
-def test_good_tool_calls_pass_untouched() -> None:
+def test_forwards_valid_tool_calls_unchanged() -> None:
     stream = [
         ROLE,
         calls('{"index":0,"id":"c1","type":"function","function":{"name":"f","arguments":""}}'),
@@ -661,7 +661,7 @@ def test_good_tool_calls_pass_untouched() -> None:
         assert error is None and frames == without_usage(stream)
 
 
-def test_content_in_the_last_chunk_comes_before_the_finish() -> None:
+def test_sends_content_of_last_chunk_before_finish() -> None:
     last = event('{"content":"!"}', '"stop"', f',"usage":{USAGE}')  # Mistral
     frames, error, relay = relay_all([ROLE, text("Hi"), last, sse.DONE], include_usage=True)
     assert error is None and contents(frames) == "Hi!" and relay.usage == Usage(4, 7)
@@ -681,7 +681,7 @@ def test_content_in_the_last_chunk_comes_before_the_finish() -> None:
         USED + USED,
     ],
 )
-def test_usage_in_any_shape_is_one_chunk_without_choices(report: bytes) -> None:
+def test_usage_becomes_one_chunk_without_choices(report: bytes) -> None:
     frames, error, relay = relay_all([ROLE, text("a"), STOP, report, sse.DONE], include_usage=True)
     assert error is None and relay.usage == Usage(4, 7)
     found = [chunk for chunk in chunks(frames) if chunk["usage"]]
@@ -691,7 +691,7 @@ def test_usage_in_any_shape_is_one_chunk_without_choices(report: bytes) -> None:
     assert error is None and b"usage" not in hidden and len(chunks(hidden)) == 3
 
 
-def test_usage_on_every_chunk_is_taken_out() -> None:
+def test_removes_usage_from_every_chunk() -> None:
     def counted(number: int) -> bytes:
         usage = f',"usage":{{"prompt_tokens":4,"completion_tokens":{number},"total_tokens":9}}'
         return text("a", usage=usage)
@@ -705,16 +705,16 @@ def test_usage_on_every_chunk_is_taken_out() -> None:
         assert len(chunks(frames)) == 31
 
 
-def test_what_is_no_count_counts_nothing() -> None:
+def test_sends_zero_for_invalid_token_counts() -> None:
     report = b'data: {"choices":[],"usage":{"prompt_tokens":true,"completion_tokens":-2}}\n\n'
     frames, failure, relay = relay_all([ROLE, STOP, report, sse.DONE], include_usage=True)
     assert failure is None and relay.usage == Usage(0, 0)
-    told = chunks(frames)[-1]["usage"]
-    assert told["prompt_tokens"] == 0 and told["prompt_tokens"] is not False
+    sent = chunks(frames)[-1]["usage"]
+    assert sent["prompt_tokens"] == 0 and sent["prompt_tokens"] is not False
 
 
-def test_an_error_beside_choices_in_a_burst_is_an_error() -> None:
-    """OpenRouter's events are padded with spaces, and its errors stand beside choices."""
+def test_raises_error_beside_choices_within_burst() -> None:
+    """OpenRouter sends errors beside choices."""
     bad = STOP.replace(b'"choices"', b'"error":{"code":429,"message":"slow down"},"choices"')
     for burst in ([b"".join([text("a")] * 40) + bad], [text("a"), text("b"), text("c") + bad]):
         frames, failure, _ = relay_all([ROLE, *burst])
@@ -724,13 +724,13 @@ def test_an_error_beside_choices_in_a_burst_is_an_error() -> None:
     assert isinstance(failure, UpstreamInvalid) and chunks(frames)
 
 
-def test_groqs_usage_counts() -> None:
+def test_reads_usage_from_x_groq() -> None:
     last = event("{}", '"stop"', f',"x_groq":{{"id":"r","usage":{USAGE}}}')
     _, error, relay = relay_all([ROLE, text("a"), last, sse.DONE])
     assert error is None and relay.usage == Usage(4, 7)
 
 
-def test_usage_in_detail() -> None:
+def test_reads_and_forwards_usage_details() -> None:
     detailed = USED.replace(
         b'"total_tokens":11',
         b'"total_tokens":12,"prompt_tokens_details":{"cached_tokens":0},'
@@ -741,14 +741,14 @@ def test_usage_in_detail() -> None:
     assert frames.endswith(detailed)
 
 
-def test_usage_null_is_added_where_the_upstream_has_none() -> None:
+def test_adds_usage_null_if_upstream_omits_it() -> None:
     stream = [one.replace(NULL.encode(), b"") for one in (ROLE, text("a") * 20, STOP)]
     frames, error, _ = relay_all([b"".join(stream), USED, sse.DONE], include_usage=True)
     assert error is None
     assert frames == b"".join([ROLE, text("a") * 20, STOP, USED])
 
 
-def test_azures_first_event_is_dropped() -> None:
+def test_drops_azures_first_event() -> None:
     first = (
         b'data: {"id":"","object":"","created":0,"model":"","choices":[],'
         b'"prompt_filter_results":[{"prompt_index":0}]}\n\n'
@@ -758,28 +758,28 @@ def test_azures_first_event_is_dropped() -> None:
     assert {chunk["id"] for chunk in chunks(frames)} == {"chatcmpl-1"}
 
 
-def test_missing_members() -> None:
+def test_accepts_chunks_with_missing_members() -> None:
     stream = [b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n', event("null", '"stop"')]
     frames, error, _ = relay_all(stream)
     assert error is None and contents(frames) == "a" and finishes(frames) == [(0, "stop")]
 
 
-def test_an_empty_finish_reason_is_none() -> None:
+def test_empty_finish_reason_does_not_finish() -> None:
     stream = [ROLE, *[text(str(number), finish='""') for number in range(20)], STOP, sse.DONE]
     frames, error, _ = relay_all([b"".join(stream)])
     assert error is None and finishes(frames) == [(0, "stop")]
     assert isinstance(relay_all(stream[:-2])[1], UpstreamTruncated)
 
 
-def test_nothing_wrong_means_nothing_changed() -> None:
+def test_forwards_unusual_valid_json_unchanged() -> None:
     choice = b'{"finish_reason":null,"delta":{"content":"a","x":[1.0e0]},"index":0}'
     odd = b'data: {"id":"chatcmpl-1","created":1,"choices":[%b], "b":1E2}\n\n' % choice
     frames, error, _ = relay_all([ROLE, odd * 3, STOP, sse.DONE])
     assert error is None and frames == without_usage([ROLE, odd * 3, STOP])
 
 
-def test_usage_that_comes_without_an_id_has_the_streams() -> None:
-    """Also where nothing else is mended."""
+def test_usage_chunk_gets_id_of_stream() -> None:
+    """Even without repair."""
     used = b'data: {"choices":[],"usage":%b}\n\n' % USAGE.encode()
     blocks = [ROLE, text("a"), STOP, used, sse.DONE]
     frames, error, _ = relay_all(blocks, include_usage=True, repair=False)
@@ -788,31 +788,31 @@ def test_usage_that_comes_without_an_id_has_the_streams() -> None:
     assert (last["id"], last["created"], last["usage"]) == ("chatcmpl-1", 1, json.loads(USAGE))
 
 
-def test_the_model_has_the_callers_name_where_nothing_is_mended() -> None:
+def test_renames_model_without_repair() -> None:
     frames, error, _ = relay_all([ROLE, text("a"), STOP, sse.DONE], model="alias", repair=False)
     assert error is None
     assert {chunk["model"] for chunk in chunks(frames)} == {"alias"}
 
 
 @pytest.mark.parametrize(("usual", "odd"), [(0, 1), (1, 0)])
-def test_another_choice_in_the_middle_of_a_burst_stays_its_own(usual: int, odd: int) -> None:
+def test_keeps_index_of_other_choice_within_burst(usual: int, odd: int) -> None:
     roles = [event('{"role":"assistant","content":""}', index=index) for index in (0, 1)]
     alike = [text(word, index=usual) for word in "abc"]
     burst = text("d", index=usual) + text("e", index=odd) + text("f", index=usual)
     stops = [event("{}", '"stop"', index=index) for index in (0, 1)]
     frames, failure, _ = relay_all([*roles, *alike, burst, *stops, sse.DONE], n=2)
     assert failure is None
-    said = [chunk["choices"][0] for chunk in chunks(frames.removesuffix(sse.DONE))]
-    found = [(one["index"], word) for one in said if (word := one["delta"].get("content"))]
+    sent = [chunk["choices"][0] for chunk in chunks(frames.removesuffix(sse.DONE))]
+    found = [(one["index"], word) for one in sent if (word := one["delta"].get("content"))]
     assert found == [(odd if word == "e" else usual, word) for word in "abcdef"]
 
 
 @pytest.mark.parametrize(
     "first", ['{"id":"","created":0,"model":"","choices":[]}', '{"id":"ping","choices":[]}']
 )
-def test_what_comes_without_choices_does_not_name_the_stream(first: str) -> None:
-    """As Azure's first event, which has neither id nor model, and keep-alives."""
-    model = f"m{len(first)}"  # no other stream began so: it would be known
+def test_events_without_choices_do_not_identify_stream(first: str) -> None:
+    """Such as Azure's first event, which has neither id nor model, and keep-alives."""
+    model = f"m{len(first)}"  # else a template would match
     stream = [block.replace(b'"model":"m"', f'"model":"{model}"'.encode()) for block in STREAM]
     frames, failure, _ = relay_all([f"data: {first}\n\n".encode(), *stream])
     assert failure is None

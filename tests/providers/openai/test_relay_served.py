@@ -1,4 +1,4 @@
-"""The openai provider in the real server: what a caller sees, and what is left when he goes."""
+"""The openai provider in the real server: what clients receive, and what stays after them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROLE = event("").replace(b'"delta":{}', b'"delta":{"role":"assistant","content":
 WORDS = [ROLE, *[event(f"word {number}") for number in range(5)]]
 STOP = event("", '"stop"')
 STREAM = [*WORDS, STOP, sse.DONE]
-SHOWN = b"".join(STREAM).replace(b',"usage":null', b"")
+RELAYED = b"".join(STREAM).replace(b',"usage":null', b"")
 
 
 class Served:
@@ -52,21 +52,21 @@ class Served:
         assert found, line
         self.port = int(found[1])
 
-    def ask(self, stream: bool = True) -> harness.Client:
-        """Return a client that has asked for a completion."""
+    def request(self, stream: bool = True) -> harness.Client:
+        """Return a client that has requested a completion."""
         client = harness.Client(("127.0.0.1", self.port))
         messages = [{"role": "user", "content": "hi"}]
         body = {"model": "m", "messages": messages, "stream": stream}
         client.request("POST", "/v1/chat/completions", body, {"Connection": "close"})
         return client
 
-    def held(self) -> tuple[int, int]:
-        """Return how many descriptors and threads the server has."""
+    def resources(self) -> tuple[int, int]:
+        """Return the numbers of the server's descriptors and threads."""
         folder = Path(f"/proc/{self.process.pid}")
         return len(list((folder / "fd").iterdir())), len(list((folder / "task").iterdir()))
 
     def resident(self) -> int:
-        """Return the bytes of memory that the server has."""
+        """Return the resident memory of the server in bytes."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
@@ -77,7 +77,7 @@ class Served:
 
 @pytest.fixture
 def served() -> Iterator[Callable[[RawServer], Served]]:
-    """``served(upstream)``: the real server in front of it."""
+    """``served(upstream)`` starts the real server in front of *upstream*."""
     running: list[Served] = []
 
     def start(upstream: RawServer) -> Served:
@@ -92,7 +92,7 @@ def served() -> Iterator[Callable[[RawServer], Served]]:
 Serve = Callable[[RawServer], Served]
 
 
-def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -> None:
+def test_sends_each_frame_before_next_event_arrives(upstream: Start, served: Serve) -> None:
     go = threading.Semaphore(0)
 
     def answer(peer: Peer) -> None:
@@ -102,7 +102,7 @@ def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -
             peer.send(chunk(one))
         peer.send(b"0\r\n\r\n")
 
-    with served(upstream(answer)).ask() as client:
+    with served(upstream(answer)).request() as client:
         go.release()
         assert client.read_head().headers["choreo-provider"] == "openai/m"
         for one in STREAM:
@@ -111,11 +111,11 @@ def test_frames_arrive_before_the_next_is_made(upstream: Start, served: Serve) -
         assert client.read_frame() == b""
 
 
-def test_a_burst_arrives_whole(upstream: Start, served: Serve) -> None:
+def test_relays_burst_of_20000_events(upstream: Start, served: Serve) -> None:
     burst = [ROLE, *[event(f"word {number}") for number in range(20_000)]]
     server = served(upstream(lambda peer: peer.send(chunked([*burst, STOP, sse.DONE]))))
     expected = b"".join([*burst, STOP, sse.DONE]).replace(b',"usage":null', b"")
-    clients = [server.ask() for _ in range(3)]
+    clients = [server.request() for _ in range(3)]
     for client in clients:
         client.read_head()
         assert client.read_body() == expected
@@ -123,91 +123,93 @@ def test_a_burst_arrives_whole(upstream: Start, served: Serve) -> None:
 
 
 @pytest.mark.parametrize("cut", [10, 700, 10**6])
-def test_a_cut_ends_in_one_error_frame(upstream: Start, served: Serve, cut: int) -> None:
+def test_truncated_stream_ends_in_one_error(upstream: Start, served: Serve, cut: int) -> None:
     raw = chunked(WORDS)
     server = served(upstream(lambda peer: peer.send(raw, cut=cut)))
-    with server.ask() as client:
+    with server.request() as client:
         status = client.read_head().status
         body = client.read_body()
         error = json.loads(body.split(b"data: ")[-1])["error"]
     assert error["code"] == "upstream_truncated" and error["type"] == "provider_error"
-    if cut < 300:  # before the first event: a plain answer
+    if cut < 300:  # before the first event: a plain reply
         assert status == 502
     else:
         assert status == 200 and body.count(b'"error"') == 1
         assert b"[DONE]" not in body and b'"stop"' not in body
-        assert SHOWN.startswith(body[: body.rindex(b"data: ")])
+        assert RELAYED.startswith(body[: body.rindex(b"data: ")])
 
 
-def test_a_refusal_is_a_plain_answer(upstream: Start, served: Serve) -> None:
+def test_upstream_429_is_returned_as_plain_reply(upstream: Start, served: Serve) -> None:
     raw = sized(b'{"error":{"message":"slow down, sk-secret","code":"slow"}}', "429 Too Many")
     raw = raw.replace(b"\r\n", b"\r\nRetry-After: 7\r\n", 1)
     server = served(upstream(lambda peer: peer.send(raw)))
     for stream in (True, False):
-        with server.ask(stream) as client:
+        with server.request(stream) as client:
             answer = client.read_answer()
         assert answer.status == 429 and answer.headers["retry-after"] == "7"
         assert answer.error["message"] == "slow down, ***" and answer.error["code"] == "slow"
 
 
 @pytest.mark.parametrize("phase", ["prefill", "body", "plain"])
-def test_whoever_leaves_leaves_nothing(upstream: Start, served: Serve, phase: str) -> None:
+def test_client_disconnect_releases_descriptors_and_threads(
+    upstream: Start, served: Serve, phase: str
+) -> None:
     def answer(peer: Peer) -> None:
         if phase == "body":
             peer.send(chunked(WORDS)[:-5])
         elif peer.request.line.startswith("POST"):
-            asked.release()
-        gone.append(peer.is_left())
+            requested.release()
+        disconnected.append(peer.is_left())
 
-    gone: list[float | None] = []
-    asked = threading.Semaphore(0)
+    disconnected: list[float | None] = []
+    requested = threading.Semaphore(0)
     source = upstream(answer)
     server = served(source)
     before = None
     for round in range(5):
-        clients = [server.ask(stream=phase != "plain") for _ in range(20)]
+        clients = [server.request(stream=phase != "plain") for _ in range(20)]
         for client in clients:
             if phase == "body":
                 client.read_head()
                 client.read_frame()
             else:
-                assert asked.acquire(timeout=harness.DEADLINE)
+                assert requested.acquire(timeout=harness.DEADLINE)
         for client in clients:
             client.close()
         arrived = 20 * (round + 1)
         assert source.wait(lambda arrived=arrived: source.accepted == arrived and not source.open)
-        if before is None:  # by now what is made once is made
-            before = server.held()
-    assert len(gone) == 100 and None not in gone
+        if before is None:  # after one round everything that is created once exists
+            before = server.resources()
+    assert len(disconnected) == 100 and None not in disconnected
     assert before is not None
     harness.wait_until(
-        lambda: all(now <= then for now, then in zip(server.held(), before, strict=True)),
-        "descriptors and threads are given back",
+        lambda: all(now <= old for now, old in zip(server.resources(), before, strict=True)),
+        "descriptors and threads are released",
     )
 
 
-def test_slow_readers_hold_the_upstream_back(upstream: Start, served: Serve) -> None:
+def test_slow_readers_throttle_upstream(upstream: Start, served: Serve) -> None:
     block = chunk(b"".join(event(f"word {number}") for number in range(100))) * 4
-    stuck = threading.Semaphore(0)
+    throttled = threading.Semaphore(0)
 
     def answer(peer: Peer) -> None:
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
-        peer.sock.settimeout(1)  # nothing taken for so long: it is held back
+        peer.sock.settimeout(1)  # nothing could be sent for so long: throttled
         try:
             while True:
                 peer.sock.sendall(block)
         except TimeoutError:
-            stuck.release()
+            throttled.release()
         except OSError:
             pass
 
     server = served(upstream(answer))
-    with server.ask() as client:  # what is made once is made
+    with server.request() as client:  # creates everything that is created once
         client.read_frame()
     before = server.resident()
-    clients = [server.ask() for _ in range(50)]
+    clients = [server.request() for _ in range(50)]
     for _ in clients:
-        assert stuck.acquire(timeout=30)
+        assert throttled.acquire(timeout=30)
     grown = server.resident() - before
     for client in clients:
         client.close()

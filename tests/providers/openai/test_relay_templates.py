@@ -1,4 +1,4 @@
-"""What streams of one kind have in common is found without parsing, and changes nothing."""
+"""Templates: events known from earlier streams are not parsed, and give the same frames."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ CALL = f'{{"tool_calls":[{{"index":0,"id":"c",{FUNCTION}}}]}}'
 
 
 class Stream:
-    """One stream, mostly like the others of its *seed*'s tens."""
+    """A random stream, similar to those of the other seeds with the same tens."""
 
-    odd = 0.02  # how often an event has another id, model or number
+    odd = 0.02  # the probability that an event has another id, model or index
 
     def __init__(self, seed: int) -> None:
         self.random = random = Random(seed)
@@ -90,23 +90,24 @@ class Stream:
         return found
 
     def relayed(self) -> Any:
-        """Return all that can be seen of how it was relayed."""
+        """Relay the stream; return frames, states, usage, and whether it was done."""
         numbers = iter(range(9))
         normaliser = Normaliser(
             self.n, self.identity, self.renamed, self.repair, lambda: f"call_{next(numbers)}"
         )
         relay = EventRelay(normaliser, self.usage, label=self.model)
-        frames, told = b"", []
+        frames, states = b"", []
         try:
             for piece in self.pieces:
                 frames += relay.receive_data(piece)
-                told.append((normaliser.all_finished, normaliser.state, normaliser.shared_members))
+                state = normaliser.all_finished, normaliser.state, normaliser.shared_members
+                states.append(state)
             frames += relay.end()
         except ChoreoError as error:
-            told.append(error.body())
+            states.append(error.body())
         return (
             [as_json(frame) for frame in frames.split(b"\n\n")],
-            told,
+            states,
             relay.usage,
             relay.normaliser.done,
         )
@@ -117,41 +118,41 @@ def as_json(frame: bytes) -> Json:
 
 
 @pytest.mark.parametrize("part", range(2))
-def test_a_stream_becomes_the_same_whatever_came_before_it(part: int) -> None:
+def test_relayed_stream_does_not_depend_on_earlier_streams(part: int) -> None:
     template._KNOWN.clear()
     each, known = examples(2_000, 100_000), 0
     for seed in range(part * each, (part + 1) * each):
         stream = Stream(seed)
-        shared = stream.relayed()
+        expected = stream.relayed()
         before = dict(template._KNOWN)
         template._KNOWN.clear()
-        assert stream.relayed() == shared, seed
+        assert stream.relayed() == expected, seed
         known += before == template._KNOWN
         template._KNOWN.update(before)
     assert known
 
 
-def test_streams_that_run_beside_each_other_learn_apart() -> None:
-    """The second begins otherwise while the first runs, and the third finishes as the first."""
+def test_concurrent_streams_learn_separate_templates() -> None:
+    """The second has another model than the first; the third begins like it."""
     template._KNOWN.clear()
     stream = Stream(0)
     stream.space = stream.first = stream.more = ""
     stream.odd, stream.time, stream.index = 0, "1700000000", "0"
     relays = [EventRelay(Normaliser(identity=OWN)) for _ in range(3)]
 
-    def say(number: int, model: str, delta: str, finish: str = "null") -> Json:
+    def relay(number: int, model: str, delta: str, finish: str = "null") -> Json:
         stream.id, stream.model = f"chatcmpl-{number}", model
         return as_json(relays[number].receive_data(stream.event(delta, finish)).strip())
 
     for number, model in enumerate("ab"):
-        say(number, model, '{"role":"assistant","content":""}')
-    say(0, "a", "{}", '"stop"')
-    say(2, "b", '{"role":"assistant","content":""}')
-    assert say(2, "a", "{}", '"stop"')["model"] == "b"
+        relay(number, model, '{"role":"assistant","content":""}')
+    relay(0, "a", "{}", '"stop"')
+    relay(2, "b", '{"role":"assistant","content":""}')
+    assert relay(2, "a", "{}", '"stop"')["model"] == "b"
 
 
-def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The role and the finish; what they become is the stream's own."""
+def test_events_known_from_template_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those with role and finish reason; their frames have the stream's own id and time."""
     streams = [Stream(0) for _ in range(2)]
     for number, stream in enumerate(streams):
         stream.id, stream.time, stream.space, stream.first = f"chatcmpl-{number}", "170", "", ""
@@ -172,7 +173,7 @@ def test_an_event_that_is_known_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -
         "normalise",
         lambda self, chunk: (parsed.append(chunk), normalise(self, chunk))[1],
     )
-    frames, told, _, done = streams[1].relayed()
+    frames, states, _, done = streams[1].relayed()
     assert not parsed and done
     assert [frame["id"] for frame in frames[:5]] == ["chatcmpl-1"] * 5
-    assert told[-1][:2] == (True, 1)
+    assert states[-1][:2] == (True, 1)

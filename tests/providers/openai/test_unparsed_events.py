@@ -1,4 +1,4 @@
-"""Events that are alike but for their text are not parsed; they say what they would have said."""
+"""Events that differ from the last one only in text are not parsed, but give the same items."""
 
 from __future__ import annotations
 
@@ -19,50 +19,51 @@ TEXTS = ["a", " b", *"cdefg", "", 'say "x"', "back\\slash", "two\nlines", "Ã©ðŸ˜
          "<think>", '","x":"', "}", "data: [DONE]", "[DONE]"]  # fmt: skip
 CALL = {"index": 0, "id": "i", "function": {"name": "f", "arguments": "{}"}}
 OTHER = {"index": 1, "delta": {"reasoning_content": "hm"}, "finish_reason": None}
-#: What may stand beside the text of a delta.
+#: Members beside the text of a delta.
 BESIDE: list[dict[str, Any]] = [
     *[{}] * 8, {"role": "assistant"}, {"reasoning_content": "hm"}, {"refusal": "no"},
     {"tool_calls": [CALL]}, {"extra": {"content": "a"}}, {"content": None},
     {"content": [{"type": "text", "text": "a"}]},
 ]  # fmt: skip
-#: What may stand beside the choices of a chunk, and in a choice.
+#: Members beside the choices of a chunk.
 OUTSIDE: list[dict[str, Any]] = [
     *[{}] * 12, {"usage": None}, {"usage": {"prompt_tokens": 1, "completion_tokens": 2}},
     {"error": {"message": "no"}},
 ]  # fmt: skip
+#: Members of a choice.
 INSIDE: list[dict[str, Any]] = [
     *[{}] * 8, {"finish_reason": "stop"}, {"logprobs": {"content": [{"token": "a"}]}}, {"index": 1}
 ]  # fmt: skip
 EVENTS = [""] * 20 + ["message", "error"]
 
 
-def odd_stream(chance: Random) -> bytes:
-    """Return a stream in which runs of alike events are broken by others."""
+def random_stream(random: Random) -> bytes:
+    """Return a stream in which other events interrupt runs of similar ones."""
     frames = []
     while len(frames) < 30:
-        beside, outside, inside = map(chance.choice, (BESIDE, OUTSIDE, INSIDE))
-        spaces = chance.choice([(",", ":"), (",", ":"), (", ", ": ")])
-        said = chance.choice(["delta", "delta", "message"])
-        names = chance.sample(["choices", *HEAD, *outside], 4 + 1 + len(outside))
-        also, other = chance.choice([True, False, False]), chance.choice([[], [], [], [OTHER]])
-        for _ in range(chance.randrange(1, 9)):
-            text = "a" if also else chance.choice(TEXTS)
+        beside, outside, inside = map(random.choice, (BESIDE, OUTSIDE, INSIDE))
+        spaces = random.choice([(",", ":"), (",", ":"), (", ", ": ")])
+        member = random.choice(["delta", "delta", "message"])
+        names = random.sample(["choices", *HEAD, *outside], 4 + 1 + len(outside))
+        fixed, other = random.choice([True, False, False]), random.choice([[], [], [], [OTHER]])
+        for _ in range(random.randrange(1, 9)):
+            text = "a" if fixed else random.choice(TEXTS)
             choice = {
                 "index": 0,
-                said: {"content": text, **beside},
+                member: {"content": text, **beside},
                 "finish_reason": None,
                 **inside,
             }
             whole = {**HEAD, "choices": [*other, choice], **outside}
-            chunk = {"content": chance.choice(TEXTS[:2])} if also else {}
+            chunk = {"content": random.choice(TEXTS[:2])} if fixed else {}
             chunk |= {name: whole[name] for name in names}
-            data = json.dumps(chunk, ensure_ascii=chance.random() < 0.5, separators=spaces)
-            frames.append(sse.frame(data.encode(), event=chance.choice(EVENTS)))
+            data = json.dumps(chunk, ensure_ascii=random.random() < 0.5, separators=spaces)
+            frames.append(sse.frame(data.encode(), event=random.choice(EVENTS)))
     return b"".join(frames) + sse.DONE
 
 
 def read(stream: bytes) -> tuple[list[Item], str, Any]:
-    """Return the items of *stream*, the error that ends it, and its usage."""
+    """Return the items of *stream*, the message of its error, and its usage."""
     translator, items = OpenAITranslator(2), list[Item]()
     try:
         translator.translate(stream, items)
@@ -71,20 +72,20 @@ def read(stream: bytes) -> tuple[list[Item], str, Any]:
     return items, "", translator.usage
 
 
-def test_they_say_what_they_would_have_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = Random(13)
-    streams = [odd_stream(chance) for _ in range(examples(300, 5000))]
-    quickly = list(map(read, streams))
+def test_unparsed_events_give_same_items_as_parsed_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = Random(13)
+    streams = [random_stream(random) for _ in range(examples(300, 5000))]
+    expected = list(map(read, streams))
     monkeypatch.setattr(OpenAITranslator, "_learn", lambda *_: None)
-    assert list(map(read, streams)) == quickly
+    assert list(map(read, streams)) == expected
 
 
-def test_they_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_that_differ_only_in_text_are_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     choice = {"index": 0, "delta": {"content": "x"}, "finish_reason": None}
     text = json.dumps({**HEAD, "choices": [choice]}, separators=(",", ":"))
     translator, items = OpenAITranslator(), list[Item]()
     translator.translate(sse.frame(text.encode()), items)
-    translator.translate(sse.frame(text.encode()), items)  # the first had its role missing
+    translator.translate(sse.frame(text.encode()), items)  # the first event lacked a role
     monkeypatch.setattr("choreo_wsgi.providers.openai.chunks.read_chunks", None)
     translator.translate(sse.frame(text.replace('"x"', '"another"').encode()), items)
     assert items == [Delta("x"), Delta("x"), Delta("another")]

@@ -1,4 +1,4 @@
-"""Members of a delta in shapes that nobody promised: no API fails of itself."""
+"""Members of a delta with values of any type: no API raises anything but ChoreoError."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-import test_what_came
+import test_reply_bodies
 
 from choreo_wsgi import apis, sse
 from choreo_wsgi.errors import ChoreoError
@@ -15,11 +15,11 @@ from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 
 ODD: list[Any] = [1, "x", True, [], {}, [1], ["x"], [None], [{}], [[]], {"a": 1}]
 PARTS = [{"type": "image_url", "image_url": value} for value in (1, "x", None, {}, {"url": 5}, [])]
-CITED = [
+CITATIONS = [
     {"type": "url_citation", "url_citation": value}
     for value in (1, "x", None, {}, {"url": 5, "title": []}, [])
 ]
-THOUGHT = [
+THINKING = [
     {"type": kind, "thinking": value, "signature": value, "data": value}
     for kind in ("thinking", "redacted_thinking", 5)
     for value in (1, None, {}, ["x"])
@@ -32,7 +32,7 @@ BODIES = {
 
 
 READ = ("images", "thinking_blocks", "annotations", "content_parts", "audio", "logprobs")
-#: The members that writers read with each API; of the others a writer gets the same text.
+#: The members that writers read, with each API; writers ignore other members.
 CASES = [
     *((member, api, stream) for member in READ for api in BODIES for stream in (True, False)),
     *((member, "chat", stream) for member in ("content", "x") for stream in (True, False)),
@@ -41,8 +41,9 @@ CASES = [
 
 
 @pytest.mark.parametrize(("member", "api", "stream"), CASES)
-def test_odd_members_are_no_failure_of_ours(member: str, api: str, stream: bool) -> None:
-    for value in [*ODD, PARTS, CITED, THOUGHT, *([one] for one in (*PARTS, *CITED, *THOUGHT))]:
+def test_malformed_members_raise_only_choreo_errors(member: str, api: str, stream: bool) -> None:
+    lists = [*PARTS, *CITATIONS, *THINKING]
+    for value in [*ODD, PARTS, CITATIONS, THINKING, *([one] for one in lists)]:
         reader = apis.load(api)
         body = {"model": "m", "stream": stream, **BODIES[api]}
         writer = reader.writer(reader.read(json.dumps(body).encode()))
@@ -61,18 +62,18 @@ def test_odd_members_are_no_failure_of_ours(member: str, api: str, stream: bool)
             writer.finish()
 
 
-def test_a_stream_for_a_document_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not all at once at its end, which could be 64 MiB."""
+def test_stream_for_document_is_parsed_incrementally(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not at its end, when it may have 64 MiB."""
     sizes = []
     read = OpenAITranslator.receive_data
 
-    def read_and_note(self: OpenAITranslator, data: bytes) -> Any:
+    def receive_data(self: OpenAITranslator, data: bytes) -> Any:
         sizes.append(len(data))
         return read(self, data)
 
-    monkeypatch.setattr(OpenAITranslator, "receive_data", read_and_note)
-    body = test_what_came.EVENTS.replace(b'"Hi"', b'"%b"' % (b"Hi" * 1000))
+    monkeypatch.setattr(OpenAITranslator, "receive_data", receive_data)
+    body = test_reply_bodies.EVENTS.replace(b'"Hi"', b'"%b"' % (b"Hi" * 1000))
     events, last = body.split(b"\n\n")[1], body.split(b"\n\n", 2)[2]
-    answer = test_what_came.http(b"\n\n" + (events + b"\n\n") * 1000 + last)
-    assert test_what_came.ask(answer, stream=False)[0] == "Hi" * 1000 * 1000
+    answer = test_reply_bodies.http(b"\n\n" + (events + b"\n\n") * 1000 + last)
+    assert test_reply_bodies.fetch(answer, stream=False)[0] == "Hi" * 1000 * 1000
     assert max(sizes) <= 256 * 1024 < sum(sizes)

@@ -1,4 +1,4 @@
-"""Shapes that OpenAI's schema does not have, streamed at every split, and in one document."""
+"""Shapes outside OpenAI's schema: streamed whole and byte by byte, and in a document."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def chunk(delta: Any, finish: Any = None, **more: Any) -> dict[str, Any]:
 
 
 def stream(events: list[bytes]) -> tuple[StrictReader, ChoreoError | None]:
-    """Return what a strict reader makes of *events*, the same in one piece and byte by byte."""
+    """Return the strict reader of the relayed *events*, the same for one piece and single bytes."""
     whole, pieces = [b"".join(events)], [bytes([byte]) for byte in b"".join(events)]
-    told = []
+    results = []
     for blocks in (whole, pieces):
-        new_id, include_usage = lambda: f"call_{len(told)}", True
+        new_id, include_usage = lambda: f"call_{len(results)}", True
         relay = EventRelay(Normaliser(1, IDENTITY, "", True, new_id, TOOLS), include_usage)
         frames, failure = b"", None
         try:
@@ -37,16 +37,16 @@ def stream(events: list[bytes]) -> tuple[StrictReader, ChoreoError | None]:
             frames += relay.end()
         except ChoreoError as error:
             failure = error
-        told.append((frames, failure))
-    assert told[0][0].replace(b"call_0", b"call_1") == told[1][0]
+        results.append((frames, failure))
+    assert results[0][0].replace(b"call_0", b"call_1") == results[1][0]
     reader = StrictReader(1, True)
-    for line in told[0][0].split(b"\n\n")[:-1]:
+    for line in results[0][0].split(b"\n\n")[:-1]:
         if line != b"data: [DONE]":
             reader.read(json.loads(line[6:]))
-    return reader, told[0][1]
+    return reader, results[0][1]
 
 
-def said(*deltas: Any, finish: str = "stop") -> Any:
+def read_deltas(*deltas: Any, finish: str = "stop") -> Any:
     chunks = [chunk({"role": "assistant"}), *map(chunk, deltas), chunk({}, finish)]
     reader, failure = stream([*(sse.frame(json.dumps(one).encode()) for one in chunks), sse.DONE])
     if failure is not None:
@@ -62,18 +62,18 @@ def document(message: Any, finish: Any = "stop", **more: Any) -> dict[str, Any]:
 
 TEXTS: dict[str, tuple[Any, str, str]] = {
     "capital letters": ([{"type": "TEXT", "text": "a"}], "a", ""),
-    "a thought of Gemini's": ([{"text": "t", "thought": True}, {"text": "a"}], "a", "t"),
+    "a Gemini thought": ([{"text": "t", "thought": True}, {"text": "a"}], "a", "t"),
     "lists in lists": ([[{"type": "text", "text": "a"}], "b"], "ab", ""),
     "a number": (5, "5", ""),
-    "an answer in JSON": ({"a": [1]}, '{"a":[1]}', ""),
+    "a JSON object": ({"a": [1]}, '{"a":[1]}', ""),
     "a summary": ([{"type": "reasoning", "summary": [{"text": "t"}]}], "", "t"),
 }
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_content_is_text_and_reasoning(name: str) -> None:
+def test_content_shapes_become_text_and_reasoning(name: str) -> None:
     content, text, reasoning = TEXTS[name]
-    assert said({"content": content}) == (text, reasoning, [], "stop")
+    assert read_deltas({"content": content}) == (text, reasoning, [], "stop")
     message = document({"role": "assistant", "content": content})["choices"][0]["message"]
     assert (message["content"], message.get("reasoning_content", "")) == (text, reasoning)
 
@@ -86,23 +86,23 @@ def test_content_is_text_and_reasoning(name: str) -> None:
         ("reasoning", {"content": "t"}),
     ],
 )
-def test_reasoning_under_other_names(name: str, value: Any) -> None:
-    assert said({name: value}, {"content": "a"}) == ("a", "t", [], "stop")
+def test_reasoning_aliases_become_reasoning_content(name: str, value: Any) -> None:
+    assert read_deltas({name: value}, {"content": "a"}) == ("a", "t", [], "stop")
     message = document({"content": "a", name: value})["choices"][0]["message"]
     assert message == {"role": "assistant", "content": "a", "reasoning_content": "t"}
 
 
-def test_a_flag_is_no_reasoning() -> None:
-    assert said({"thought": False, "content": "a"}) == ("a", "", [], "stop")
+def test_boolean_thought_is_not_reasoning() -> None:
+    assert read_deltas({"thought": False, "content": "a"}) == ("a", "", [], "stop")
 
 
-def test_details_of_reasoning_stay_and_are_shown() -> None:
+def test_reasoning_details_also_become_reasoning_content() -> None:
     details = [{"type": "reasoning.text", "text": "t", "signature": "s"}]
     message = document({"content": "a", "reasoning_details": details})["choices"][0]["message"]
     assert message["reasoning_details"] == details and message["reasoning_content"] == "t"
 
 
-def test_what_a_part_has_beside_its_text() -> None:
+def test_content_parts_keep_annotations_images_and_unknown_types() -> None:
     note = {"type": "url_citation", "url_citation": {"url": "https://x"}}
     parts = [
         {"type": "text", "text": "a", "annotations": [note]},
@@ -122,7 +122,7 @@ def call(name: Any = "", arguments: Any = "", **more: Any) -> dict[str, Any]:
 
 F = {"id": "c1", "type": "function"}
 CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
-    "indexes in strings": (
+    "string indexes": (
         [
             call("f", "", **F, index="0"),
             call("g", "{}", id="c2", index="1"),
@@ -130,7 +130,7 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
         ],
         [("f", '{"a":1}'), ("g", "{}")],
     ),
-    "indexes with a point": (
+    "float indexes": (
         [
             call("f", "", **F, index=1.0),
             call("g", "", id="c2", index=2.0),
@@ -147,56 +147,58 @@ CALLS: dict[str, tuple[list[Any], list[tuple[str, str]]]] = {
         [call("get_", "", **F, index=0), call("weather", "{}", id="c1", index=0)],
         [("get_weather", "{}")],
     ),
-    "a name that only begins one": ([call("get", "", **F, index=0)], [("get", "{}")]),
+    "a name that is only a prefix": ([call("get", "", **F, index=0)], [("get", "{}")]),
     "null for no arguments": ([call("f", "null", **F)], [("f", "{}")]),
-    "null inside": (
+    "null inside arguments": (
         [call("f", '{"a":', **F), call("", "null"), call("", "}")],
         [("f", '{"a":null}')],
     ),
     "parameters": ([{**F, "function": {"name": "f", "parameters": {"a": 1}}}], [("f", '{"a":1}')]),
     "input": ([{**F, "name": "f", "input": {"a": 1}}], [("f", '{"a":1}')]),
-    "a new id for each piece, and one more": (
+    "a new id in each piece": (
         [call("f", "", **F, index=0), call("", "{}", id="c2", index=0), call(id="c3", index=0)],
         [("f", "{}")],
     ),
-    "one id for two": (
+    "one id for two calls": (
         [call("f", '{"a":1}', id="x", index=0), call("g", '{"b":1}', id="x", index=0)],
         [("f", '{"a":1}'), ("g", '{"b":1}')],
     ),
-    "one id for two of the same": (
+    "one id for two calls of a function": (
         [call("f", '{"a":1}', id="x"), call("f", '{"a":2}', id="x")],
         [("f", '{"a":1}'), ("f", '{"a":2}')],
     ),
-    "the whole call once more": ([call("f", '{"a":1}', **F)] * 2, [("f", '{"a":1}')]),
-    "null beside": ([None, call("f", "{}", **F)], [("f", "{}")]),
+    "a call sent twice": ([call("f", '{"a":1}', **F)] * 2, [("f", '{"a":1}')]),
+    "null before a call": ([None, call("f", "{}", **F)], [("f", "{}")]),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_calls(name: str) -> None:
+def test_tool_call_shapes_become_standard_calls(name: str) -> None:
     pieces, calls = CALLS[name]
-    assert said(*({"tool_calls": [piece]} for piece in pieces)) == ("", "", calls, "tool_calls")
+    deltas = [{"tool_calls": [piece]} for piece in pieces]
+    assert read_deltas(*deltas) == ("", "", calls, "tool_calls")
     message = document({"tool_calls": pieces}, "tool_calls")["choices"][0]["message"]
-    made = message["tool_calls"]
-    assert [tuple(one["function"].values()) for one in made] == calls
-    assert len({one["id"] for one in made}) == len(made)
+    mended = message["tool_calls"]
+    assert [tuple(one["function"].values()) for one in mended] == calls
+    assert len({one["id"] for one in mended}) == len(mended)
 
 
-def test_the_older_way_of_calling_answers_tools() -> None:
+def test_function_call_becomes_tool_call_if_tools_were_requested() -> None:
     deltas = [{"function_call": {"name": "f"}}, {"function_call": {"arguments": "{}"}}]
-    assert said(*deltas, finish="function_call") == ("", "", [("f", "{}")], "tool_calls")
+    assert read_deltas(*deltas, finish="function_call") == ("", "", [("f", "{}")], "tool_calls")
 
 
-def test_the_older_way_of_calling_stays_where_it_was_asked_for() -> None:
-    called = {"role": "assistant", "function_call": {"name": "f", "arguments": {"a": 1}}}
-    reply = {"choices": [{"index": 0, "message": called, "finish_reason": "function_call"}]}
+def test_function_call_stays_if_functions_were_requested() -> None:
+    message = {"role": "assistant", "function_call": {"name": "f", "arguments": {"a": 1}}}
+    reply = {"choices": [{"index": 0, "message": message, "finish_reason": "function_call"}]}
     choice = normalise_completion(reply, IDENTITY)[0]["choices"][0]
     assert choice["message"]["function_call"] == {"name": "f", "arguments": '{"a":1}'}
     assert choice["finish_reason"] == "function_call"
 
 
-def test_a_call_that_has_no_name_is_an_error() -> None:
-    assert said({"tool_calls": [{**F, "function": {"arguments": "{}"}}]}).endswith("has no name")
+def test_tool_call_without_name_is_an_error() -> None:
+    call = {**F, "function": {"arguments": "{}"}}
+    assert read_deltas({"tool_calls": [call]}).endswith("has no name")
 
 
 ONE = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
@@ -222,13 +224,13 @@ ONE = {"index": 0, "delta": {"content": "a"}, "finish_reason": None}
         [{"answer": "a"}],
     ],
 )
-def test_choices(choices: Any) -> None:
+def test_choice_shapes_become_deltas(choices: Any) -> None:
     events = [chunk({"role": "assistant"}), {**chunk({}), "choices": choices}, chunk({}, "stop")]
     reader, failure = stream([sse.frame(json.dumps(one).encode()) for one in events])
     assert failure is None and "".join(reader.choices[0].text) == "a"
 
 
-def test_a_choice_with_another_number_and_one_without() -> None:
+def test_sole_choice_may_have_any_index_or_none() -> None:
     events = [chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop")]
     events[0]["choices"][0]["index"] = 7
     del events[1]["choices"][0]["index"]
@@ -248,13 +250,13 @@ USAGES = [
 
 
 @pytest.mark.parametrize("usage", USAGES)
-def test_counts(usage: Any) -> None:
-    wanted = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+def test_usage_aliases_become_token_counts(usage: Any) -> None:
+    expected = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     events = [chunk({"content": "a"}), chunk({}, "stop", usage=usage)]
     reader, _ = stream([sse.frame(json.dumps(one).encode()) for one in events])
-    assert {name: reader.usage[name] for name in wanted} == wanted
-    made = document({"content": "a"}, usage=usage)["usage"]
-    assert json.dumps({name: made[name] for name in wanted}) == json.dumps(wanted)
+    assert {name: reader.usage[name] for name in expected} == expected
+    mended = document({"content": "a"}, usage=usage)["usage"]
+    assert json.dumps({name: mended[name] for name in expected}) == json.dumps(expected)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_counts(usage: Any) -> None:
         {"token_usage": {"prompt_tokens": 3, "completion_tokens": 4}},
     ],
 )
-def test_counts_in_other_places(place: dict[str, Any]) -> None:
+def test_reads_usage_from_other_members(place: dict[str, Any]) -> None:
     for events in (
         [chunk({"content": "a"}), chunk({}, "stop", **place)],
         [chunk({"content": "a"}), chunk({}, "stop"), {**chunk({}), "choices": [], **place}],
@@ -279,49 +281,49 @@ def test_counts_in_other_places(place: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "end", ["[done]", "DONE", '"[DONE]"', "[ DONE ]", "[DONE]\ndata: [DONE]", "[DONE]data: [DONE]"]
 )
-def test_end_markers(end: str) -> None:
+def test_accepts_variants_of_done_marker(end: str) -> None:
     events = [sse.frame(json.dumps(chunk({"content": "a"})).encode()), f"data: {end}\n\n".encode()]
     reader, failure = stream(events)
     assert failure is None and reader.choices[0].finish == "stop"
 
 
 @pytest.mark.parametrize("finish", [None, "", 0])
-def test_a_document_is_whole_without_a_finish_reason(finish: Any) -> None:
+def test_document_without_finish_reason_gets_stop(finish: Any) -> None:
     assert document({"content": "a"}, finish)["choices"][0]["finish_reason"] == "stop"
 
 
-SAYS = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
+ANSWERED = {"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}
 
 
 @pytest.mark.parametrize(
     "choices",
     [
-        SAYS,
-        [None, SAYS],
-        [{**SAYS, "message": "a"}],
+        ANSWERED,
+        [None, ANSWERED],
+        [{**ANSWERED, "message": "a"}],
         [{"text": "a", "finish_reason": "stop"}],
         [{"messages": [{"role": "assistant", "content": "a"}], "finish_reason": "stop"}],
         [{"messages": ["a"]}],
         [{"response": "a", "finish_reason": ["stop"]}],
         [{"answer": "a", "finish_reason": True}],
         [{"delta": {"content": "a"}, "finish_reason": "stop"}],
-        [{**SAYS, "index": 7}],
+        [{**ANSWERED, "index": 7}],
     ],
 )
-def test_choices_of_a_document(choices: Any) -> None:
-    assert normalise_completion({"choices": choices}, IDENTITY)[0]["choices"] == [SAYS]
+def test_choice_shapes_of_document_become_messages(choices: Any) -> None:
+    assert normalise_completion({"choices": choices}, IDENTITY)[0]["choices"] == [ANSWERED]
 
 
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 2), (0, "1"), (None, None)])
-def test_no_choice_of_a_document_is_lost(first: Any, second: Any) -> None:
-    other = {**SAYS, "index": second, "message": {"content": "b"}}
-    reply = {"choices": [{**SAYS, "index": first}, other]}
+def test_document_choices_are_renumbered_not_dropped(first: Any, second: Any) -> None:
+    other = {**ANSWERED, "index": second, "message": {"content": "b"}}
+    reply = {"choices": [{**ANSWERED, "index": first}, other]}
     choices = normalise_completion(reply, IDENTITY)[0]["choices"]
     assert [(one["index"], one["message"]["content"]) for one in choices] == [(0, "a"), (1, "b")]
 
 
 @pytest.mark.parametrize("choices", [None, [], ["a"], [{"message": None}], 5])
-def test_what_has_no_choice_is_no_completion(choices: Any) -> None:
+def test_rejects_document_without_choice(choices: Any) -> None:
     with pytest.raises(UpstreamInvalid):
         normalise_completion({"choices": choices}, IDENTITY)
 
@@ -335,42 +337,42 @@ def relayed(*chunks: Any) -> Any:
     return "".join(choice.text), choice.calls, choice.finish
 
 
-SAID = {"content": "a"}
+TEXT = {"content": "a"}
 CALL = {"id": "c", "function": {"name": "f", "arguments": "{}"}}
 
 
 @pytest.mark.parametrize(
     ("first", "last"),
     [
-        ({"choices": {"0": {"delta": SAID}}}, {"choices": {"0": {"finish_reason": "stop"}}}),
+        ({"choices": {"0": {"delta": TEXT}}}, {"choices": {"0": {"finish_reason": "stop"}}}),
         ({"choices": [{"content": "a"}]}, {"choices": [{"delta": {}, "finishReason": "stop"}]}),
         ({"choices": [{"delta": {"text": "a"}}]}, {"choices": [{"stop_reason": "end_turn"}]}),
-        ({"data": chunk(SAID)}, {"code": 0, "msg": "ok", "result": chunk({}, "stop")}),
+        ({"data": chunk(TEXT)}, {"code": 0, "msg": "ok", "result": chunk({}, "stop")}),
     ],
 )
-def test_a_chunk_in_other_nestings_and_words(first: Any, last: Any) -> None:
+def test_reads_chunks_in_other_nestings_and_names(first: Any, last: Any) -> None:
     assert relayed(first, last) == ("a", [], "stop")
 
 
-def test_another_name_of_a_finish_reason_counts_where_there_is_no_other() -> None:
+def test_stop_reason_counts_only_without_finish_reason() -> None:
     limit = {"choices": [{"delta": {}, "stop_reason": "max_tokens"}]}
-    assert relayed(chunk(SAID), limit)[2] == "length"
+    assert relayed(chunk(TEXT), limit)[2] == "length"
     matched = {"choices": [{"delta": {}, "finish_reason": "stop", "stop_reason": "END"}]}
-    assert relayed(chunk(SAID), matched)[2] == "stop"
+    assert relayed(chunk(TEXT), matched)[2] == "stop"
 
 
-def test_a_stream_of_messages() -> None:
-    """Each has a piece, as a delta has, and not what was said before."""
+def test_message_members_are_read_as_deltas() -> None:
+    """Each holds only new text, as a delta does."""
     pieces = [{"role": "assistant", "content": "a"}, {"content": "b"}, {"content": "c"}]
-    told = [{"choices": [{"message": one, "finish_reason": None}]} for one in pieces]
-    assert relayed(*told, chunk({}, "stop")) == ("abc", [], "stop")
+    chunks = [{"choices": [{"message": one, "finish_reason": None}]} for one in pieces]
+    assert relayed(*chunks, chunk({}, "stop")) == ("abc", [], "stop")
 
 
 WHOLE = {"role": "assistant", "content": "ab", "reasoning_content": "t", "tool_calls": [CALL]}
 
 
 @pytest.mark.parametrize("others", [[], [{"reasoning": "t"}], [{"refusal": ""}, {"content": ""}]])
-def test_a_whole_message_at_the_end_is_told_if_it_was_not_before(others: list[Any]) -> None:
+def test_final_message_supplies_what_deltas_lacked(others: list[Any]) -> None:
     deltas = [{"role": "assistant"}, *others]
     last = {"choices": [{"message": WHOLE, "finish_reason": "tool_calls"}]}
     chunks = [*map(chunk, deltas), last]
@@ -381,8 +383,8 @@ def test_a_whole_message_at_the_end_is_told_if_it_was_not_before(others: list[An
 
 
 @pytest.mark.parametrize("pieces", [["a", "b"], ["a"] * 40])
-def test_a_whole_message_at_the_end_repeats_nothing(pieces: list[str]) -> None:
-    """Nor behind a stream that begins like one before, whose texts pass unread."""
+def test_final_message_repeats_no_text(pieces: list[str]) -> None:
+    """Nor after a stream that matches a template, whose texts are not parsed."""
     last = {"choices": [{"message": {"content": "".join(pieces)}, "finish_reason": "stop"}]}
     for _ in range(3):
         chunks = [chunk({"role": "assistant"}), *(chunk({"content": one}) for one in pieces)]
@@ -400,12 +402,12 @@ def test_a_whole_message_at_the_end_repeats_nothing(pieces: list[str]) -> None:
         {"choices": [{"delta": {}, "finish_reason": ["length"]}]},
     ],
 )
-def test_a_cut_is_seen_wherever_it_is_told(end: Any) -> None:
-    assert relayed(chunk(SAID), end) == ("a", [], "length")
+def test_reads_length_finish_from_any_member(end: Any) -> None:
+    assert relayed(chunk(TEXT), end) == ("a", [], "length")
 
 
 WITH_ARGUMENTS = {"id": "c", "function": {"name": "f", "arguments": '{"a":1}'}}
-MADE = {"id": "c", "name": "f", "input": {"a": 1}}
+INPUT = {"id": "c", "name": "f", "input": {"a": 1}}
 
 
 @pytest.mark.parametrize(
@@ -414,20 +416,20 @@ MADE = {"id": "c", "name": "f", "input": {"a": 1}}
         [chunk({"tool_calls": [{"id": "c", "name": "f", "args": {"a": 1}}]})],
         [chunk({"tool_calls": [{"id": "c", "function": "f", "arguments": '{"a":1}'}]})],
         [{"choices": [{"index": 0, "delta": {}, "tool_calls": [WITH_ARGUMENTS]}]}],
-        [chunk({"content": [{"type": "tool_use", **MADE}]})],
+        [chunk({"content": [{"type": "tool_use", **INPUT}]})],
         [
             chunk({"role": "assistant"}),
             {"choices": [{"message": {"tool_calls": [WITH_ARGUMENTS]}}]},
         ],
     ],
 )
-def test_a_call_is_not_lost_wherever_it_stands(chunks: Any) -> None:
+def test_reads_tool_calls_from_any_place(chunks: Any) -> None:
     _, [(name, arguments)], finish = relayed(*chunks, chunk({}, "tool_calls"))
     assert (name, arguments, finish) == ("f", '{"a":1}', "tool_calls")
 
 
 @pytest.mark.parametrize("calls", [{"0": CALL}, {"1": CALL, "2": {**CALL, "id": "d"}}])
-def test_calls_that_are_numbered_by_names(calls: Any) -> None:
+def test_reads_tool_calls_from_object_with_numeric_keys(calls: Any) -> None:
     for name in ("tool_calls", "toolCalls", "tool_call"):
         found = relayed(chunk({name: calls}), chunk({}, "tool_calls"))
         assert len(found[1]) == len(calls) and found[2] == "tool_calls"
@@ -435,35 +437,35 @@ def test_calls_that_are_numbered_by_names(calls: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["\xb2", "-1", "9" * 5000, "a"])
-def test_choices_by_names_that_are_no_numbers_are_an_error(name: str) -> None:
-    told = relayed({"choices": {name: {"delta": SAID}}})
-    assert told == "the provider's answer ended before it began"
+def test_choices_object_with_invalid_keys_is_an_error(name: str) -> None:
+    message = relayed({"choices": {name: {"delta": TEXT}}})
+    assert message == "the provider's answer ended before it began"
 
 
-@pytest.mark.parametrize("choice", [{"saying": "a"}, {"index": 0, "saying": "a"}, {"delta": None}])
-def test_a_stream_that_says_nothing_known_is_an_error(choice: Any) -> None:
+@pytest.mark.parametrize("choice", [{"other": "a"}, {"index": 0, "other": "a"}, {"delta": None}])
+def test_stream_without_known_members_is_an_error(choice: Any) -> None:
     assert relayed({"choices": [choice]}) == "the provider's answer ended before it began"
 
 
-def test_an_error_in_a_delta_is_one() -> None:
+def test_reports_error_inside_delta() -> None:
     assert relayed(chunk({"error": {"message": "busy"}})) == "busy"
-    assert relayed(chunk(SAID), chunk({"error": "busy"})) == "busy"
+    assert relayed(chunk(TEXT), chunk({"error": "busy"})) == "busy"
 
 
 @pytest.mark.parametrize("name", ["text", "output_text"])
-def test_a_document_in_other_words(name: str) -> None:
+def test_reads_document_with_other_member_names(name: str) -> None:
     reply = {"choices": {"0": {"message": {name: "a"}, "finishReason": "length"}}}
     choice = normalise_completion(reply, IDENTITY)[0]["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("a", "length")
 
 
-def test_an_error_that_is_empty_is_none_beside_an_answer() -> None:
+def test_ignores_empty_error_beside_choices() -> None:
     error = {"message": None, "code": None}
-    assert relayed({**chunk(SAID), "error": error}, chunk({}, "stop")) == ("a", [], "stop")
+    assert relayed({**chunk(TEXT), "error": error}, chunk({}, "stop")) == ("a", [], "stop")
     assert relayed({"error": error}).startswith("{")
 
 
-def test_usage_without_a_count_is_none() -> None:
+def test_usage_without_counts_is_none() -> None:
     usage = {"usage": {"prompt_tokens": 1}, "cost": 0.1}
-    _, made = normalise_completion({"choices": [{"message": SAID}], "usage": usage}, IDENTITY)
-    assert made is None
+    _, found = normalise_completion({"choices": [{"message": TEXT}], "usage": usage}, IDENTITY)
+    assert found is None

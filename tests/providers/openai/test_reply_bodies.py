@@ -1,4 +1,4 @@
-"""What comes is read, whatever its head announces: events, documents, packed or not."""
+"""Bodies are read by their content, whatever their headers announce, compressed or not."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def http(body: bytes, kind: str = "text/event-stream", *more: str, status: str =
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
-def ask(
+def fetch(
     answer: bytes, stream: bool = True, key: str = "sk-very-secret", **body: Any
 ) -> tuple[str, RawServer]:
-    """Return the text that comes of *answer*, and the server that gave it."""
+    """Return the text of the reply to *answer*, and the server that sent it."""
     with RawServer.playing(answer) as server:
         options = {"base_url": server.url, "api_key": key}
         provider = (body.pop("type", OpenAI))("up", options, Settings())
@@ -75,99 +75,101 @@ KINDS = ("text/event-stream", "application/json")
         ("application/json", b"\n", "201 Created"),
     ],
 )
-def test_events_under_any_label(kind: str, start: bytes, status: str) -> None:
-    assert ask(http(start + EVENTS, kind, status=status))[0] == "Hi"
-    assert ask(http(start + EVENTS, kind, status=status), stream=False)[0] == "Hi"
+def test_reads_events_under_any_content_type(kind: str, start: bytes, status: str) -> None:
+    assert fetch(http(start + EVENTS, kind, status=status))[0] == "Hi"
+    assert fetch(http(start + EVENTS, kind, status=status), stream=False)[0] == "Hi"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_document_under_any_label(kind: str) -> None:
-    assert ask(http(BODY, kind), stream=False)[0] == "Hi"
-    assert ask(http(b"\n\n" + BODY, kind))[0] == "Hi"
+def test_reads_document_under_any_content_type(kind: str) -> None:
+    assert fetch(http(BODY, kind), stream=False)[0] == "Hi"
+    assert fetch(http(b"\n\n" + BODY, kind))[0] == "Hi"
     for stream in (True, False):
         for body in (EVENTS, BODY):
-            assert ask(http(b" \n" * 300_000 + body, kind), stream=stream)[0] == "Hi"
+            assert fetch(http(b" \n" * 300_000 + body, kind), stream=stream)[0] == "Hi"
 
 
-def test_a_chunk_on_each_line() -> None:
+def test_reads_one_chunk_per_line() -> None:
     lines = b"".join(json.dumps(one).encode() + b"\n" for one in CHUNKS)
-    assert ask(http(lines, "application/x-ndjson"))[0] == "Hi"
+    assert fetch(http(lines, "application/x-ndjson"))[0] == "Hi"
     with pytest.raises(UpstreamTruncated):
-        ask(http(lines[: lines.rindex(b"{", 0, -60)], "application/x-ndjson"))
+        fetch(http(lines[: lines.rindex(b"{", 0, -60)], "application/x-ndjson"))
 
 
-def raw_deflate(body: bytes) -> bytes:
+def deflate_raw(body: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(body) + packer.flush()
 
 
 @pytest.mark.parametrize(
-    ("pack", "label"),
+    ("compress", "encoding"),
     [
         (gzip.compress, "x-gzip"),
         (gzip.compress, ""),
         (lambda body: gzip.compress(body[:50]) + gzip.compress(body[50:]), "gzip"),
         (zlib.compress, "deflate"),
-        (raw_deflate, "deflate"),
+        (deflate_raw, "deflate"),
         (bytes, "gzip"),
         (bytes, "deflate"),
     ],
 )
-def test_a_body_that_is_packed_or_only_said_to_be(
-    pack: Callable[[bytes], bytes], label: str
+def test_reads_compressed_and_mislabelled_bodies(
+    compress: Callable[[bytes], bytes], encoding: str
 ) -> None:
-    head = [f"Content-Encoding: {label}"] if label else []
-    assert ask(http(pack(EVENTS), KINDS[0], *head))[0] == "Hi"
-    assert ask(http(pack(BODY), KINDS[1], *head), stream=False)[0] == "Hi"
-    error = http(pack(b'{"error":"slow"}'), KINDS[1], *head, status="429 Too Many")
+    head = [f"Content-Encoding: {encoding}"] if encoding else []
+    assert fetch(http(compress(EVENTS), KINDS[0], *head))[0] == "Hi"
+    assert fetch(http(compress(BODY), KINDS[1], *head), stream=False)[0] == "Hi"
+    error = http(compress(b'{"error":"slow"}'), KINDS[1], *head, status="429 Too Many")
     with pytest.raises(RateLimited, match="slow"):
-        ask(error)
+        fetch(error)
 
 
-def test_a_body_that_unpacks_to_too_much() -> None:
+def test_rejects_bombs_and_invalid_encodings() -> None:
     bomb = gzip.compress(b"data: " + b" " * 100_000_000)
     for stream in (True, False):
         with pytest.raises(UpstreamInvalid, match=r"too much|more than|longer"):
-            ask(http(bomb, KINDS[0], "Content-Encoding: gzip"), stream=stream)
+            fetch(http(bomb, KINDS[0], "Content-Encoding: gzip"), stream=stream)
     with pytest.raises(UpstreamInvalid, match="br"):
-        ask(http(b"x", KINDS[0], "Content-Encoding: br"))
+        fetch(http(b"x", KINDS[0], "Content-Encoding: br"))
     with pytest.raises(UpstreamInvalid):
-        ask(http(b"\x1f\x8b\x08broken", KINDS[0], "Content-Encoding: gzip"))
+        fetch(http(b"\x1f\x8b\x08broken", KINDS[0], "Content-Encoding: gzip"))
 
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(
-    "body", [json.dumps(CHUNKS).encode(), json.dumps([DOCUMENT]).encode()], ids=["chunks", "one"]
+    "body",
+    [json.dumps(CHUNKS).encode(), json.dumps([DOCUMENT]).encode()],
+    ids=["chunks", "document"],
 )
-def test_an_array(body: bytes, stream: bool) -> None:
-    assert ask(http(body, "application/json"), stream)[0] == "Hi"
+def test_reads_arrays_of_chunks_and_of_documents(body: bytes, stream: bool) -> None:
+    assert fetch(http(body, "application/json"), stream)[0] == "Hi"
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_text_is_told(stream: bool) -> None:
+def test_plain_text_body_becomes_error_message(stream: bool) -> None:
     with pytest.raises(UpstreamInvalid, match="upstream connect error"):
-        ask(http(b"upstream connect error", "text/plain"), stream)
+        fetch(http(b"upstream connect error", "text/plain"), stream)
 
 
 @pytest.mark.parametrize("body", [b"<html>log in</html>", b'{"choices":[]}', b"[1]", b"{"])
-def test_what_holds_no_answer(body: bytes) -> None:
+def test_rejects_bodies_without_answer(body: bytes) -> None:
     for kind in KINDS:
         with pytest.raises(UpstreamInvalid):
-            ask(http(body, kind))
+            fetch(http(body, kind))
 
 
-def test_a_key_is_hidden_unless_it_could_be_any_word() -> None:
+def test_masks_key_in_errors_unless_it_is_short() -> None:
     error = http(b'{"error":"no sk-very-secret, ok"}', KINDS[1], status="400 Bad")
     with pytest.raises(ChoreoError, match=r"^no \*\*\*, ok$"):
-        ask(error)
+        fetch(error)
     with pytest.raises(ChoreoError, match=r"^no sk-very-secret, ok$"):
-        ask(error, key="ok")
+        fetch(error, key="ok")
 
 
 CALL = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
-def test_mistral_gets_ids_that_it_takes_and_no_stream_options() -> None:
+def test_mistral_receives_short_call_ids_and_no_stream_options() -> None:
     history = [
         *MESSAGES,
         {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "abcDEF123"}]},
@@ -176,13 +178,13 @@ def test_mistral_gets_ids_that_it_takes_and_no_stream_options() -> None:
     ]
     for stream in (True, False):
         answer = http(EVENTS if stream else BODY)
-        body = json.loads(ask(answer, stream, type=Mistral, messages=history)[1].requests[0].body)
+        body = json.loads(fetch(answer, stream, type=Mistral, messages=history)[1].requests[0].body)
         calls = [call["id"] for call in body["messages"][1]["tool_calls"]]
         assert calls == [message["tool_call_id"] for message in body["messages"][2:]]
         assert calls[1] == "abcDEF123" and len(calls[0]) == 9 and calls[0].isalnum()
         assert "stream_options" not in body
 
 
-def test_padding_is_refused_at_openai_alone() -> None:
-    body = json.loads(ask(http(EVENTS))[1].requests[0].body)
+def test_other_servers_receive_no_include_obfuscation() -> None:
+    body = json.loads(fetch(http(EVENTS))[1].requests[0].body)
     assert body["stream_options"] == {"include_usage": True}
