@@ -54,7 +54,7 @@ class Lane(Protocol):
     """
 
     #: ``time.monotonic()`` of the last event forwarded here; 0 before.
-    heard: float
+    last_forwarded: float
     #: Called with the number of frames that are forwarded, and the time.
     on_frames: Callable[[int, float], None]
     #: Sends without blocking, as ``socket.send`` does.

@@ -216,7 +216,7 @@ class EventStream:
     def _last_sent_at(self) -> float | None:
         """Return when a block was last sent, by the lane or by :meth:`ready`, or None."""
         lane, last = self._lane, self._last_sent
-        return last if lane is None or last is None else max(last, lane.heard)
+        return last if lane is None or last is None else max(last, lane.last_forwarded)
 
     def ready(self, timeout: float = 0.0) -> bytes:
         """Return the next bytes to send, ``b""`` if there are none within *timeout* seconds.

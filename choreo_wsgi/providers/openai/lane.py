@@ -49,7 +49,7 @@ class Lane:
     # cost a fifth of the time of a frame ("python -m bench pace").
     __slots__ = (
         *("_after", "_before", "_least", "_length", "_limit", "_prefix", "_reading", "_receive"),
-        *("_rewrite", "_on_text", "_sizes", "_skip", "_suffix", "heard", "keep"),
+        *("_rewrite", "_on_text", "_sizes", "_skip", "_suffix", "last_forwarded", "keep"),
         *("on_frames", "send"),
     )
 
@@ -77,7 +77,7 @@ class Lane:
         self._least = self._skip + plain  # where the suffix may begin: a plain text is not empty
         self._before, self._after = pattern.new_prefix, pattern.new_suffix + b"\r\n"
         self._length = len(self._before) + len(self._after) - 2
-        self.heard = 0.0
+        self.last_forwarded = 0.0
 
     def forward(self, now: float) -> bool:
         """Forward the bytes available at the time *now*; return False for the normal path."""
@@ -112,7 +112,7 @@ class Lane:
         if chunk is None:
             self._reading.unread = data
             return False
-        self.heard = self._reading.last_received = now
+        self.last_forwarded = self._reading.last_received = now
         self.on_frames(frames, now)
         try:
             sent = self.send(chunk)
