@@ -12,7 +12,7 @@ from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..answer import BLANK, FIELDS, Attempt, UpstreamAnswer
+from ..answer import BLANK, FIELDS, MAX_DOCUMENT, Attempt, UpstreamAnswer
 from ..reading import (
     SHAPE_ERRORS,
     find_error,
@@ -124,8 +124,8 @@ class RelayedDocument(UpstreamAnswer):
     """The document of a plain completion, forwarded: see ``chat.source.Reply``.
 
     *normaliser* returns a new normaliser, whose settings apply to the document.  *model* replaces
-    the upstream's name of the model, unless empty.  A document may have *limit* bytes.  If the
-    upstream sends a stream instead, a new *translator* reads it and *writer* makes the document.
+    the upstream's name of the model, unless empty.  If the upstream sends a stream instead, a new
+    *translator* reads it and *writer* makes the document.
     """
 
     def __init__(
@@ -136,7 +136,6 @@ class RelayedDocument(UpstreamAnswer):
         translator: Callable[[], chunks.OpenAITranslator],
         normaliser: Callable[[], Normaliser],
         model: str,
-        limit: int,
     ) -> None:
         super().__init__(attempt)
         self.label = label
@@ -144,7 +143,6 @@ class RelayedDocument(UpstreamAnswer):
         self._translator = translator
         self._new_normaliser = normaliser
         self._model = model
-        self._limit = limit
         self._size = 0
         self._document = bytearray()
         self._stream_reader: chunks.OpenAITranslator | None = None  # if the body is a stream
@@ -161,8 +159,8 @@ class RelayedDocument(UpstreamAnswer):
         data = self.read(timeout)
         self._size += len(data)
         try:
-            if self._size > self._limit:
-                raise UpstreamInvalid(f"the provider's answer is longer than {self._limit} bytes")
+            if self._size > MAX_DOCUMENT:
+                raise UpstreamInvalid(f"the provider's answer is longer than {MAX_DOCUMENT} bytes")
             if self._stream_reader is None:
                 self._document += data if self._document else data.lstrip(BLANK)
                 if self._document.startswith(FIELDS):

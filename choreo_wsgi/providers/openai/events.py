@@ -10,7 +10,7 @@ from ... import sse
 from ...chat.items import Json, dump
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
-from ..reading import find_error, most_values, parse_json, parse_object, unwrapped
+from ..reading import MAX_VALUES, find_error, most_values, parse_json, parse_object, unwrapped
 
 if TYPE_CHECKING:
     from .. import failures
@@ -67,7 +67,7 @@ def read_chunks(
         several = joined.events_in(data)
         if not several:
             raise
-        yield from ((one, read_chunk(one)) for one in several)
+        yield from ((one, read_chunk(one, values=MAX_VALUES)) for one in several)
     else:
         inner = unwrapped(chunk)
         yield (data if inner is chunk else dump(inner)), inner

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from ...chat import normalise
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
+    from .. import answer as answers
     from .. import native, reading, translating
     from ..answer import Attempt
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
     normalise = Late("choreo_wsgi.chat.normalise")
+    answers = Late("choreo_wsgi.providers.answer")
     native = Late("choreo_wsgi.providers.native")
     reading = Late("choreo_wsgi.providers.reading")
     translating = Late("choreo_wsgi.providers.translating")
@@ -47,8 +49,6 @@ _LIST_SECONDS = 300.0
 _NO_LIST_SECONDS = 30.0
 #: Longest wait for the list, in seconds: a client waits for ours meanwhile.
 _LIST_PATIENCE = 5.0
-#: Largest plain completion that is forwarded, in bytes.
-_MAX_REPLY = 64 * 1024 * 1024
 
 
 class OpenAI(OverHTTP):
@@ -146,7 +146,7 @@ class OpenAI(OverHTTP):
             return relayed.RelayedStream(self._stream(request), events, label)
         fold = partial(self._translator, request.n, tools)
         attempt = self._document(request)
-        return relayed.RelayedDocument(attempt, label, writer, fold, mending, renamed, _MAX_REPLY)
+        return relayed.RelayedDocument(attempt, label, writer, fold, mending, renamed)
 
     def _forward(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Answer with the events of the upstream, which has the API of *writer* itself."""
@@ -254,10 +254,10 @@ class OpenAI(OverHTTP):
     def _list(self) -> list[str]:
         """Request the list of models; raises ChoreoError if the upstream fails."""
         exchange = self.client.send(HTTPRequest("GET", self.url("/models", ""), self._headers))
-        deadline = time.monotonic() + _LIST_PATIENCE
+        deadline, limit = time.monotonic() + _LIST_PATIENCE, answers.MAX_DOCUMENT
         body = bytearray()
         try:
-            while not exchange.ended and time.monotonic() < deadline and len(body) < _MAX_REPLY:
+            while not exchange.ended and time.monotonic() < deadline and len(body) < limit:
                 body += exchange.receive(0.25)
         finally:
             exchange.close()

@@ -176,7 +176,7 @@ class EventRelay:
                     continue
                 if attempts and block.startswith(pattern.prefix, end):
                     attempts -= 1
-                    last = block.rfind(pattern.suffix, at) + len(pattern.suffix)
+                    last = block.rfind(pattern.suffix, at, at + self._limit) + len(pattern.suffix)
                     rewritten = pattern.apply(block[at:last]) if last > end else None
                     if rewritten is not None:
                         frames.append(rewritten)

@@ -53,14 +53,17 @@ LARGE = [FORMS[0], FORMS[2], FORMS[7], FORMS[8]]
     ("kind", "form"),
     [
         *(("short", form) for form in FORMS),
-        *((kind, form) for kind in ("text", "logprobs") for form in LARGE),
+        *((kind, form) for kind in ("text", "logprobs") for form in (*LARGE, None)),
     ],
 )
 def test_event_framing_does_not_change_chunks(
-    kind: str, form: Callable[[dict[str, Any]], str]
+    kind: str, form: Callable[[dict[str, Any]], str] | None
 ) -> None:
+    """Nor does joining several chunks in one event, the case without a form."""
     first, last = FIRST[kind], chunk("stop")
-    body = f"{form(first)}{form(last)}data: [DONE]\n\n".encode()
+    joined = lines(json.dumps(first) + json.dumps(last))
+    events = f"{form(first)}{form(last)}" if form is not None else joined
+    body = f"{events}data: [DONE]\n\n".encode()
     relay = EventRelay(Normaliser())
     frames = relay.receive_data(body) + relay.end()
     assert frames.count(b"\n") == 4

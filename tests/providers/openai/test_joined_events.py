@@ -40,7 +40,9 @@ def read_text(body: bytes) -> list[str]:
         b"data: [" + b",".join(TEXTS) + b"]\n\ndata: [DONE]\n\n",
         b"".join(b"data: data: " + text + b"\n\n" for text in TEXTS) + b"data: data: [DONE]\n\n",
         b"".join(b"data: ping\n\n" + one + b"\n\ndata: : on it\n\n" for one in DATA),
-        b'data: "heartbeat"\n\n' + b"\n\n".join(DATA) + b"\n\ndata: keep-alive\n\n",
+        b'data: "heartbeat"\n\n'
+        + b"\n\n".join(DATA)
+        + b"\n\ndata: keep-alive\n\ndata: heart-beat\n\n",
     ],
 )
 def test_reads_events_with_wrong_separators(body: bytes) -> None:

@@ -63,7 +63,7 @@ class Run:
         self.lanes = lanes
         self.lane = None
         self.frames = b""
-        self.forwarded = 0
+        self.forwarded = self.counted = 0
         self.unsent: list[bytes] = []
         self.error: ChoreoError | None = None
         self.receive()
@@ -104,12 +104,19 @@ class Run:
         self.lane = lane_of(self.reply) if self.lanes else None
         if self.lane is not None:
             self.lane.send, self.lane.keep = self.send, self.unsent.append
-            self.lane.on_frames = lambda frames, now: None
+            self.lane.on_frames = self.count
+
+    def count(self, frames: int, now: float) -> None:
+        assert self.lane is not None and self.lane.last_forwarded == now
+        assert self.reply.due == now + Timeouts().idle
+        self.counted = frames
 
     def send(self, piece: bytes) -> int:
         size, _, rest = piece.partition(b"\r\n")
         assert len(rest) == int(size, 16) + 2 and rest.endswith(b"\n\n\r\n")
+        assert self.counted == rest.count(b"\n\n")
         self.frames += rest[:-2]
+        self.counted = 0
         self.forwarded += 1
         return len(piece)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -34,6 +35,8 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
+from choreo_wsgi.providers import answer as upstream_module
+from choreo_wsgi.providers.openai import answer as answer_module
 from choreo_wsgi.providers.openai import provider as provider_module
 from choreo_wsgi.providers.openai.azure import Azure
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
@@ -108,6 +111,7 @@ def read(frames: Any) -> tuple[bytes, ChoreoError | None]:
         while not frames.ended:
             assert time.monotonic() < deadline
             got += frames.receive(0.25)
+        assert frames.receive(0) == b""
     except ChoreoError as error:
         with pytest.raises(type(error)):
             frames.receive(0)  # raises again
@@ -152,7 +156,8 @@ def test_stream_cut_at_any_byte_is_truncated_unless_finished(
             assert error is None and got == whole, cut
         else:
             assert isinstance(error, UpstreamTruncated), cut
-            assert whole.startswith(got) and b'finish_reason":"' not in got, cut
+            complete = events[: raw[:cut].count(b"\n\n")]
+            assert got == b"".join(complete).replace(b',"usage":null', b""), cut
 
 
 @pytest.mark.parametrize("framing", [chunked, until_close])
@@ -224,7 +229,13 @@ def test_connection_reset_before_finish_is_truncation(upstream: Start, provider:
 
 def test_waits_limited_time_for_done_marker(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.is_left(30))
-    assert read(stream(provider(server))) == (RELAYED, None)
+    frames = stream(provider(server))
+    got = b""
+    while len(got) < len(RELAYED):
+        got += frames.receive(0.25)
+    frames.receive(0)
+    assert frames.due < time.monotonic() + 10  # not only after the idle timeout
+    assert read(frames) == (b"", None)
 
 
 def test_error_after_content_is_raised_without_more_bytes(upstream: Start, provider: Make) -> None:
@@ -289,6 +300,7 @@ def test_stream_request_raises_for_other_replies(
     got, error = read(stream(provider(server)))
     assert got == b"" and type(error) is kind and error.status == status
     assert "<" not in error.message
+    assert len(server.requests) == (2 if status == 400 else 1)  # without stream_options
 
 
 def test_forwards_error_text_and_retry_after_but_masks_key(upstream: Start, provider: Make) -> None:
@@ -388,8 +400,10 @@ def test_request_has_api_key_headers_and_include_usage(upstream: Start, provider
     assert sent.line == "POST /v1/chat/completions HTTP/1.1"
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
     assert sent.headers["X-Team"] == "blue" and sent.headers["X-Org"] == "é"
+    assert sent.headers["Content-Type"] == "application/json"
     body = json.loads(sent.body)
     assert body["model"] == "theirs" and body["stream"] is True and body["custom"] == {"é": 1}
+    assert body["n"] == 2
     assert body["stream_options"] == {"include_usage": True} and body["temperature"] == 0.5
 
 
@@ -399,7 +413,8 @@ def test_usage_is_forwarded_when_requested(upstream: Start, provider: Make) -> N
         stream=True, include_usage=True, stream_options={"include_usage": True, "x": 1}
     )
     assert read(stream(provider(server), request)) == (b"".join(STREAM[:-1]), None)
-    assert json.loads(server.requests[0].body)["stream_options"] == {"include_usage": True, "x": 1}
+    sent = json.loads(server.requests[0].body)
+    assert sent["stream_options"] == {"include_usage": True, "x": 1} and "n" not in sent
 
 
 @pytest.mark.parametrize("status", ["400 Bad Request", "422 Unprocessable"])
@@ -418,6 +433,36 @@ def test_retries_without_rejected_stream_options(
         assert read(stream(ours)) == (RELAYED, None)
     with_it = [b"stream_options" in request.body for request in server.requests]
     assert with_it == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["stream_options", "include_usage"])
+def test_retries_without_options_that_error_names(
+    upstream: Start, provider: Make, name: str
+) -> None:
+    """Also after the upstream has accepted them once."""
+    refusal = json.dumps({"error": {"message": f"unknown {name}"}}).encode()
+    replies = [chunked(STREAM), sized(refusal, "400 Bad Request"), chunked(STREAM)]
+    server = upstream(lambda peer: peer.send(replies.pop(0)))
+    ours = provider(server)
+    for _ in range(2):
+        assert read(stream(ours)) == (RELAYED, None)
+    assert not replies and b"stream_options" not in server.requests[-1].body
+
+
+def test_openai_itself_receives_include_obfuscation_false(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = upstream(lambda peer: peer.send(chunked(STREAM)))
+    monkeypatch.setattr(OpenAI, "facts", replace(OpenAI.facts, home=server.base_url))
+    read(stream(provider(server)))
+    read(
+        stream(
+            provider(server),
+            make_request(stream=True, stream_options={"include_obfuscation": True}),
+        )
+    )
+    sent = [json.loads(request.body)["stream_options"] for request in server.requests]
+    assert [options["include_obfuscation"] for options in sent] == [False, True]
 
 
 def test_retries_invalid_request_once(upstream: Start, provider: Make) -> None:
@@ -518,6 +563,21 @@ def test_mends_document_and_renames_its_model(upstream: Start, provider: Make) -
     assert got["choices"][0]["message"]["reasoning_content"] == "why"
 
 
+def test_repair_false_forwards_document_unchanged(upstream: Start, provider: Make) -> None:
+    body = b'{"choices": [{"message": {"content": "a", "reasoning": "b"}}], "usage": null}'
+    server = upstream(lambda peer: peer.send(sized(body)))
+    assert read(complete(provider(server, repair="false"))) == (body, None)
+
+
+def test_error_event_in_place_of_document_is_raised_at_once(
+    upstream: Start, provider: Make
+) -> None:
+    raw = chunked([ROLE, b'data: {"error":{"message":"it broke"}}\n\n'])[:-5]
+    server = upstream(lambda peer: peer.send(raw) or peer.is_left())
+    got, error = read(complete(provider(server)))
+    assert got == b"" and isinstance(error, ProviderError) and error.message == "it broke"
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
@@ -543,12 +603,14 @@ def test_rejects_replies_that_are_no_completion(
 def test_rejects_document_above_size_limit(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("choreo_wsgi.providers.openai.provider._MAX_REPLY", 50_000)
     body = json.dumps({**REPLY, "padding": " " * 100_000}).encode()
-    server = upstream(lambda peer: peer.send(sized(body)))
-    got, error = read(complete(provider(server)))
+    ours = provider(upstream(lambda peer: peer.send(sized(body))))
+    monkeypatch.setattr(answer_module, "MAX_DOCUMENT", len(body))
+    assert read(complete(ours)) == (body, None)
+    monkeypatch.setattr(answer_module, "MAX_DOCUMENT", len(body) - 1)
+    got, error = read(complete(ours))
     assert got == b"" and isinstance(error, UpstreamInvalid)
-    assert "longer than 50000 bytes" in error.message
+    assert f"longer than {len(body) - 1} bytes" in error.message
 
 
 def test_document_cut_short_is_truncation(upstream: Start, provider: Make) -> None:
@@ -564,7 +626,7 @@ def test_document_cut_short_is_truncation(upstream: Start, provider: Make) -> No
 def test_closing_reply_closes_upstream_connection(
     upstream: Start, provider: Make, phase: str
 ) -> None:
-    left: list[float | None] = []
+    left: list[bool] = []
 
     def answer(peer: Peer) -> None:
         if phase == "body":
@@ -581,7 +643,7 @@ def test_closing_reply_closes_upstream_connection(
         frames.close()
         frames.close()
         assert server.wait(lambda number=number: len(left) > number or server.open == 0)
-    assert server.wait(lambda: server.open == 0) and None not in left
+    assert server.wait(lambda: server.open == 0) and all(left)
     assert idle_in(ours.client) == 0
 
 
@@ -677,12 +739,36 @@ def test_caches_model_list(upstream: Start, provider: Make) -> None:
 def test_failed_refresh_keeps_model_list(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([sized(b'{"data":[{"id":"a"}]}'), sized(b"no", "500 Internal Server Error")])
+    failure = sized(b'{"data":[{"id":"b"}]}', "500 Internal Server Error")
+    answers = iter([sized(b'{"data":[{"id":"a"}]}'), failure])
     server = upstream(lambda peer: peer.send(next(answers)))
     monkeypatch.setattr(provider_module, "_LIST_SECONDS", 0.0)
     ours = provider(server)
     assert ours.models() == ours.models() == ours.models() == ["a"]
     assert len(server.requests) == 2
+
+
+def test_retries_failed_list_sooner_than_missing_one(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "_NO_LIST_SECONDS", 0.0)
+    replies = [sized(b"no", "500 Internal Server Error"), sized(b"no", "404 Not Found")]
+    server = upstream(lambda peer: peer.send(replies.pop(0)))
+    ours = provider(server)
+    assert ours.models() == ours.models() == ours.models() == [] and not replies
+
+
+def test_list_has_limits_of_time_and_size(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = json.dumps({"data": [{"id": "a" * 1_000_000}]}).encode()
+    server = upstream(lambda peer: peer.send(sized(body)))
+    monkeypatch.setattr(upstream_module, "MAX_DOCUMENT", 1000)
+    assert provider(server).models() == []
+    server.answer = Peer.is_left
+    monkeypatch.setattr(provider_module, "_LIST_PATIENCE", 0.1)
+    assert provider(server).models() == []
+    assert server.wait(lambda: server.open == 0)
 
 
 def test_error_after_frames_is_due_at_once(upstream: Start, provider: Make) -> None:

@@ -21,6 +21,7 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
+from choreo_wsgi.providers.openai import template
 from choreo_wsgi.providers.openai.relay import EventRelay
 
 NULL = ',"usage":null'
@@ -186,7 +187,7 @@ def test_normalises_sse_framing() -> None:
         + ROLE.replace(b"data: ", b"data:")
         + b"\n\n: ping\n"
         + text("Hello").replace(b'"choices"', b'\ndata: "choices"')
-        + STOP
+        + STOP.replace(b"\n\n", b" \t\n\n")
         + sse.DONE
     )
     for at in range(len(raw) + 1):
@@ -195,8 +196,8 @@ def test_normalises_sse_framing() -> None:
 
 
 def test_drops_comments_and_empty_events() -> None:
-    raw = [ROLE, b": keep-alive\n\n", text("a") * 3, b"data: {}\n\n", b"data:\n\n", STOP, sse.DONE]
-    frames, error, _ = relay_all(raw)
+    empty = [b"data: {}\n\n", b"data:\n\n", b'{"note":1}\n\n']
+    frames, error, _ = relay_all([ROLE, b": keep-alive\n\n", text("a") * 3, *empty, STOP, sse.DONE])
     assert error is None and frames == without_usage([ROLE, text("a") * 3, STOP])
 
 
@@ -206,6 +207,7 @@ def test_ignores_bytes_after_done_marker() -> None:
         assert error is None and frames == without_usage(STREAM[:-2])
         assert relay.receive_data(garbage) == b""
         assert relay_all([b"".join(STREAM) + garbage])[0] == frames
+    assert relay_all([b"".join(STREAM) + b"x" * 3000], limit=2000)[1] is None
 
 
 @given(
@@ -255,6 +257,7 @@ def test_relays_events_with_random_padding() -> None:
     blocks = [b"".join(stream[at : at + 7]) for at in range(0, 404, 7)]
     frames, error, relay = relay_all(blocks)
     assert error is None and frames == expected and relay.usage == Usage(4, 7)
+    assert len(relay._patterns._candidates) <= 8
     asked, error, _ = relay_all(
         [b"".join(stream[at : at + 7]) for at in range(0, 404, 7)], include_usage=True
     )
@@ -284,6 +287,14 @@ def test_relays_interleaved_choices() -> None:
     for blocks in ([b"".join(stream)], stream):
         frames, error, _ = relay_all([*blocks, USED, sse.DONE], n=3)
         assert error is None and frames == without_usage(stream)
+
+
+def test_remembers_eight_patterns() -> None:
+    relay = EventRelay(Normaliser(9))
+    for number in range(9):
+        for delta in ('{"role":"assistant","content":""}', '{"content":"a"}', '{"content":"b"}'):
+            relay.receive_data(event(delta, index=number))
+    assert len(relay._patterns.known) == 8
 
 
 # -- ends of streams ------------------------------------------------------------------------
@@ -340,6 +351,7 @@ def test_end_before_any_choice_is_truncation(stream: list[bytes]) -> None:
         b'data: {"a":' + b"[" * 100000 + b"}\n\n",
         b'data: {"a":"\xff"}\n\n',
         text("x").replace(b'"x"', b'"\xff"'),
+        text("x").replace(b'"x"', b'"'),  # the ends of the pattern overlap
         text("x").replace(b'"x"', b'"\xc3"') + text("x").replace(b'"x"', b'"\xa9"'),
     ],
 )
@@ -355,6 +367,7 @@ def test_invalid_event_raises_after_earlier_frames(bad: bytes) -> None:
                 failure = error
                 break
         assert frames == without_usage(good) and isinstance(failure, UpstreamInvalid)
+        assert len(failure.message) < 300
         with pytest.raises(UpstreamInvalid):
             relay.end()
 
@@ -370,11 +383,22 @@ def test_rejects_events_above_size_limit() -> None:
     assert relay_all([b"".join(many)], limit=2000)[1] is None
 
 
+def test_rejects_event_above_size_limit_after_known_pattern() -> None:
+    good, large = [ROLE, *map(text, "abc")], text("x" * 3000)
+    for bad in ([large], [text("d") + large], [text("d") + large + text("e")]):
+        frames, error, _ = relay_all([*good, *bad, STOP, sse.DONE], limit=2000)
+        assert contents(frames) == "abc" + "d" * (len(bad[0]) > len(large))
+        assert isinstance(error, UpstreamInvalid)
+    frames, error, _ = relay_all(STREAM, limit=len(ROLE) - 3)  # although a template is known
+    assert frames == b"" and isinstance(error, UpstreamInvalid)
+
+
 def test_relays_event_of_one_megabyte() -> None:
     large = text("é" * 500_000)
     raw = b"".join([ROLE, large, STOP, sse.DONE])
-    frames, error, _ = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
+    frames, error, relay = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
     assert error is None and frames == without_usage([ROLE, large, STOP])
+    assert not relay.normaliser.marks
 
 
 # -- errors inside the stream ------------------------------------------------------------
@@ -386,6 +410,7 @@ def test_relays_event_of_one_megabyte() -> None:
         (b'data: {"error":{"message":"m","type":"x","code":null}}', ProviderError, "m"),
         (b'event: error\ndata: {"message":"m","code":429}', RateLimited, "m"),
         (b'error: {"code":500,"message":"m","type":"server_error"}', ProviderError, "m"),
+        (b'error: {"code":429,"message":"m"}\nerror: {"message":"n"}', RateLimited, "m"),
         (
             b'data: {"error":{"message":"m","type":"exceed_context_size_error","code":400}}',
             InvalidRequest,
@@ -432,6 +457,20 @@ def test_stream_uses_template_of_earlier_stream(id: str, expected: bool) -> None
     identities = {(one["id"], one["created"], one["model"]) for one in chunks(frames)}
     assert identities == {(id, 1700000000, "asked")}
     assert contents(frames) == 'Hello wörld \U0001f600 "q" \\ \n'
+
+
+def test_templates_are_limited_in_label_and_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "_MOST", 2)
+    for size, known in ((256, True), (257, False), (1, True), (2, True)):
+        for _ in range(2):
+            relay = EventRelay(Normaliser(), label="x" * size)
+            relay.receive_data(ROLE)
+            assert len(template._KNOWN) <= 2
+            for block in STREAM[1:]:
+                relay.receive_data(block)
+        relay = EventRelay(Normaliser(), label="x" * size)
+        relay.receive_data(ROLE)
+        assert (relay.pattern is not None) == known
 
 
 OWN = {"id": "chatcmpl-made-up", "created": 2, "model": "m"}
@@ -522,6 +561,12 @@ def test_renames_reasoning_beside_content_within_burst() -> None:
     frames, error, _ = relay_all([ROLE, text("a") * 5, text("a") + mixed + text("b"), STOP])
     assert error is None and contents(frames, "reasoning_content") == "why"
     assert contents(frames) == "aaaaaaxb"
+
+
+def test_learns_no_pattern_from_string_outside_delta() -> None:
+    odd = [event('{"reasoning" :"t"}', usage=f',"x":{{"reasoning":"{word}"}}') for word in "abcd"]
+    frames, error, _ = relay_all([ROLE, *odd, STOP])
+    assert error is None and contents(frames, "reasoning_content") == "tttt"
 
 
 def calls(members: str) -> bytes:
@@ -645,6 +690,26 @@ def test_merges_calls_without_index_per_choice() -> None:
         assert [one["function"]["name"] for one in found if "id" in one] == [f"f{index}"]
         assert "".join(one["function"]["arguments"] for one in found) == '{"a":1}'
         assert {one["index"] for one in found} == {0}
+
+
+@pytest.mark.parametrize("size", [1, 200_000])
+def test_new_call_ends_pattern_of_earlier_arguments(size: int) -> None:
+    """Pieces without an index belong to the latest call, whose first event may be long."""
+
+    def begin(name: str, arguments: str) -> bytes:
+        function = json.dumps({"name": name, "arguments": arguments})
+        return calls(f'{{"id":"c-{name}","type":"function","function":{function}}}')
+
+    pieces = [calls(f'{{"function":{{"arguments":"{digit}"}}}}') for digit in "1234"]
+    ends = [calls('{"function":{"arguments":"]"}}'), event("{}", '"tool_calls"'), sse.DONE]
+    first, second = begin("f", "[0,"), begin("g", "[" + " " * size)
+    frames, error, _ = relay_all([ROLE, first, *pieces, ends[0], second, *pieces, *ends])
+    assert error is None
+    found = ["", ""]
+    for chunk in chunks(frames.removesuffix(sse.DONE)):
+        for call in chunk["choices"][0]["delta"].get("tool_calls", ()):
+            found[call["index"]] += call["function"]["arguments"]
+    assert found == ["[0,1234]", "[" + " " * size + "1234]"]
 
 
 def test_forwards_valid_tool_calls_unchanged() -> None:
