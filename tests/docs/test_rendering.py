@@ -17,11 +17,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 #: Opens each page in a frame and writes its problems, by page, into #found.
 MEASURE = """<!doctype html><meta charset="utf-8"><pre id="found"></pre><script>
-async function problems(name, width) {
+async function load(name) {
   const frame = document.createElement('iframe');
-  frame.style = `width: ${width}px; height: 3000px`;
   frame.src = name + '.html';
   await new Promise(loaded => { frame.onload = loaded; document.body.append(frame); });
+  return frame;
+}
+function problems(frame, width) {
+  frame.style = `width: ${width}px; height: 3000px`;
   const page = frame.contentDocument, body = page.querySelector('div.body');
   if (!body) return ['no body'];
   const style = e => frame.contentWindow.getComputedStyle(e);
@@ -51,9 +54,9 @@ async function problems(name, width) {
   return found;
 }
 (async () => {
-  const found = {};
-  for (const width of WIDTHS) for (const name of NAMES)
-    found[`${name} ${width}`] = await problems(name, width);
+  const found = {}, frames = await Promise.all(NAMES.map(load));
+  for (const width of WIDTHS) for (const [n, name] of NAMES.entries())
+    found[`${name} ${width}`] = problems(frames[n], width);
   document.getElementById('found').textContent = JSON.stringify(found);
 })();
 </script>"""

@@ -244,7 +244,7 @@ class EventRelay:
         """Append the frames of *raw*, the data of an event of the type *event*."""
         marks = self.normaliser.marks
         is_long = len(raw) > LONG
-        raw = long.shorten(raw, marks).rstrip() if is_long else bytes(raw)
+        raw = long.shorten(raw, marks) if is_long else bytes(raw)
         for data, chunk in read_chunks(raw, event):
             if chunk is None:
                 self.normaliser.mark_done()

@@ -387,7 +387,8 @@ def test_final_message_repeats_no_text(pieces: list[str]) -> None:
     """Nor after a stream that matches a template, whose texts are not parsed."""
     last = {"choices": [{"message": {"content": "".join(pieces)}, "finish_reason": "stop"}]}
     for _ in range(3):
-        chunks = [chunk({"role": "assistant"}), *(chunk({"content": one}) for one in pieces)]
+        deltas = [{"role": "assistant"}, *({"content": one} for one in pieces)]
+        chunks = [{**IDENTITY, **chunk(delta), "id": "chatcmpl-9"} for delta in deltas]
         assert relayed(*chunks, last) == ("".join(pieces), [], "stop")
 
 

@@ -391,6 +391,12 @@ def test_rejects_event_above_size_limit_after_known_pattern() -> None:
         assert isinstance(error, UpstreamInvalid)
     frames, error, _ = relay_all(STREAM, limit=len(ROLE) - 3)  # although a template is known
     assert frames == b"" and isinstance(error, UpstreamInvalid)
+    frames, error, _ = relay_all([ROLE, text("x" * 200_000), STOP], limit=150_000)
+    assert frames == without_usage([ROLE]) and isinstance(error, UpstreamInvalid)
+    relay = EventRelay(Normaliser(), max_event_bytes=2000)
+    for block in good:
+        relay.receive_data(block)
+    assert relay.pattern is None  # a lane does not check the size
 
 
 def test_relays_event_of_one_megabyte() -> None:
@@ -694,14 +700,18 @@ def test_merges_calls_without_index_per_choice() -> None:
 
 @pytest.mark.parametrize("size", [1, 200_000])
 def test_new_call_ends_pattern_of_earlier_arguments(size: int) -> None:
-    """Pieces without an index belong to the latest call, whose first event may be long."""
+    """All have the index 0; the pieces belong to the latest call, whose first event may be long."""
 
     def begin(name: str, arguments: str) -> bytes:
         function = json.dumps({"name": name, "arguments": arguments})
-        return calls(f'{{"id":"c-{name}","type":"function","function":{function}}}')
+        return calls(f'{{"index":0,"id":"c-{name}","type":"function","function":{function}}}')
 
-    pieces = [calls(f'{{"function":{{"arguments":"{digit}"}}}}') for digit in "1234"]
-    ends = [calls('{"function":{"arguments":"]"}}'), event("{}", '"tool_calls"'), sse.DONE]
+    pieces = [calls(f'{{"index":0,"function":{{"arguments":"{digit}"}}}}') for digit in "1234"]
+    ends = [
+        calls('{"index":0,"function":{"arguments":"]"}}'),
+        event("{}", '"tool_calls"'),
+        sse.DONE,
+    ]
     first, second = begin("f", "[0,"), begin("g", "[" + " " * size)
     frames, error, _ = relay_all([ROLE, first, *pieces, ends[0], second, *pieces, *ends])
     assert error is None
