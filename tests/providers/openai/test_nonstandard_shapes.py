@@ -329,7 +329,8 @@ def test_rejects_document_without_choice(choices: Any) -> None:
 
 
 def relayed(*chunks: Any) -> Any:
-    frames = [sse.frame(json.dumps(one).encode()) for one in chunks]
+    texts = (json.dumps(one, separators=(",", ":")) for one in chunks)
+    frames = [sse.frame(text.encode()) for text in texts]
     reader, failure = stream([*frames, sse.DONE])
     if failure is not None:
         return failure.message
