@@ -36,6 +36,7 @@ from choreo_wsgi.errors import (
     UpstreamTruncated,
 )
 from choreo_wsgi.providers.openai import answer as answer_module
+from choreo_wsgi.providers.openai import presets
 from choreo_wsgi.providers.openai import provider as provider_module
 from choreo_wsgi.providers.openai.azure import Azure
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
@@ -529,6 +530,48 @@ def test_reads_key_and_url_from_environment() -> None:
     assert OpenAI.from_environment({}) == {}
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": "http://h"}
     assert OpenAI.from_environment(environment) == {"api_key": "k", "base_url": "http://h"}
+
+
+HOSTED = ("chat", "responses", "input_tokens", "compact")
+OTHER = {"base_url": "http://h/v1"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "apis", "strict"),
+    [
+        (OpenAI, {}, HOSTED, True),
+        (OpenAI, {"base_url": "https://api.openai.com/v1/"}, HOSTED, True),
+        (OpenAI, OTHER, ("chat",), False),
+        (OpenAI, {**OTHER, "apis": "messages"}, ("messages",), False),
+        (Azure, OTHER, ("chat", "responses"), True),
+        (Azure, {**OTHER, "apis": "chat"}, ("chat",), True),
+        (Azure, {**OTHER, "api_version": "2024-10-21"}, ("chat",), True),
+        (presets.Groq, {}, ("chat",), True),
+        (presets.VLLM, {}, ("chat", "responses"), False),
+        (presets.SGLang, {}, ("chat", "responses"), False),
+    ],
+)
+def test_apis_and_strictness_depend_on_type_and_url(
+    kind: type[OpenAI], options: dict[str, str], apis: tuple[str, ...], strict: bool
+) -> None:
+    ours = kind("up", options, Settings())
+    ours.close()
+    assert ours.apis == {*apis, "completions", "embeddings"} and ours.strict == strict
+
+
+def test_rejects_unknown_api() -> None:
+    with pytest.raises(ConfigurationError, match="provider up: apis: unknown: speech"):
+        OpenAI("up", {"apis": "chat, speech"}, Settings())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(OpenAI, "max_completion_tokens"), (presets.DeepSeek, "max_tokens")]
+)
+def test_servers_with_old_limit_receive_max_tokens(kind: type[OpenAI], name: str) -> None:
+    ours = kind("up", {}, Settings())
+    ours.close()
+    body: Json = {"model": "m", "max_completion_tokens": 5}
+    assert ours.prepare(body) == {"model": "m", name: 5}
 
 
 # -- plain completions ---------------------------------------------------------------------
