@@ -91,7 +91,7 @@ class RelayedStream(UpstreamAnswer):
 
     def lane(self) -> Lane | None:
         """Return a lane for small blocks of events that follow the last pattern, if any."""
-        return None if self._finished else self.new_lane(self._relay.pattern)
+        return self.new_lane(self._relay.pattern)
 
     def _grace_left(self, timeout: float) -> float:
         """Return how many of *timeout* seconds to wait for bytes after the last finish reason."""

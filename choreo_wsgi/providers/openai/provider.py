@@ -204,8 +204,7 @@ class OpenAI(OverHTTP):
 
         def attempt(body: dict[str, Json]) -> Attempt:
             def on_success() -> None:
-                if self.options.usage:
-                    self._accepts_stream_options = "stream_options" in body
+                self._accepts_stream_options = "stream_options" in body
 
             sent = self._post(request, body)
             return self.attempt(

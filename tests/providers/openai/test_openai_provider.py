@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import ssl
@@ -192,6 +193,7 @@ def test_returns_each_frame_before_next_event_arrives(upstream: Start, provider:
         while not got:
             got = frames.receive(0.25)
         assert got == one.replace(b',"usage":null', b"")
+        assert frames.bytes_without_output == 0
     allowed.release(2)
     assert read(frames) == (b"", None)
 
@@ -227,7 +229,9 @@ def test_connection_reset_before_finish_is_truncation(upstream: Start, provider:
     assert isinstance(error, UpstreamTruncated) and RELAYED.startswith(got + more)
 
 
-def test_waits_limited_time_for_done_marker(upstream: Start, provider: Make) -> None:
+def test_waits_limited_time_for_done_marker(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM[:-2])[:-5]) or peer.is_left(30))
     frames = stream(provider(server))
     got = b""
@@ -235,7 +239,19 @@ def test_waits_limited_time_for_done_marker(upstream: Start, provider: Make) -> 
         got += frames.receive(0.25)
     frames.receive(0)
     assert frames.due < time.monotonic() + 10  # not only after the idle timeout
+    timeouts: list[float] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(frames, "read_burst", lambda timeout: timeouts.append(timeout) or b"")
+        frames.receive(60)
+    assert timeouts[0] <= 2
     assert read(frames) == (b"", None)
+
+
+def test_ignores_truncated_compression_after_finish(upstream: Start, provider: Make) -> None:
+    head_line = head("200 OK", "text/event-stream", "Content-Encoding: gzip")
+    body = gzip.compress(b"".join(STREAM[:-2]) + b"\n" * 1000)
+    server = upstream(lambda peer: peer.send(head_line + body, cut=len(head_line + body) - 9))
+    assert read(stream(provider(server))) == (RELAYED, None)
 
 
 def test_error_after_content_is_raised_without_more_bytes(upstream: Start, provider: Make) -> None:
@@ -366,6 +382,10 @@ def test_rejects_event_above_max_event_bytes(upstream: Start, provider: Make) ->
     settings = Settings(max_event_bytes=4096)
     got, error = read(stream(provider(server, settings)))
     assert got == ROLE.replace(b',"usage":null', b"") and isinstance(error, UpstreamInvalid)
+    source = provider(server, settings).open(make_request(stream=True))
+    with pytest.raises(UpstreamInvalid):
+        while not source.ended:
+            source.receive(0.25)
 
 
 def test_relays_event_of_one_megabyte(upstream: Start, provider: Make) -> None:
@@ -485,8 +505,11 @@ def test_retries_invalid_request_once(upstream: Start, provider: Make) -> None:
 
 def test_reply_names_requested_alias(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
-    got, error = read(stream(provider(server), make_request("theirs", stream=True), name="alias"))
+    request = make_request("theirs", stream=True)
+    request.body["model"] = "alias"
+    got, error = read(stream(provider(server), request, name="alias"))
     assert error is None and got == RELAYED.replace(b'"m"', b'"alias"')
+    assert json.loads(server.requests[0].body)["model"] == "theirs"
 
 
 def test_repair_false_forwards_members_unchanged(upstream: Start, provider: Make) -> None:
@@ -600,7 +623,10 @@ def test_mends_document_and_renames_its_model(upstream: Start, provider: Make) -
     call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
     message.update(tool_calls=[call], reasoning="why")
     server = upstream(lambda peer: peer.send(sized(json.dumps(reply).encode())))
-    got = json.loads(read(complete(provider(server), name="alias"))[0])
+    request = make_request("theirs")
+    request.body["model"] = "alias"
+    got = json.loads(read(complete(provider(server), request, name="alias"))[0])
+    assert json.loads(server.requests[0].body)["model"] == "theirs"
     assert got["model"] == "alias" and got["choices"][0]["finish_reason"] == "tool_calls"
     assert got["choices"][0]["message"]["reasoning_content"] == "why"
 
@@ -614,7 +640,7 @@ def test_repair_false_forwards_document_unchanged(upstream: Start, provider: Mak
 def test_error_event_in_place_of_document_is_raised_at_once(
     upstream: Start, provider: Make
 ) -> None:
-    raw = chunked([ROLE, b'data: {"error":{"message":"it broke"}}\n\n'])[:-5]
+    raw = chunked([ROLE + WORDS[0] + b'data: {"error":{"message":"it broke"}}\n\n'])[:-5]
     server = upstream(lambda peer: peer.send(raw) or peer.is_left())
     got, error = read(complete(provider(server)))
     assert got == b"" and isinstance(error, ProviderError) and error.message == "it broke"
