@@ -248,9 +248,9 @@ def test_waits_limited_time_for_done_marker(
 
 
 def test_ignores_truncated_compression_after_finish(upstream: Start, provider: Make) -> None:
-    head_line = head("200 OK", "text/event-stream", "Content-Encoding: gzip")
-    body = gzip.compress(b"".join(STREAM[:-2]) + b"\n" * 1000)
-    server = upstream(lambda peer: peer.send(head_line + body, cut=len(head_line + body) - 9))
+    raw = sized(gzip.compress(b"".join(STREAM[:-2]) + b"\n" * 1000), kind="text/event-stream")
+    raw = raw.replace(b"\r\n", b"\r\nContent-Encoding: gzip\r\n", 1)
+    server = upstream(lambda peer: peer.send(raw, cut=len(raw) - 9))
     assert read(stream(provider(server))) == (RELAYED, None)
 
 
@@ -638,12 +638,18 @@ def test_repair_false_forwards_document_unchanged(upstream: Start, provider: Mak
 
 
 def test_error_event_in_place_of_document_is_raised_at_once(
-    upstream: Start, provider: Make
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = chunked([ROLE + WORDS[0] + b'data: {"error":{"message":"it broke"}}\n\n'])[:-5]
     server = upstream(lambda peer: peer.send(raw) or peer.is_left())
-    got, error = read(complete(provider(server)))
+    reply = complete(provider(server))
+    receive, blocks = reply.read, [b""]
+    monkeypatch.setattr(
+        reply, "read", lambda timeout: blocks.append(receive(timeout)) or blocks[-1]
+    )
+    got, error = read(reply)
     assert got == b"" and isinstance(error, ProviderError) and error.message == "it broke"
+    assert blocks[-1]  # the error was raised by the call that received it
 
 
 @pytest.mark.parametrize(
