@@ -112,7 +112,7 @@ class WholeEvents:
     @property
     def empty(self) -> bool:
         """Whether the next byte begins an event."""
-        return not (self._rest or self._after_cr)
+        return not self._rest
 
     @property
     def too_large(self) -> bool:

@@ -69,6 +69,7 @@ def test_reports_error_data_between_chunks(data: bytes, expected: str) -> None:
 
 def test_events_in_returns_nothing_for_single_or_invalid_values() -> None:
     assert events_in(b'{"a":1}') == events_in(b"5") == events_in(b"{} x") == []
+    assert len(events_in(b"{}" * 100)) == 100 and events_in(b"{}" * 100_001) == []
     assert events_in(b"[" * 100_000) == events_in(b"[{}," * 500_000) == []
 
 

@@ -752,6 +752,35 @@ def test_translator_reads_tool_calls_and_reasoning() -> None:
     ]
 
 
+def test_translator_reads_refusal_logprobs_custom_call_and_stop_reason() -> None:
+    logprobs = '"logprobs":{"content":[{"token":"a"}],"refusal":null}'
+    custom = {"index": 0, "id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
+    stream = [
+        event('{"refusal":"no"}', f"null,{logprobs}"),
+        event(json.dumps({"tool_calls": [custom]})),
+        event("{}", '"stop","stop_reason":"END"'),
+    ]
+    extra = {"custom": custom["custom"], "type": "custom"}
+    assert items(stream) == [
+        Delta(refusal="no", logprobs={"content": [{"token": "a"}]}),
+        Delta(tool_calls=[ToolCall(0, "c", "", "", extra)]),
+        Finish("tool_calls", extra={"stop_reason": "END"}),
+    ]
+
+
+def test_translator_divides_many_calls() -> None:
+    function = {"name": "f", "arguments": "{}"}
+    calls = [{"index": number, "id": f"c{number}", "function": function} for number in range(40)]
+    first = event(json.dumps({"content": "a", "tool_calls": calls}))
+    *deltas, _ = items([first, event("{}", '"tool_calls"')])
+    assert [len(item.tool_calls) for item in deltas if isinstance(item, Delta)] == [16, 16, 8]
+
+
+def test_translator_ignores_events_after_done_and_truncated_ones_after_finish() -> None:
+    assert items([b"".join(STREAM) + WORDS[0]]) == items(STREAM)
+    assert items([ROLE, STOP, b'data: {"x"']) == [Finish("stop")]
+
+
 def test_translator_raises_event_of_type_error() -> None:
     translator = OpenAITranslator()
     with pytest.raises(ProviderUnavailable, match="the cause"):

@@ -414,6 +414,7 @@ def test_relays_event_of_one_megabyte() -> None:
     [
         (b'data: {"error":{"message":"m","type":"x","code":null}}', ProviderError, "m"),
         (b'event: error\ndata: {"message":"m","code":429}', RateLimited, "m"),
+        (b"event: error\ndata: no JSON", ProviderError, "no JSON"),
         (b'error: {"code":500,"message":"m","type":"server_error"}', ProviderError, "m"),
         (b'error: {"code":429,"message":"m"}\nerror: {"message":"n"}', RateLimited, "m"),
         (
@@ -636,9 +637,9 @@ def test_rejects_string_that_continues_in_next_event() -> None:
 
 def test_rejects_endless_event() -> None:
     relay = EventRelay(Normaliser(), max_event_bytes=1000)
+    relay.receive_data(b"data: " + b"x" * 994)
     with pytest.raises(UpstreamInvalid):
-        for _ in range(10):
-            relay.receive_data(b"data: " + b"x" * 500)
+        relay.receive_data(b"x")
 
 
 def test_event_of_type_error_raises_its_text() -> None:
