@@ -637,6 +637,14 @@ def test_repair_false_forwards_document_unchanged(upstream: Start, provider: Mak
     assert read(complete(provider(server, repair="false"))) == (body, None)
 
 
+def test_stream_in_place_of_document_becomes_document(upstream: Start, provider: Make) -> None:
+    reply = complete(provider(upstream(lambda peer: peer.send(chunked(STREAM)))))
+    got, error = read(reply)
+    assert error is None and reply.usage == Usage(4, 7)
+    message = json.loads(got)["choices"][0]["message"]
+    assert message["content"] == "".join(f"w{number} é" for number in range(4))
+
+
 def test_error_event_in_place_of_document_is_raised_at_once(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
