@@ -82,7 +82,7 @@ class Keeper:
     def query(self, operation: Callable[[], T]) -> T:
         """Return the result of *operation*; raises ReplayUnavailable, in a known outage at once."""
         self._start()
-        if self.reachable and not self.closing.is_set():
+        if self.reachable:
             try:
                 return operation()
             except Unreachable as error:

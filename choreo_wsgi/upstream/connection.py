@@ -237,7 +237,7 @@ class Connection:
         try:
             while (data := self.receive(0)) is not None:
                 framing = self.framing
-                if not data or framing is None or framing.done:
+                if not data or framing is None:
                     return False
                 if framing.feed(data) or framing.error or framing.excess:
                     return False

@@ -215,11 +215,11 @@ class Exchange:
 
         This holds if *connection* was pooled and broke before all of the request was sent, or so
         soon afterwards that the provider must have closed it before it received the request.
-        GET and HEAD can be repeated in any case (RFC 9110, 9.2.2).
+        GET can be repeated in any case (RFC 9110, 9.2.2).
         """
         if self._answered or not connection.reused:
             return False
-        if self._method in ("GET", "HEAD") or not self._sent:
+        if self._method == "GET" or not self._sent:
             return True
         return time.monotonic() - self._sent_at <= _CLOSE_NOTICE + 2 * connection.round_trip
 
@@ -279,7 +279,6 @@ class Exchange:
                     raise unread
                 data = unread or connection.receive(min(until, deadline) - now)
             except OSError as error:
-                self._check_open()
                 raise UpstreamTruncated("the provider broke the connection off") from error
             self._check_open()
             if data is None:
@@ -298,7 +297,7 @@ class Exchange:
                 self._read_timeout = self._client.timeouts.idle
             if framing.done:
                 self._end(framing.excess)
-            if body or self.ended or (now >= until and framing.error is None):
+            if body or self.ended:
                 return body
 
     def _end(self, excess: bool = False) -> None:

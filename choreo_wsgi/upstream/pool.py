@@ -91,7 +91,6 @@ class Client:
                 break
             young = time.monotonic() - connection.idle_since < MAX_IDLE_SECONDS
             if young and connection.is_reusable():
-                connection.framing = None
                 connection.reused = True
                 return connection
             connection.close()

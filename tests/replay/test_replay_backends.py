@@ -102,8 +102,7 @@ def test_sqlite_expires_lost_streams_once_and_removes_their_producers(tmp_path: 
         backend.end("t", status_of(backend, "t"), Block(1, 1, frame(1)))
         assert db.execute("SELECT size FROM stream WHERE ended").fetchall() == [(len(frame(1)),)]
     backend.close()
-    descriptors = [path.resolve() for path in Path("/proc/self/fd").glob("*")]
-    assert [path for path in descriptors if path.parent == tmp_path] == []
+    assert open_below(tmp_path) == []
 
 
 def test_end_requires_an_unchanged_status(backend: Backend) -> None:
@@ -343,6 +342,43 @@ def test_connect_waits_while_another_process_creates_the_file(
     database.connect(path).close()
     assert waited
     other.close()
+
+
+def test_failed_connections_to_a_file_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "replay.db"
+    monkeypatch.setattr(database, "_BUSY", 0.0)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(sqlite3.OperationalError) as locked:
+            database.connect(path)
+        other.execute("ROLLBACK")
+        other.execute("PRAGMA user_version = 99")
+        with pytest.raises(sqlite3.DatabaseError) as newer:
+            database.connect(path)
+        assert open_below(tmp_path) == ["replay.db"] and newer and locked
+
+
+def open_below(folder: Path) -> list[str]:
+    """Return the names of the open files in *folder*."""
+    paths = [path.resolve() for path in Path("/proc/self/fd").glob("*")]
+    return sorted(path.name for path in paths if path.parent == folder)
+
+
+def test_log_of_the_database_is_truncated(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    store = open_store(f"sqlite:{path}", Settings(replay_stream_bytes=32_000_000))
+    writer = create(store)
+    for _ in range(2):
+        writer.append(frame(writer.last + 1, "x" * 8_000_000), 1)
+
+    def is_truncated() -> bool:
+        write(writer, 1)
+        return path.with_name("replay.db-wal").stat().st_size < 2_000_000
+
+    eventually(is_truncated)
+    store.close()
 
 
 @pytest.mark.parametrize("scheme", ["rediss", "valkeys"])

@@ -27,7 +27,7 @@ from replay_helpers import (
 
 from choreo_wsgi.errors import NotFound, ReplayUnavailable
 from choreo_wsgi.replay import Store
-from choreo_wsgi.replay.backend import Unreachable
+from choreo_wsgi.replay.backend import LeaseObserver, Unreachable
 
 
 def make_unreachable(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -236,6 +236,13 @@ def test_delete_rejects_a_running_stream_of_another_process(
         theirs.delete(writer.id, "alice")
     assert caught.value.retry_after == 1
     assert look(ours, writer.id).last == 1
+
+
+def test_lost_producers_are_remembered_in_bounded_memory() -> None:
+    observer = LeaseObserver(5.0)
+    for number in range(20_000):
+        observer.lost(str(number), 1)
+    assert len(observer._seen) <= 10_001
 
 
 def test_memory_drops_frames_from_the_longest_logs() -> None:

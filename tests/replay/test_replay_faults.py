@@ -71,6 +71,15 @@ def test_keeper_survives_a_bug(
     assert "KeyError" in caplog.text
 
 
+def test_unknown_stream_is_not_found_before_the_first_beat(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_shared()
+    monkeypatch.setattr(store._keeper, "_renew", lambda: None)
+    with pytest.raises(NotFound):
+        look(store, "strm_" + "x" * 32)
+
+
 def test_deletes_a_stream_whose_insertion_got_no_reply(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,14 +96,49 @@ def test_deletes_a_stream_whose_insertion_got_no_reply(
         patch.setattr(backend, "insert", lost)
         with pytest.raises(ReplayUnavailable):
             store.create("alice", key="k", digest="d")
+    eventually(lambda: makes_a_stream(store))
 
-    def made() -> bool:
-        try:
-            return store.create("alice", key="k", digest="d").writer is not None
-        except ReplayUnavailable:
-            return False
 
-    eventually(made)
+def makes_a_stream(store: Store) -> bool:
+    """Return whether the key makes a new stream: it names none, and the store is reachable."""
+    try:
+        return store.create("alice", key="k", digest="d").writer is not None
+    except ReplayUnavailable:
+        return False
+
+
+def test_failure_in_an_outage_frees_the_key_after_it(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(id: str) -> None:
+        raise Unreachable("the outage has just begun")
+
+    store = open_shared()
+    writer = create(store, key="k", digest="d")
+    with monkeypatch.context() as patch:
+        patch.setattr(store._backend, "free_key", fail)  # type: ignore[attr-defined]
+        writer.fail(frame(1), 1)
+    eventually(lambda: makes_a_stream(store))
+
+
+def test_keeper_ignores_marks_of_ended_streams(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = open_shared(lease=5.0)
+    create(store)
+    backend = store._backend  # type: ignore[attr-defined]
+    real = backend.beat
+    for ids in ({"cancelled": ["ended"]}, {"read": ["ended"]}):
+        done = threading.Event()
+
+        def beat(*arguments: Any, ids: Any = ids, done: Any = done) -> Any:
+            done.set()
+            return real(*arguments)._replace(**ids)
+
+        monkeypatch.setattr(backend, "beat", beat)
+        assert done.wait(DEADLINE)
+    store.close()
+    assert "failed" not in caplog.text
 
 
 def test_buffer_of_one_stream_is_bounded(tmp_path: Path, lock: sqlite3.Connection) -> None:
@@ -159,6 +203,29 @@ def test_deleted_or_emptied_file_is_created_again(tmp_path: Path, emptied: bool)
         kept = read_all(store.read(writer.id, "alice", look(store, writer.id).first - 1))
         assert kept and frames(1, 5).endswith(kept)
         store.close()
+
+
+def test_close_ends_while_frames_are_appended_and_the_lease_is_stuck(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.replay.keeper._CLOSE_TIMEOUT", 0.05)
+    store = open_shared()
+    writer = create(store)
+    backend = store._backend  # type: ignore[attr-defined]
+    real = backend.write
+
+    def write_and_append(*arguments: Any) -> Any:
+        writer.append(frame(writer.last + 1), 1, wait=False)
+        return real(*arguments)
+
+    def fail(producer: str) -> None:
+        raise Unreachable("the lease is stuck")
+
+    monkeypatch.setattr(backend, "write", write_and_append)
+    monkeypatch.setattr(backend, "release_lease", fail)
+    writer.append(frame(1), 1, wait=False)
+    store.close()
+    assert "cannot be reached: the lease is stuck" in caplog.text
 
 
 def test_watcher_survives_a_bug(

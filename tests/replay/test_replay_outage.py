@@ -209,19 +209,28 @@ def test_buffers_of_all_streams_are_bounded(
     assert kept.startswith(b"id: %d\n" % status.first) and kept.endswith(frame(103))
 
 
-def test_streams_continue_after_redis_lost_all_data(own_redis: RedisServer) -> None:
+def test_streams_continue_after_redis_lost_all_data(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import redis
 
-    store = open_store(own_redis.url, Settings())
+    store, unknown = open_store(own_redis.url, Settings()), "strm_" + "x" * 32
     writer, silent = create(store), create(store)
     write(writer, 10)
     reader = store.read(writer.id, "alice", 10)
-    with redis.Redis.from_url(own_redis.url) as client:
-        client.flushall()
-        client.script_flush()
-    # The stream continues with the next frames.
-    sent = write(writer, 5, end=True)
-    eventually(lambda: is_ended(store, writer))
+    keeper = store._keeper  # type: ignore[attr-defined]
+    eventually(lambda: keeper._has_lease)
+    with monkeypatch.context() as patch:
+        patch.setattr(keeper, "_renew", lambda: None)  # it notices later
+        with redis.Redis.from_url(own_redis.url) as client:
+            client.flushall()
+            client.script_flush()
+        with pytest.raises(ReplayUnavailable) as caught:  # another server may insert it again
+            look(store, unknown)
+        assert caught.value.retry_after == 1
+        # The stream continues with the next frames.
+        sent = write(writer, 5, end=True)
+        eventually(lambda: is_ended(store, writer))
     assert read_all(store.read(writer.id, "alice", 10)) == sent
     assert read_all(reader) == sent
     with pytest.raises(StreamGone):
@@ -229,6 +238,17 @@ def test_streams_continue_after_redis_lost_all_data(own_redis: RedisServer) -> N
     silent.finish()
     eventually(lambda: is_ended(store, silent))
     assert read_all(store.read(silent.id, "alice")) == b""
+    monkeypatch.setattr("choreo_wsgi.replay.keeper._RESTORE_SECONDS", 0.0)
+
+    def is_unknown() -> bool:
+        try:
+            return not look(store, unknown)
+        except ReplayUnavailable:
+            return False
+        except NotFound:
+            return True
+
+    eventually(is_unknown)
     store.close()
 
 

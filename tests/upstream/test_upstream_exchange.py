@@ -32,6 +32,7 @@ from choreo_wsgi.errors import (
     UpstreamTruncated,
 )
 from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts, connection
+from choreo_wsgi.upstream.framing import Sized
 from choreo_wsgi.upstream.head import head_end
 
 Start = Callable[..., RawServer]
@@ -85,6 +86,10 @@ def test_body_is_received_as_it_is_sent(upstream: Start, client: Make) -> None:
     while not body:
         body = exchange.receive(0.25)
     assert body == b"first" and not exchange.ended  # before the second was sent
+    assert exchange.chunks() is not None
+    exchange.unread = b"x"  # as by a relay that cannot use it
+    assert exchange.chunks() is None
+    exchange.unread = b""
     assert exchange.status == 200
     assert exchange.headers.get("content-TYPE") == "text/event-stream"
     more.set()
@@ -410,6 +415,21 @@ def test_end_of_tls_received_with_the_body_is_due_at_once(
     assert sent.wait(DEADLINE)
     assert (exchange.receive(0.25), exchange.due) == (b"all", 0.0)
     assert exchange.receive(0) == b"" and exchange.ended
+
+
+def test_end_of_tls_without_an_answer_is_not_waited_for(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    def answer(peer: Peer) -> None:
+        peer.sock.settimeout(0.1)
+        with contextlib.suppress(OSError):  # the client does not reply
+            peer.sock.unwrap()  # type: ignore[attr-defined]
+        peer.is_left()
+
+    server = upstream(answer, context=tls[0])
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}, first_byte=1000).send(post(server.url))
+    _, error = failure(exchange)
+    assert isinstance(error, UpstreamTruncated)
 
 
 def test_does_not_retry_on_a_new_connection(upstream: Start, client: Make) -> None:
@@ -762,6 +782,22 @@ def test_close_during_the_handshake(client: Make) -> None:
         peer.settimeout(DEADLINE)
         assert peer.recv(1) == b""
         peer.close()
+
+
+def test_close_during_the_last_receive_keeps_no_connection(
+    upstream: Start, client: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Sized.feed
+
+    def feed(framing: Sized, data: bytes) -> bytes:
+        with ThreadPoolExecutor(1) as other:
+            other.submit(exchange.close).result(DEADLINE)
+        return real(framing, data)
+
+    monkeypatch.setattr(Sized, "feed", feed)
+    pool = client()
+    exchange = pool.send(post(upstream(lambda peer: peer.send(sized(b"x"))).url))
+    assert read(exchange) == b"x" and idle_in(pool) == 0
 
 
 def test_close_before_the_first_receive_sends_nothing(upstream: Start, client: Make) -> None:

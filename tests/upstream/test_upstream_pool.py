@@ -97,13 +97,15 @@ def test_keeps_at_most_max_idle_connections(
 
 
 def test_closes_a_connection_that_was_idle_too_long(
-    server: RawServer, client: Make, hold: threading.Event, monkeypatch: pytest.MonkeyPatch
+    server: RawServer, client: Make, hold: threading.Event
 ) -> None:
     hold.set()
     pool = client()
-    assert read(pool.send(post(server.url))) == b"x"
-    assert idle_in(pool) == 1
-    monkeypatch.setattr(pool_module, "MAX_IDLE_SECONDS", -1.0)
+    for seconds in (30, 61):
+        assert read(pool.send(post(server.url))) == b"x"
+        assert idle_in(pool) == server.accepted == 1
+        (kept,) = next(iter(pool._idle.values()))
+        kept.idle_since -= seconds
     assert read(pool.send(post(server.url))) == b"x"
     assert server.accepted == 2, "the old connection was reused"
     assert server.wait(lambda: server.open <= 1), "the old connection is still open"
@@ -275,6 +277,16 @@ def test_reply_to_a_key_update_is_sent_after_unsent_bytes(connected: Connected) 
         with contextlib.suppress(BlockingIOError):
             received += peer.recv(1_000_000)
     assert received == bytes(10_000_000) + b"update"
+
+
+def test_receive_sends_what_tls_has_to_send(connected: Connected) -> None:
+    """The reply to a key update, which the ssl module cannot request."""
+    connection, peer = connected
+    tls: Any = SimpleNamespace(ended=False, feed=bool, decrypt=bytes, outgoing=lambda: b"update")
+    connection.tls = tls
+    peer.sendall(b"request")
+    assert connection.receive(DEADLINE) is None
+    assert peer.recv(100) == b"update"
 
 
 def test_unsent_bytes_are_not_copied_for_nothing(connected: Connected) -> None:
