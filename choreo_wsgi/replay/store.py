@@ -157,7 +157,7 @@ class Store:
         if writer is None:
             self._status(id, owner)
         else:
-            writer.cancelled |= not writer.ended
+            writer.cancelled = True
         try:
             self._keeper.query(lambda: self._backend.mark(id, "cancelled"))
         except ReplayUnavailable:

@@ -72,7 +72,6 @@ class Writer:
         """
         if self.ended:
             raise ValueError("the log has ended")
-        self._check_fence()
         check_block(frames, count, self.last)
         self._keeper.append(self, frames, count, end)
         deadline = time.monotonic() + _APPEND_TIMEOUT
@@ -81,9 +80,6 @@ class Writer:
             remaining = deadline - time.monotonic()
             if remaining <= 0 or (self._pending() and not self._progress.wait(remaining)):
                 break
-        self._check_fence()
-
-    def _check_fence(self) -> None:
         if self._fenced:
             raise Fenced("Another server has ended the stream, or it was deleted.")
 

@@ -49,7 +49,6 @@ def connect(
                 data = connection.receive_raw()
                 if data is not None:
                     connection.tls.feed(data)
-            yield from _flush(connection, until)
     except ssl.SSLCertVerificationError as error:
         why = f"the provider's certificate is invalid: {error.verify_message}"
         raise ProviderUnavailable(why) from error

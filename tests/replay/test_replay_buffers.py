@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,15 +20,15 @@ from replay_helpers import (
     eventually,
     frame,
     frames,
-    in_memory,
     look,
     receive,
     write,
 )
 
 from choreo_wsgi.errors import NotFound, ReplayUnavailable
-from choreo_wsgi.replay import Store
+from choreo_wsgi.replay import open_store
 from choreo_wsgi.replay.backend import LeaseObserver, Unreachable
+from choreo_wsgi.settings import Settings
 
 
 def make_unreachable(store: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -73,6 +74,27 @@ def test_oversized_block_is_dropped_alone(
     assert writer.size == 0
     writer.append(frame(2), 1, wait=False)
     assert writer.size == len(frame(2)) and writer.last == 2
+    for number in range(3, 200):  # joined in blocks, of which the oldest are dropped
+        writer.append(frame(number), 1, wait=False)
+        assert number < 100 or 2_500 < writer.size <= 5_000
+
+
+def test_append_does_not_wait_for_a_slow_database(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = open_shared()
+    may_write, real = threading.Event(), store._backend.write
+
+    def write_slowly(*arguments: Any) -> Any:
+        assert may_write.wait(2 * DEADLINE)
+        return real(*arguments)
+
+    monkeypatch.setattr(store._backend, "write", write_slowly)
+    writer = create(store)
+    writer.append(frame(1), 1)
+    assert writer.size > 0
+    may_write.set()
+    eventually(lambda: writer.size == 0)
 
 
 def test_discard_in_an_outage_deletes_the_stream_after_it(
@@ -159,6 +181,8 @@ def test_reader_marks_its_stream_at_intervals(
     marks: list[str] = []
     monkeypatch.setattr("choreo_wsgi.replay.reader._MARK_EVERY", interval)
     monkeypatch.setattr(theirs._backend, "mark", lambda _, mark: marks.append(mark))
+    monkeypatch.setattr(ours._backend, "mark", lambda *_: pytest.fail("marked its own stream"))
+    assert ours.read(writer.id, "alice").receive(0) == frame(1)
     reader = theirs.read(writer.id, "alice")
     for _ in range(5):
         reader.wake()
@@ -245,14 +269,37 @@ def test_lost_producers_are_remembered_in_bounded_memory() -> None:
     assert len(observer._seen) <= 10_001
 
 
-def test_memory_drops_frames_from_the_longest_logs() -> None:
-    store: Store = in_memory(ttl=60, stream_bytes=90_000, total_bytes=100_000)
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_drops_frames_from_the_longest_logs(kind: str, tmp_path: Path) -> None:
+    url = "memory:" if kind == "memory" else f"sqlite:{tmp_path / 'replay.db'}"
+    store = open_store(url, Settings(replay_stream_bytes=90_000, replay_total_bytes=100_000))
     small, large = create(store), create(store)
     write(small, 1)
     for number in range(1, 160):
-        large.append(frames(number, number, "x" * 500), 1)
+        large.append(frames(number, number, "x" * 500), 1, wait=False)
     other = create(store)
     for number in range(1, 60):
-        other.append(frames(number, number, "x" * 500), 1)
-    assert look(store, small.id).first == 1 and look(store, large.id).first > 1
+        other.append(frames(number, number, "x" * 500), 1, wait=False)
+    eventually(lambda: look(store, large.id).first > 1)
+    assert look(store, small.id).first == 1
     store.close()
+
+
+def test_closes_the_database_after_its_watcher(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = open_shared()
+    watching, closed, close = threading.Event(), threading.Event(), store._backend.close
+
+    def watch(waiting: Any, stop: threading.Event) -> tuple[str, ...]:
+        watching.set()
+        assert stop.wait(DEADLINE)
+        assert not closed.wait(0.1)
+        return ()
+
+    monkeypatch.setattr(store._backend, "wait_for_changes", watch)
+    monkeypatch.setattr(store._backend, "close", lambda: (closed.set(), close()))
+    store.read(create(store).id, "alice")
+    assert watching.wait(DEADLINE)
+    store.close()
+    assert closed.is_set()

@@ -263,8 +263,9 @@ def test_reader_fails_in_a_long_outage(
     assert receive(reader, 1) == sent
     theirs._keeper._mark_unreachable(Unreachable("it is away"))  # type: ignore[attr-defined]
     lock.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(ReplayUnavailable):
+    with pytest.raises(ReplayUnavailable) as caught:
         receive(reader, 1)
+    assert caught.value.retry_after == 5
     lock.execute("ROLLBACK")
     theirs.close()
     ours.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,7 @@ def test_reader_keeps_up_while_old_frames_are_dropped() -> None:
     store = in_memory(ttl=60, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store)
     reader = store.read(writer.id, "alice")
+    assert "choreo-replay-watcher" not in {thread.name for thread in threading.enumerate()}
     got = b""
     for number in range(1, 200):
         writer.append(frame(number), 1, wait=False)

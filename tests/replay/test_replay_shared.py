@@ -27,7 +27,8 @@ from replay_helpers import (
 )
 
 from choreo_wsgi.errors import NotFound, ProducerLost
-from choreo_wsgi.replay import Lost, Store, open_store
+from choreo_wsgi.replay import Fenced, Lost, Store, open_store
+from choreo_wsgi.replay.backend import Block
 from choreo_wsgi.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("patient")
@@ -103,11 +104,13 @@ def test_close_writes_buffered_frames(open_shared: Opener, monkeypatch: pytest.M
     writer = create(first)
     keeper, real = first._keeper, first._backend.write  # type: ignore[attr-defined]
     writing, closing = threading.Event(), keeper.closing
+    blocks: list[Block] = []
 
-    def write_slowly(*writes: Any) -> Any:
+    def write_slowly(producer: str, writes: Any) -> Any:
+        blocks.extend(block for one in writes for block in one.blocks)
         writing.set()
         assert closing.wait(DEADLINE)
-        return real(*writes)
+        return real(producer, writes)
 
     monkeypatch.setattr(first._backend, "write", write_slowly)  # type: ignore[attr-defined]
     writer.append(frame(1), 1, wait=False)
@@ -117,6 +120,7 @@ def test_close_writes_buffered_frames(open_shared: Opener, monkeypatch: pytest.M
     writer.append(frame(500), 1, end=True, wait=False)
     first.close()
     assert read_all(open_shared().read(writer.id, "alice")) == frames(1, 500)
+    assert b"".join(block.data for block in blocks) == frames(1, 500)  # each is written once
 
 
 def test_cancel_reaches_a_writer_of_another_process(open_shared: Opener) -> None:
@@ -187,8 +191,14 @@ def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, len(frames(1, 3))) == frames(1, 3)
     ours.close()
+    reader.wake()
+    for _ in range(2):  # without waiting for the next poll
+        with pytest.raises(ProducerLost):
+            reader.receive(0)
     lost = theirs.lost(writer.id, "alice")
     assert lost is not None and lost.last == 3
+    with pytest.raises(ValueError, match="from number 4"):
+        lost.end(frame(5), 1)
     lost.end(frame(4), 1)
     assert read_all(reader) == frame(4)
 
@@ -225,6 +235,25 @@ def test_one_of_several_ends_a_lost_stream_and_fences_its_writer(
     assert log in [frames(1, count - 1) + frame(count, name) for name in "abc"]
     for store in others:
         assert read_all(store.read(id, "alice")) == log
+
+
+def test_fenced_writer_stops_waiting_and_is_forgotten(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.replay.writer._APPEND_TIMEOUT", 1e6)
+    ours, theirs = open_shared(), open_shared()
+    writer = create(ours)
+    write(writer, 1)
+
+    def end() -> bool:
+        seen = look(theirs, writer.id)
+        theirs._backend.end(writer.id, seen, Block(2, 2, frame(2)))  # type: ignore[attr-defined]
+        return bool(look(theirs, writer.id).ended)
+
+    eventually(end)  # if there was no beat in between
+    with pytest.raises(Fenced):
+        write(writer, 1)
+    assert writer.id not in ours._keeper.writers
 
 
 def test_cancelled_stream_stays_cancelled_when_it_is_lost(open_shared: Opener) -> None:

@@ -8,7 +8,7 @@ from work import traced
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.upstream.address import Proxy, parse_url
 from choreo_wsgi.upstream.framing import Chunked, FramingError, Sized, UntilClose
-from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_head
+from choreo_wsgi.upstream.head import MAX_HEAD, head_end, parse_head, request_head, retry_after
 from choreo_wsgi.version import __version__
 
 
@@ -65,6 +65,7 @@ def test_headers_are_found_in_any_case_folded_and_repeated() -> None:
         headers = parse_head(text.replace("\n", ends).encode(), "POST").headers
         assert headers.get_all("X-A") == ["one", "two goes on"]
         assert (headers.get("X-B", "c"), headers.get("X-C", "c")) == ("", "c")
+        assert dict(headers.items()) == {"x-a": "two goes on", "x-b": ""}
 
 
 def test_answer_to_a_head_request_has_no_body() -> None:
@@ -88,6 +89,17 @@ def test_answer_to_a_head_request_has_no_body() -> None:
 def test_rejects_heads_that_it_cannot_interpret(head: str) -> None:
     with pytest.raises(FramingError):
         parse(head)
+
+
+def test_error_shows_only_the_beginning_of_a_coding() -> None:
+    with pytest.raises(FramingError) as caught:
+        parse(f"HTTP/1.1 200 OK\nContent-Encoding: {'x' * 1000}\nContent-Length: 5\n\n")
+    assert len(str(caught.value)) < 100
+
+
+@pytest.mark.parametrize("text", ["\u00b2", "Mon, 01 Jan 2024 00:00:00 +9999999999999"])
+def test_ignores_times_that_cannot_be_read(text: str) -> None:
+    assert retry_after({"retry-after": text}, 0.0) is None
 
 
 def test_finds_the_end_of_a_head_of_bounded_size() -> None:
