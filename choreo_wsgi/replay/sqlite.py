@@ -48,7 +48,7 @@ class SQLiteBackend(Backend):
 
     def __init__(self, url: str, settings: Settings) -> None:
         path = Path(url.partition(":")[2])
-        if not path.name or path.is_dir() or re.match(r"sqlite://[^/]", url):
+        if not path.name or re.match(r"sqlite://[^/]", url):
             raise ConfigurationError(f"replay: {url!r} names no file: write sqlite:PATH")
         if not path.absolute().parent.is_dir():
             raise ConfigurationError(f"replay: there is no directory {str(path.parent)!r}")

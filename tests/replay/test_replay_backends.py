@@ -360,6 +360,20 @@ def test_failed_connections_to_a_file_are_closed(
         assert open_below(tmp_path) == ["replay.db"] and newer and locked
 
 
+def test_locked_file_does_not_stop_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "replay.db"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "_BUSY", 0.0)
+            store = open_store(f"sqlite:{path}", Settings())
+        other.execute("ROLLBACK")
+    create(store, key="k")
+    store.close()
+
+
 def open_below(folder: Path) -> list[str]:
     """Return the names of the open files in *folder*."""
     paths = [path.resolve() for path in Path("/proc/self/fd").glob("*")]

@@ -129,6 +129,8 @@ def test_replay_is_read_in_parts() -> None:
         "disk:/tmp",
         "sqlite:",
         "sqlite:/no/such/dir/file",
+        "sqlite:/",
+        "sqlite://tmp/replay.db",
         "redis://host:port",
     ],
 )

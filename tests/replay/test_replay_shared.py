@@ -190,6 +190,9 @@ def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
     write(writer, 3)
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, len(frames(1, 3))) == frames(1, 3)
+    theirs._keeper.recheck = 1000.0  # type: ignore[attr-defined]
+    waiting = theirs.read(writer.id, "alice", 3)
+    assert waiting.receive(0) == b""
     ours.close()
     reader.wake()
     for _ in range(2):  # without waiting for the next poll
@@ -200,7 +203,8 @@ def test_a_closed_producer_is_lost_at_once(open_shared: Opener) -> None:
     with pytest.raises(ValueError, match="from number 4"):
         lost.end(frame(5), 1)
     lost.end(frame(4), 1)
-    assert read_all(reader) == frame(4)
+    assert waiting.receive(DEADLINE) == read_all(reader) == frame(4)
+    waiting.close()
 
 
 def test_one_of_several_ends_a_lost_stream_and_fences_its_writer(

@@ -25,6 +25,7 @@ BODIES = {
     "extensions": b'5;name="v"\r\nhello\r\n005 ; x\r\nworld\r\n0;last\r\n\r\n',
     "trailer": chunk(b"hello") + b"0\r\nExpires: never\r\nX: y\r\n\r\n",
     "upper case": b"A\r\n0123456789\r\n0a\r\n0123456789\r\n0\r\n\r\n",
+    "a chunk as data": chunk(chunk(b"hello")) + b"0\r\n\r\n",
     "nothing": b"0\r\n\r\n",
 }
 CONTENT = {
@@ -33,6 +34,7 @@ CONTENT = {
     "extensions": b"helloworld",
     "trailer": b"hello",
     "upper case": b"0123456789" * 2,
+    "a chunk as data": chunk(b"hello"),
     "nothing": b"",
 }
 
@@ -99,9 +101,10 @@ def test_rejects_sizes_that_are_not_hex_digits(bad: bytes) -> None:
     assert isinstance(framing.error, FramingError)
 
 
-def test_rejects_a_chunk_longer_than_its_size() -> None:
+@pytest.mark.parametrize("data", [b"3\r\nabcdef\r\n0\r\n\r\n", b"3\r\nabcXX"])
+def test_rejects_a_chunk_longer_than_its_size(data: bytes) -> None:
     framing = Chunked()
-    framing.feed(b"3\r\nabcdef\r\n0\r\n\r\n")
+    framing.feed(data)
     assert isinstance(framing.error, FramingError)
 
 
@@ -116,6 +119,12 @@ def test_rejects_an_endless_trailer() -> None:
     framing = Chunked()
     framing.feed(b"0\r\n" + b"X: y\r\n" * 20000)
     assert isinstance(framing.error, FramingError)
+
+
+def test_trailer_may_look_like_a_chunk() -> None:
+    framing = Chunked()
+    assert feed(framing, b"0\r\n", b"5\r\nhello\r\n") == b"" and not framing.done
+    assert feed(framing, b"\r\n") == b"" and framing.done
 
 
 def test_bytes_after_the_end_are_excess() -> None:
