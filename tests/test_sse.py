@@ -128,6 +128,7 @@ def test_frame_writes_the_event_between_id_and_data() -> None:
 def test_count_is_the_number_of_frames() -> None:
     for frame in (sse.frame(b"{}"), sse.frame(b"{}", 1), sse.frame(b"{}", event="x")):
         assert [sse.count(frame * n) for n in (1, 2, 9)] == [1, 2, 9]
+    assert sse.count(sse.number(sse.frame(b"{}") * 9, 95)[0]) == 9
 
 
 @pytest.mark.parametrize(("block", "events"), CASES)
@@ -279,6 +280,22 @@ def test_event_longer_than_the_limit_raises(block: bytes, step: int) -> None:
     with pytest.raises(sse.EventTooLarge):
         for at in range(0, len(block), step):
             decoder.receive_data(block[at : at + step])
+
+
+def test_limit_is_8_mib_by_default() -> None:
+    line = b"data: " + b"x" * (8 * 1024 * 1024 - 6)
+    assert len(decode(line, b"\n\n")) == 1
+    with pytest.raises(sse.EventTooLarge):
+        decode(line, b"x\n\n")
+
+
+def test_only_long_lines_of_data_are_shortened() -> None:
+    decoder = Decoder()
+    decoder.shorten = lambda data: b"short"
+    line = b"data: " + b"x" * (64 * 1024 - 6)
+    assert decoder.receive_data(line + b"\n\n") == [Event(line[6:].decode())]
+    assert decoder.receive_data(line + b"x\n\n") == [Event("short")]
+    assert decoder.receive_data(b"event: e\ndata: x\n\n") == [Event("x", "e")]
 
 
 @pytest.mark.parametrize("step", [1, 1000])

@@ -742,6 +742,7 @@ def test_embeddings_are_forwarded_or_rejected(native: Make) -> None:
     [
         ("completions", {"logprobs": 6}),
         ("completions", {"best_of": 21}),
+        ("completions", {"max_tokens": 2**31}),
         ("completions", {"top_p": 2}),
         ("embeddings", {"dimensions": 0}),
         ("embeddings", {"encoding_format": "x"}),

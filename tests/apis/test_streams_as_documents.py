@@ -263,7 +263,9 @@ def test_message_events_match_the_document(fetch: Fetch) -> None:
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
 
 
-def test_input_tokens_are_not_negative(fetch: Fetch) -> None:
+def test_unknown_numbers_of_tokens_are_0_and_input_tokens_not_negative(fetch: Fetch) -> None:
+    _, document = fetch("/v1/responses", Finish(), Usage(3, 1))
+    assert document["usage"]["output_tokens_details"] == {"reasoning_tokens": 0}
     _, document = fetch("/v1/messages", Finish(), Usage(3, 1, 2, 2))
     assert document["usage"]["input_tokens"] == 0
 
