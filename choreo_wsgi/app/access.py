@@ -137,7 +137,7 @@ class Gate:
         """
         self.check_origin(environ)
         requested = str(environ.get("HTTP_ACCESS_CONTROL_REQUEST_HEADERS") or "").lower()
-        more = filter(_CLIENT_HEADER.fullmatch, map(str.strip, requested.split(",")[:64]))
+        more = filter(_CLIENT_HEADER.fullmatch, map(str.strip, requested.split(",")))
         return [
             ("Allow", f"{METHODS}, OPTIONS"),
             ("Access-Control-Allow-Methods", METHODS),
@@ -181,7 +181,7 @@ def require_local(environ: Environ, who: str) -> None:
     # A foreign name that resolves to this machine (DNS rebinding) is refused.
     host = _HOST.fullmatch(environ.get("HTTP_HOST") or "")
     peer = environ.get("REMOTE_ADDR") or "localhost"  # the peer of a unix socket has no address
-    if not _is_loopback(peer.partition("%")[0]):
+    if not _is_loopback(peer):
         problem = "answers its own machine only"
     elif not (host and _is_loopback((host[1] or host[2]).lower())):
         problem = "answers to localhost, 127.0.0.1 and [::1] only"

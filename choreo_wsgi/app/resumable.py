@@ -241,7 +241,8 @@ class Resumption:
         events: list[Any] = []
         try:
             while not reader.ended and (block := reader.receive(timeout)):
-                events += [json.loads(event.data) for event in decoder.receive_data(block)]
+                found = [event.data for event in decoder.receive_data(block)]
+                events += [json.loads(data) for data in found if data != "[DONE]"]
         except ProducerLost:
             pass  # the next reader of the stream ends it
         finally:

@@ -207,12 +207,18 @@ def _response(
         except StreamGone:
             if not events:
                 raise
-    return read_events(events, status)[0]
+    response = read_events(events, status)[0]
+    if "id" not in response:
+        raise NotFound("a stream of another API")
+    return response
 
 
 def _items(resumption: Resumption, call: Call, id: str) -> list[Json]:
     """Return the input items of a response, with those of the responses before it."""
-    items: list[Json] = resumption.events(_stream_of(id), call.account.key.id)[0]["items"]
+    first, *_ = resumption.events(_stream_of(id), call.account.key.id) or [{}]
+    if "items" not in first:
+        raise NotFound("not a stored response")
+    items: list[Json] = first["items"]
     return items
 
 

@@ -124,12 +124,23 @@ def test_client_disconnect_before_the_head_is_logged(
     assert (line["outcome"], line["status"]) == ("client_closed", 408)
 
 
-def test_bug_is_logged_as_internal_error(lines: Any, scripted: Callable[[], Script]) -> None:
+@pytest.mark.parametrize("stream", [True, False])
+def test_bug_is_logged_as_internal_error(
+    lines: Any, scripted: Callable[[], Script], stream: bool
+) -> None:
     scripted().say(RuntimeError("a bug"))
     app = make_app({}, {"provider s": {"type": "scripted", "models": "echo"}})
-    call(app, "POST", CHAT, chat("one"))
+    call(app, "POST", CHAT, chat("one", stream=stream))
     (line,) = lines()
     assert (line["outcome"], line["status"]) == ("internal_error", 500)
+    assert line["provider"] == "s/echo"
+
+
+def test_completion_is_logged_when_its_last_byte_was_sent(lines: Any) -> None:
+    body: Any = make_app({})(environ_of("POST", CHAT, chat("one")), lambda *head: None)
+    assert next(body) and not lines()
+    body.close()
+    assert [line["outcome"] for line in lines()] == ["completed"]
 
 
 def test_log_line_escapes_control_and_non_ascii_characters(

@@ -8,6 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
@@ -253,7 +254,10 @@ def test_models_have_the_format_of_the_callers_api(application: Make) -> None:
     assert (listed["has_more"], listed["first_id"], listed["last_id"]) == (False, "echo", "echo")
     assert listed["data"][0]["type"] == "model"
     one = call(app, "GET", "/v1/models/echo", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
-    assert one == listed["data"][0]
+    assert one == listed["data"][0] and one["created_at"] > "2024"
+    app = application({"more": {"type": "echo", "models": ", ".join(map(str, range(30)))}})
+    listed = call(app, "GET", "/v1/models", HTTP_ANTHROPIC_VERSION="2023-06-01").json()
+    assert len(listed["data"]) == 31, "the default page has all models"
 
 
 def test_anthropic_model_list_is_paginated(
@@ -595,3 +599,12 @@ def test_blocks_is_true_for_requests_that_need_a_worker(
 ) -> None:
     environ = {"REQUEST_METHOD": method, "PATH_INFO": path, **more}
     assert application().blocks(environ) is blocks
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/healthz")])
+def test_shared_limits_block_only_posts(tmp_path: Path, method: str, path: str) -> None:
+    """A health check is answered although the store hangs."""
+    sections = {"key ann": {"digest": "a" * 64, "max_streams": "1"}}
+    app = harness.make_app({"replay": f"sqlite:{tmp_path / 'replay.db'}"}, sections)
+    assert app.blocks({"REQUEST_METHOD": method, "PATH_INFO": path}) is (method == "POST")
+    app.close()

@@ -69,7 +69,10 @@ def test_unknown_key_is_rejected(key: str) -> None:
     assert key not in caught.value.message
 
 
-@pytest.mark.parametrize("variables", [{}, {"HTTP_AUTHORIZATION": ""}, {"HTTP_AUTHORIZATION": " "}])
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"HTTP_AUTHORIZATION": ""}, {"HTTP_AUTHORIZATION": " "}, {"HTTP_API_KEY": " "}],
+)
 def test_missing_key_is_rejected(variables: dict[str, str]) -> None:
     with pytest.raises(AuthenticationError) as caught:
         keyed("one").admit(variables)
@@ -182,7 +185,7 @@ def admit(environ: dict[str, str], **settings: Any) -> str:
 
 @pytest.mark.parametrize(
     "peer",
-    ["127.8.9.10", "::1", "::ffff:127.0.0.1", "", "localhost"],
+    ["127.8.9.10", "::1", "::1%lo", "::ffff:127.0.0.1", "", "localhost"],
 )
 def test_without_keys_loopback_peers_are_admitted(peer: str) -> None:
     assert admit({**LOCAL, "REMOTE_ADDR": peer}) == ""

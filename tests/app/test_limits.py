@@ -18,7 +18,7 @@ from scripted_provider import Script
 from wsgi_calls import Called, call, chat
 
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.keys import Rule, digest_of, known_keys
+from choreo_wsgi.app.keys import KeyOptions, Rule, digest_of, known_keys
 from choreo_wsgi.app.limits import Counts, count, refused
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ConfigurationError
@@ -134,6 +134,13 @@ def test_clock_set_back_rejects_no_request() -> None:
     assert refused(count([minute, places], counts, 6_400.0, "lives", 60.0)) is None
 
 
+def test_minute_begins_with_its_first_request() -> None:
+    minute, counts = Rule("requests_per_minute", 2, 60, 1), Counts()
+    for now, reset in ((0.0, 60.0), (30.0, 30.0), (61.0, 60.0)):
+        (counted,) = count([minute], counts, now)
+        assert refused([counted]) is None and counted.reset == reset
+
+
 def test_lease_is_held_while_it_is_renewed() -> None:
     counts: Counts = {}
     place = Rule("max_streams", 1, 0, 1)
@@ -142,6 +149,9 @@ def test_lease_is_held_while_it_is_renewed() -> None:
         assert refused(count([place._replace(cost=0)], counts, now, "a", 60.0)) is None
         assert refused(count([place], counts, now + 59.0, "b", 60.0)) is not None
     assert refused(count([place], counts, 211.0, "b", 60.0)) is None
+    # A release after the lease has expired makes no room for another.
+    assert refused(count([place._replace(cost=-1)], counts, 212.0, "a", 60.0)) is None
+    assert refused(count([place], counts, 213.0, "a", 60.0)) is not None
 
 
 def test_usage_above_the_limit_leaves_zero_remaining(
@@ -311,6 +321,11 @@ def test_expired_key_is_rejected(expires: str, status: int) -> None:
         ({}, "digest is missing"),
         ({"digest": "a" * 64, "models": ""}, "models is empty; leave it out"),
         ({"digest": KEY}, "digest"),
+        *(
+            ({"digest": "a" * 64, name: "-1"}, name)
+            for name in KeyOptions.__annotations__
+            if "_" in name
+        ),
         ({"digest": "a" * 64, "expires": "tomorrow"}, "expires.*'tomorrow'"),
     ],
 )
@@ -332,6 +347,7 @@ def test_keys_file_may_contain_key_sections(tmp_path: Path) -> None:
     path.write_text(f"# who may call\n[key ann]\ndigest = {DIGEST}\nmodels = echo\n")
     keys = known_keys(Configuration(Settings(api_keys_file=str(path)), {}))
     assert keys[digest_of(KEY.encode())].name == "ann"
-    path.write_text(f"[provider ann]\ndigest = {DIGEST}\n")
-    with pytest.raises(ConfigurationError, match=r"\[provider ann\] is not a \[key NAME\]"):
-        known_keys(Configuration(Settings(api_keys_file=str(path)), {}))
+    for title in ("provider ann", "key"):
+        path.write_text(f"[{title}]\ndigest = {DIGEST}\n")
+        with pytest.raises(ConfigurationError, match=rf"\[{title}\] is not a \[key NAME\]"):
+            known_keys(Configuration(Settings(api_keys_file=str(path)), {}))

@@ -683,20 +683,28 @@ def test_lost_response_ends_as_failed(start: Any, tmp_path: Path) -> None:
     assert b'"resp_1"' in last
 
 
-def test_lost_response_without_its_first_frames_ends(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        ("response.output_text.delta", b'"stream_cancelled"'),
+        ("content_block_delta", b"event: error\n"),
+    ],
+)
+def test_lost_response_without_its_first_frames_ends(
+    start: Any, tmp_path: Path, kind: str, error: bytes
+) -> None:
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings(replay_stream_bytes=2048))
     writer = other.create("").writer
     assert writer is not None
-    kind = "response.output_text.delta"
     data = json.dumps({"type": kind, "delta": "x" * 1000}).encode()
     for number in range(1, 5):
         writer.append(sse.frame(data, number, event=kind), 1)
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     *_, last = replay(server, writer.id, 3)
-    assert last.startswith(b"id: 5\n") and b'"stream_cancelled"' in last
+    assert last.startswith(b"id: 5\n") and error in last
 
 
 @pytest.mark.parametrize(

@@ -317,6 +317,22 @@ def test_leases_are_renewed_by_a_thread(
     assert renewed.wait(harness.DEADLINE)
 
 
+def test_first_requests_of_two_threads_start_one_pair_of_threads(
+    tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class SlowEvent(threading.Event):
+        def __init__(self) -> None:
+            super().__init__()
+            time.sleep(0.05)
+
+    counters, others = opened(f"sqlite:{tmp_path / 'x'}"), renewing()
+    with ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(threading, "Event", SlowEvent)
+        list(pool.map(lambda _: counters.take("k", [Rule("max_streams", 5, 0, 1)]), range(2)))
+        monkeypatch.undo()
+    assert len(renewing() - others) == 2  # one counts, one renews
+
+
 def test_renewal_after_close_starts_no_thread(tmp_path: Path, opened: Any) -> None:
     """As when the limits are closed while their thread is renewing."""
     counters, others = opened(f"sqlite:{tmp_path / 'x'}"), renewing()

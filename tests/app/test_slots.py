@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,12 +14,14 @@ from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.app.slots import Slots
+from choreo_wsgi.app.slots import Slot, Slots
 from choreo_wsgi.chat.items import Finish
 from choreo_wsgi.errors import ModelNotFound, ProviderError
+from choreo_wsgi.replay import Writer
 
 Make = Callable[..., Application]
 CHAT = "/v1/chat/completions"
+RESPONSE: dict[str, Any] = {"model": "echo", "input": "a"}
 
 
 def scripted_app(application: Make, **settings: str) -> Application:
@@ -122,6 +126,21 @@ def test_drain_waits_for_readers_and_rejects_new_ones(application: Make) -> None
     assert refused.headers["retry-after"] == "1"
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_stop_ends_a_completion_before_its_first_byte(
+    application: Make, scripted: Callable[[], Script], stream: bool
+) -> None:
+    script, app, heads = scripted(), scripted_app(application), list[str]()
+    body: Any = app(
+        environ_of("POST", CHAT, chat("a", stream=stream)),
+        lambda status, *more: heads.append(status),
+    )
+    app.stop()
+    assert b"server_shutting_down" in next(body) and heads == ["503 Service Unavailable"]
+    body.close()
+    assert script.closed.is_set() and app.active == 0
+
+
 def test_failover_target_may_need_more_slots(
     application: Make, scripted: Callable[[], Script]
 ) -> None:
@@ -133,13 +152,24 @@ def test_failover_target_may_need_more_slots(
     assert (refused.status, refused.error["param"]) == (400, "n")
 
 
+def test_stored_response_that_cannot_be_logged_leaves_no_log(
+    application: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError("no room")
+
+    app = application()
+    monkeypatch.setattr(Writer, "append", full)
+    assert call(app, "POST", "/v1/responses", {**RESPONSE, "store": True}).status == 500
+    assert size_of(app._resumption().store) == 0
+
+
 def test_rejected_background_response_leaves_no_log(application: Make) -> None:
     app = application(max_streams="1")
     running: Any = app(
         environ_of("POST", CHAT, chat("a", stream=True)), lambda *head: lambda data: None
     )
-    body = {"model": "echo", "input": "a", "background": True}
-    assert call(app, "POST", "/v1/responses", body).status == 503
+    assert call(app, "POST", "/v1/responses", {**RESPONSE, "background": True}).status == 503
     running.close()
     assert size_of(app._resumption().store) == 0
 
@@ -150,7 +180,7 @@ def test_rejected_background_response_leaves_no_log(application: Make) -> None:
         (CHAT, chat("a"), {}),
         (CHAT, chat("a", stream=True), {}),
         (CHAT, chat("a", stream=True), {"HTTP_CHOREO_RESUMABLE": "1"}),
-        ("/v1/responses", {"model": "echo", "input": "a", "background": True}, {}),
+        ("/v1/responses", {**RESPONSE, "background": True}, {}),
     ],
 )
 def test_model_removed_by_a_reload_leaves_no_slot_and_no_log(
@@ -174,6 +204,28 @@ def test_model_removed_by_a_reload_leaves_no_slot_and_no_log(
     assert call(app, "POST", path, body, **more).status == 404
     assert app.active == 0 and size_of(app._resumption().store) == 0
     app.close()
+
+
+class SlowSlots(Slots):
+    """Slots whose count is slow to read: threads without a lock would read the same."""
+
+    @property  # type: ignore[override]
+    def active(self) -> int:
+        time.sleep(0.02)
+        return self._active
+
+    @active.setter
+    def active(self, count: int) -> None:
+        self._active = count
+
+
+def test_two_threads_take_and_release_their_own_slots() -> None:
+    slots = SlowSlots(2)
+    with ThreadPoolExecutor(2) as pool:
+        taken = list(pool.map(lambda _: slots.take(), range(2)))
+        assert slots.active == 2
+        list(pool.map(Slot.release, taken))
+    assert slots.active == 0
 
 
 def test_slot_is_released_once() -> None:

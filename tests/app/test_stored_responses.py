@@ -429,6 +429,19 @@ def test_keep_responses_adds_no_field_to_upstream_messages(
     assert server.requests[0].json() == body
 
 
+@pytest.mark.parametrize("api", ["chat/completions", "messages"])
+def test_stream_of_another_api_is_no_response(application: Make, api: str) -> None:
+    app = application()
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x"}], "max_tokens": 1}
+    more: Any = {"HTTP_CHOREO_RESUMABLE": "1"}
+    begun = call(app, "POST", f"/v1/{api}", {**body, "stream": True}, **more)
+    id = "resp_" + begun.headers["choreo-stream-id"].removeprefix("strm_")
+    next = {"model": "echo", "input": "x", "previous_response_id": id}
+    assert call(app, "POST", "/v1/responses", next).error["code"] == "previous_response_not_found"
+    for path in (id, f"{id}/input_items"):
+        assert call(app, "GET", f"/v1/responses/{path}").status == 404
+
+
 def test_invalid_response_parameters_are_rejected(application: Make) -> None:
     app = application()
     kept = call(app, "POST", "/v1/responses", {"model": "echo", "input": "x", "store": True}).json()

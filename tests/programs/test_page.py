@@ -148,4 +148,6 @@ def test_page_can_be_switched_off() -> None:
     on = call(make_app(), "GET", "/", HTTP_ACCEPT="text/html,*/*;q=0.8")
     assert on.headers["content-type"] == "text/html; charset=utf-8"
     assert on.headers["x-content-type-options"] == "nosniff"
+    assert on.headers["cache-control"] == "no-store"
+    assert on.headers["referrer-policy"] == "no-referrer"
     assert len(on.body.splitlines()) <= 350
