@@ -15,6 +15,7 @@ from wsgi_calls import call, chat, environ_of
 
 from choreo_wsgi.app.account import Account
 from choreo_wsgi.app.log import JSONLine, Members, TextLine
+from choreo_wsgi.errors import BodyTooLarge
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-the-key-of-ann"
@@ -66,6 +67,7 @@ def test_completion_is_logged_with_tokens_and_timing(lines: Any, stream: bool) -
         ("POST", CHAT, b"{", AUTHORIZED, 400, "invalid_json"),
         ("GET", "/nowhere", None, AUTHORIZED, 404, "endpoint_not_found"),
         ("OPTIONS", CHAT, None, {}, 204, "ok"),
+        ("GET", "", None, {"SCRIPT_NAME": "/mount"}, 200, "ok"),
         ("GET", "/v1/models", None, AUTHORIZED, 200, "ok"),
     ],
 )
@@ -74,7 +76,7 @@ def test_other_requests_are_logged_with_status_and_outcome(
 ) -> None:
     call(make_app({"default_model": "none"}, ANN), method, path, body, **variables)
     (line,) = lines()
-    assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path)
+    assert (line["status"], line["outcome"], line["path"]) == (status, outcome, path or "/")
     assert line["key"] == ("ann" if variables is AUTHORIZED else None)
 
 
@@ -134,6 +136,12 @@ def test_bug_is_logged_as_internal_error(
     (line,) = lines()
     assert (line["outcome"], line["status"]) == ("internal_error", 500)
     assert line["provider"] == "s/echo"
+
+
+def test_request_that_the_server_refuses_is_logged_with_its_code(lines: Any) -> None:
+    error = BodyTooLarge("no")
+    list(make_app({}).refuse(environ_of("POST", CHAT), lambda *head: None, error))  # type: ignore[arg-type,return-value]
+    assert [(line["status"], line["outcome"]) for line in lines()] == [(413, "body_too_large")]
 
 
 def test_completion_is_logged_when_its_last_byte_was_sent(lines: Any) -> None:

@@ -211,8 +211,9 @@ class SlowSlots(Slots):
 
     @property  # type: ignore[override]
     def active(self) -> int:
+        count = self._active
         time.sleep(0.02)
-        return self._active
+        return count
 
     @active.setter
     def active(self, count: int) -> None:

@@ -101,9 +101,13 @@ def test_reports_a_cut_answer(scripts, main):
     assert main("Go") == (1, "Half an \n", note)
 
 
-def test_reports_the_token_limit(scripts, main):
-    scripts().finish("Half", Finish("length"))
-    assert main("Go") == (0, "Half\n", "[the answer reached its token limit]\n")
+@pytest.mark.parametrize(
+    ("reason", "note"),
+    [("length", "the answer reached its token limit"), ("content_filter", "filtered")],
+)
+def test_reports_why_an_answer_ended_early(scripts, main, reason, note):
+    scripts().finish("Half", Finish(reason))
+    assert main("Go") == (0, "Half\n", f"[{note}]\n")
 
 
 def test_reports_a_refused_connection(main):
@@ -190,11 +194,11 @@ def test_shows_an_indicator_until_the_first_token(scripts, screen):
     answer = scripts()
     terminal = screen("Go")
     terminal.expect("...")
-    answer.finish("word\x1b[31m", Finish())
+    answer.finish("word\x1b[31m\x9b32m", Finish())
     shown = terminal.expect("word")
     assert shown.endswith("\r   \rword")
     # Escape sequences in an answer are removed.
-    assert "\x1b[31m" not in terminal.expect("\n")
+    assert terminal.expect("\n") == "[31m32m\r\n"
 
 
 def test_conversation_keeps_its_messages(scripts, requests, screen):
@@ -207,10 +211,12 @@ def test_conversation_keeps_its_messages(scripts, requests, screen):
     terminal.expect("> ")
     terminal.type("Two?\n")
     second.say("Half")
-    terminal.expect("Half")
+    assert "[scripted/" not in terminal.expect("Half"), "it is shown when it changes"
     terminal.process.send_signal(signal.SIGINT)
     terminal.expect("[stopped]")
     assert second.closed.wait(DEADLINE)
+    terminal.expect("> ")
+    terminal.process.send_signal(signal.SIGINT)
     terminal.expect("> ")
     terminal.type("\n")
     terminal.expect("> ")
@@ -228,6 +234,16 @@ def test_conversation_keeps_its_messages(scripts, requests, screen):
         ("assistant", "Half"),
         ("user", "Three?"),
     ]
+
+
+def test_conversation_survives_an_unreachable_server(screen):
+    terminal = screen("--base-url", "http://127.0.0.1:9")
+    terminal.expect("> ")
+    terminal.type("/model\n")
+    terminal.expect("error: ")
+    terminal.expect("> ")
+    terminal.type("/exit\n")
+    assert terminal.process.wait(DEADLINE) == 0
 
 
 def test_conversation_commands_switch_model_and_clear(scripts, requests, screen):

@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 import harness
 import pytest
 from launched import Launched, free_port, running
-from raw_server import certificate
+from raw_server import RawServer, certificate
 from real_server import KEY
 
 from choreo_wsgi import doctor
+from choreo_wsgi.errors import ChoreoError
 
 NGINX = """
 worker_processes 1; pid FOLDER/pid; error_log FOLDER/error.log; daemon off;
@@ -348,9 +349,31 @@ def test_check_reports_unusable_addresses(url: str, status: int, message: str) -
     assert message in result.stderr and "Traceback" not in result.stderr
 
 
-def test_address_may_end_in_v1(keyed_server: Launched) -> None:
-    result = check(f"{keyed_server.url}/v1", "--key", KEY, "--seconds", "0.5")
-    assert result.returncode == 0, result.stdout
+@pytest.mark.parametrize("end", ["/", "/v1", "/v1/", "/v1/chat/completions"])
+def test_address_may_have_the_path_of_the_api(keyed_server: Launched, end: str) -> None:
+    answer = doctor.Route(keyed_server.url + end, KEY, "echo").request(1)
+    assert (answer.status, answer.wrong, len(answer.words)) == (200, "", 1)
+
+
+def test_server_of_another_protocol_is_reported() -> None:
+    with RawServer.playing(b"SSH-2.0-x\r\n") as server:
+        answer = doctor.Route(server.url, "", "echo").request(1)
+    assert answer.wrong == "the server does not speak HTTP"
+
+
+@pytest.mark.parametrize("status", [503, 504])
+def test_only_a_gateway_status_is_a_time_out(status: int) -> None:
+    def refuse(environ: Any, start_response: Any) -> list[bytes]:
+        start_response(f"{status} No", [("Content-Length", "2")])
+        return [b"{}"]
+
+    with harness.Server(refuse) as server:
+        findings = doctor._silence(doctor.Route(server.url, "", "echo"), 0.5, 1.0)
+        if status == 503:
+            with pytest.raises(ChoreoError, match="was refused: HTTP 503"):
+                list(findings)
+        else:
+            assert [found for found, _ in findings] == [doctor.TIMED_OUT] * 2
 
 
 def test_check_names_the_target_of_a_redirect(
@@ -405,7 +428,8 @@ def test_check_reports_foreign_answers(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--seconds", "nan"], ["--seconds", "-1"], ["--key", "\u2026"]]
+    "arguments",
+    [["--seconds", "nan"], ["--seconds", "-1"], ["--seconds", "3601"], ["--key", "\u2026"]],
 )
 def test_check_rejects_invalid_options(arguments: list[str]) -> None:
     result = check("http://127.0.0.1:1", *arguments)
