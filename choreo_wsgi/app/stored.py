@@ -166,7 +166,7 @@ def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
             if item.get("status") != "incomplete" or kind_of(item) != "function_call"
         ]
         return [*_items(resumption, call, id), *output]
-    except (NotFound, StreamGone, LookupError):
+    except (NotFound, StreamGone):
         raise InvalidRequest(
             f"response {id!r} does not exist or has expired",
             param="previous_response_id",

@@ -663,14 +663,16 @@ def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path, k
     assert b"event: error\n" in last and b'{"type":"error","error":{' in last
 
 
-def test_lost_response_ends_as_failed(start: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "number"), [("response.created", 1), ("choreo.request", 0)])
+def test_lost_response_ends_as_failed(start: Any, tmp_path: Path, kind: str, number: int) -> None:
+    """Also before its first event, when the log has only the request."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
     other = open_store(url, Settings())
     writer = other.create("").writer
     assert writer is not None
-    kind = "response.created"
-    created = {"type": kind, "sequence_number": 0, "response": {"id": "resp_1", "output": []}}
+    created: dict[str, Any] = {"response": {"id": "resp_1", "output": []}}
+    created |= {"type": kind, "sequence_number": 0} if number else {"items": []}
     writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
     other.close()
     # A plain request returns the response so far.
@@ -679,7 +681,7 @@ def test_lost_response_ends_as_failed(start: Any, tmp_path: Path) -> None:
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     wait_until(lambda: not app._resumption().store._readers, "no reader is left open")
     *_, last = replay(server, writer.id)
-    assert b"event: response.failed\n" in last and b'"sequence_number":1' in last
+    assert b"event: response.failed\n" in last and b'"sequence_number":%d' % number in last
     assert b'"resp_1"' in last
 
 

@@ -429,6 +429,16 @@ def test_keep_responses_adds_no_field_to_upstream_messages(
     assert server.requests[0].json() == body
 
 
+def test_response_whose_request_was_dropped_cannot_be_continued(application: Make) -> None:
+    app = application(replay_stream_bytes="2048")
+    body = {"model": "echo", "input": "word " * 200, "store": True, "stream": True}
+    made = call(app, "POST", "/v1/responses", body)
+    id = json.loads(made.body.split(b"data: ")[1].splitlines()[0])["response"]["id"]
+    more = {"model": "echo", "input": "x", "previous_response_id": id}
+    answer = call(app, "POST", "/v1/responses", more)
+    assert (answer.status, answer.error["code"]) == (400, "previous_response_not_found")
+
+
 @pytest.mark.parametrize("api", ["chat/completions", "messages"])
 def test_stream_of_another_api_is_no_response(application: Make, api: str) -> None:
     app = application()

@@ -26,7 +26,8 @@ def sent_headers(
     upstream: RawServer, path: str = "chat/completions", **more: str
 ) -> tuple[dict[str, str], str]:
     """Return the headers received by the provider, in lower case, and our request id."""
-    options = {"type": "openai", "models": "m", "api_key": "k", "base_url": upstream.url}
+    type = "anthropic" if path == "messages" else "openai"
+    options = {"type": type, "models": "m", "api_key": "k", "base_url": upstream.url}
     app: Application = make_app({}, {"provider p": options})
     answers: list[Any] = []
     thread = threading.Thread(
@@ -46,6 +47,7 @@ def sent_headers(
 BODIES: dict[str, Any] = {
     "chat/completions": chat("x", model="m", stream=True),
     "responses": {"model": "m", "input": "x", "store": True},
+    "messages": chat("x", model="m", max_tokens=9),
 }
 
 
@@ -73,3 +75,9 @@ def test_invalid_tracestate_is_not_forwarded(upstream: RawServer, state: str) ->
     more = {"HTTP_TRACEPARENT": PARENT, "HTTP_TRACESTATE": state}
     headers, _ = sent_headers(upstream, **more)
     assert headers["traceparent"] == PARENT and "tracestate" not in headers
+
+
+def test_anthropic_headers_are_forwarded_if_they_are_ascii(upstream: RawServer) -> None:
+    more = {"HTTP_ANTHROPIC_VERSION": "2023-01-01", "HTTP_ANTHROPIC_BETA": "b\u00e9ta"}
+    headers, _ = sent_headers(upstream, "messages", **more)
+    assert headers["anthropic-version"] == "2023-01-01" and "anthropic-beta" not in headers

@@ -23,7 +23,7 @@ from choreo_wsgi.errors import UpstreamTruncated
 @pytest.fixture
 def scripts(serve, scripted, monkeypatch):
     """Creates the server's next answer; the environment holds the server's address."""
-    section = {"type": "scripted", "models": "default, other"}
+    section = {"type": "scripted", "models": "default, other, re\x1bd"}
     app = harness.make_app({"default_model": "none"}, {"provider scripted": section})
     monkeypatch.setenv("CHOREOAI_BASE_URL", serve(app).url)
     yield scripted
@@ -258,7 +258,7 @@ def test_conversation_commands_switch_model_and_clear(scripts, requests, screen)
     terminal.expect("> ")
     terminal.type("/model\n")
     shown = terminal.expect("> ")
-    assert "default\r\n" in shown and "other\r\n" in shown
+    assert "default\r\n" in shown and "other\r\nred\r\n" in shown
     terminal.type("/model other\n")
     terminal.expect("Using the model 'other'")
     terminal.type("/modle x\n")
