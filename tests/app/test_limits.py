@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from wsgi_calls import Called, call, chat
 
 from choreo_wsgi.app.application import Application
 from choreo_wsgi.app.keys import KeyOptions, Rule, digest_of, known_keys
-from choreo_wsgi.app.limits import Counts, count, refused
+from choreo_wsgi.app.limits import Counts, Limits, count, refused
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.settings import Configuration, Settings
@@ -296,6 +298,18 @@ def test_200_concurrent_requests_are_counted_exactly() -> None:
             assert statuses[200] == most
         else:  # more if some ended before the last started
             assert most <= statuses[200] <= 707 // 4
+
+
+def test_two_threads_are_counted_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(counted: Sequence[Rule]) -> Rule | None:
+        time.sleep(0.02)  # between reading the counts and changing them
+        return refused(counted)
+
+    monkeypatch.setattr(sys.modules[Limits.__module__], "refused", slow)
+    limits, rule = Limits(), Rule("requests_per_minute", 1, 60, 1)
+    with ThreadPoolExecutor(2) as pool:
+        taken = list(pool.map(lambda _: limits.take("k", [rule])[0], range(2)))
+    assert sorted(refused(rules) is None for rules in taken) == [False, True]
 
 
 # -- expiry --------------------------------------------------------------------------------

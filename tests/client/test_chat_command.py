@@ -86,9 +86,10 @@ def main(monkeypatch, capsys):
     return main
 
 
-def test_reads_the_prompt_from_a_pipe(scripts, main):
+def test_reads_the_prompt_from_a_pipe(scripts, requests, main):
     scripts().finish("Fine.\n", Finish())
     assert main(stdin="How are you?\n") == (0, "Fine.\n", "")
+    assert requests[0].messages[0]["content"] == "How are you?"
 
 
 def test_rejects_an_empty_prompt(main):
