@@ -17,6 +17,7 @@ from wsgi_calls import call, environ_of
 
 from choreo_wsgi import sse
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.app.keys import digest_of
 from choreo_wsgi.chat.items import Finish, Usage
 from choreo_wsgi.errors import ProviderError
 from choreo_wsgi.replay import Store, Writer, open_store
@@ -374,6 +375,7 @@ def test_stream_is_hidden_from_other_keys(start: Any) -> None:
             bodies.add(answer.body)
     assert len(bodies) == 1
     assert replay(server, id, **bearer("key-a")) == frames
+    assert once(server, "DELETE", f"/v1/streams/{id}", **bearer("key-a")).status == 204
 
 
 def test_stream_ids_are_random(start: Any) -> None:
@@ -627,27 +629,28 @@ def test_failed_and_finished_readers_free_their_slots(start: Any) -> None:
         wait_until(lambda: app._readers.active == 0, "the reader has ended")
 
 
-def elsewhere(url: str) -> tuple[Store, Writer]:
-    """Start a stream without an owner in the store *url*, as another process would."""
+def elsewhere(url: str, owner: str = "") -> tuple[Store, Writer]:
+    """Start a stream of *owner* in the store *url*, as another process would."""
     store = open_store(url, Settings())
-    writer = store.create("").writer
+    writer = store.create(owner).writer
     assert writer is not None
     writer.append(sse.frame(b"{}", 1), 1)
-    wait_until(lambda: store.read(writer.id, "").receive(0), "the frame is written")
+    wait_until(lambda: store.read(writer.id, owner).receive(0), "the frame is written")
     return store, writer
 
 
 def test_delete_ends_a_stream_whose_producer_is_lost(start: Any, tmp_path: Path) -> None:
     """The DELETE request ends its log, as no other process will."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
-    _, server = start(replay=url, heartbeat_seconds="60")
-    other, writer = elsewhere(url)
+    _, server = start(replay=url, heartbeat_seconds="60", api_keys="key-a")
+    owner, key = digest_of(b"key-a")[:16], bearer("key-a")
+    other, writer = elsewhere(url, owner)
     other.close()
-    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    assert once(server, "DELETE", f"/v1/streams/{writer.id}", **key).status == 204
     store = open_store(url, Settings())
-    assert store.lost(writer.id, "") is None  # although nobody reads it
+    assert store.lost(writer.id, owner) is None  # although nobody reads it
     store.close()
-    first, last = replay(server, writer.id)
+    first, last = replay(server, writer.id, **key)
     assert numbers([first, last]) == [1, 2] and b'"stream_cancelled"' in last
 
 
