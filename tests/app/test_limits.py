@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -317,7 +318,14 @@ def test_two_threads_are_counted_one_after_the_other(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     ("expires", "status"),
-    [("2020-01-01", 401), ("2999-12-31", 200), ("2020-01-01T00:00:00+00:00", 401), ("", 200)],
+    [
+        ("2020-01-01", 401),
+        ("2999-12-31", 200),
+        ((datetime.now(timezone.utc) + timedelta(hours=1)).isoformat(), 200),
+        ((datetime.now(timezone.utc) - timedelta(seconds=1)).isoformat(), 401),
+        ("", 200),
+    ],
+    ids=["past", "future", "in an hour", "a second ago", "never"],
 )
 def test_expired_key_is_rejected(expires: str, status: int) -> None:
     answer = post(app_with({"expires": expires}))

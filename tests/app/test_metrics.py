@@ -53,7 +53,7 @@ def test_requests_tokens_and_frames_are_counted() -> None:
     app = make_app({"metrics": "on", "default_model": "none"}, ANN)
     for _ in range(3):
         call(app, "POST", CHAT, chat("one two three", stream=True), **AUTHORIZED)
-    call(app, "POST", CHAT, chat("one"), **AUTHORIZED)
+    call(app, "POST", CHAT, chat("one two", max_tokens=1), **AUTHORIZED)
     call(app, "POST", CHAT, chat("one", model="nobody"), **AUTHORIZED)
     call(app, "POST", CHAT, chat("one"))
     found = samples(app)
@@ -62,7 +62,7 @@ def test_requests_tokens_and_frames_are_counted() -> None:
         ("chat", "", "model_not_found"): 1,
         ("", "", "missing_authorization"): 1,
     }
-    assert found["choreo_tokens_total", ("in", "ann", "echo")] == 3 * 3 + 1
+    assert found["choreo_tokens_total", ("in", "ann", "echo")] == 3 * 3 + 2
     assert found["choreo_tokens_total", ("out", "ann", "echo")] == 3 * 3 + 1
     assert found["choreo_frames_total", ()] == 3 * 6
     assert found["choreo_request_seconds_count", ()] == 6

@@ -45,7 +45,7 @@ def only(spans: InMemorySpanExporter) -> Any:
 @pytest.mark.parametrize("metrics", ["on", "off"])
 def test_stream_produces_a_genai_span(spans: InMemorySpanExporter, metrics: str) -> None:
     app = make_app({"otel": "on", "metrics": metrics})
-    call(app, "POST", CHAT, chat("one two", stream=True), HTTP_TRACEPARENT=PARENT)
+    call(app, "POST", CHAT, chat("one two", stream=True, max_tokens=1), HTTP_TRACEPARENT=PARENT)
     span = only(spans)
     assert (span.name, span.kind.name) == ("chat echo", "SERVER")
     assert f"{span.context.trace_id:032x}" == PARENT.split("-")[1]
@@ -54,7 +54,8 @@ def test_stream_produces_a_genai_span(spans: InMemorySpanExporter, metrics: str)
     assert attributes["gen_ai.operation.name"] == "chat"
     assert attributes["gen_ai.provider.name"] == "echo"
     assert attributes["gen_ai.request.model"] == attributes["gen_ai.response.model"] == "echo"
-    assert attributes["gen_ai.usage.input_tokens"] == attributes["gen_ai.usage.output_tokens"] == 2
+    assert attributes["gen_ai.usage.input_tokens"] == 2
+    assert attributes["gen_ai.usage.output_tokens"] == 1
     assert attributes["gen_ai.response.time_to_first_chunk"] >= 0
     assert (attributes["http.request.method"], attributes["url.path"]) == ("POST", CHAT)
     assert (

@@ -354,6 +354,23 @@ def test_cancelled_response_can_be_continued(
     ]
 
 
+def test_incomplete_text_is_continued(
+    application: Make, scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app, requests = application({"scripted": {"models": "m"}}), list[ChatRequest]()
+    scripted().finish("half", Finish("length"))
+    first = call(app, "POST", "/v1/responses", {"model": "m", "input": "hi", "store": True})
+
+    def answer(request: ChatRequest) -> Source:
+        requests.append(request)
+        return from_deltas([Delta("on"), Finish()])
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    more = {"model": "m", "input": "go on", "previous_response_id": first.json()["id"]}
+    assert call(app, "POST", "/v1/responses", more).status == 200
+    assert [message["content"] for message in requests[0].messages] == ["hi", "half", "go on"]
+
+
 def test_item_references_are_resolved(served_from_each: Callable[..., str]) -> None:
     """As sent by the Vercel AI SDK, which does not send ``store``."""
     with client_of(served_from_each(keep_responses="on")) as client:
