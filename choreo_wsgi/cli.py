@@ -182,8 +182,6 @@ def _serve(options: argparse.Namespace) -> int:
     # each record ("Optimization" in Python's documentation of logging).
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging._srcfile = None
-    # waitress logs each client that disconnects; the application's own line has more about it.
-    logging.getLogger("waitress").setLevel(logging.WARNING)
     inherited = inherited_sockets(os.environ, os.getpid())
     if configuration.settings.processes == "1":
         return _serve_here(configuration, inherited)
