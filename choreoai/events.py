@@ -42,6 +42,7 @@ class EventReading(Reading, Generic[T]):
         self.events: deque[ChatCompletionStreamEvent[T]] = deque()
         # The unfinished parts by choice and kind: the text, the logprobs, or the call's number.
         self._begun: dict[tuple[int, str], Any] = {}
+        self._done: set[tuple[int, str]] = set()  # the finished ones, except calls
 
     def events_of(self, chunk: ChatCompletionChunk) -> Iterator[ChatCompletionStreamEvent[T]]:
         """Yield the events of *chunk*, which was already added to the fold.
@@ -59,6 +60,11 @@ class EventReading(Reading, Generic[T]):
             yield from self._deltas(index, choice)
             if choice.finish_reason is not None:
                 yield from self._finish(index)
+
+    def last_events(self) -> Iterator[ChatCompletionStreamEvent[T]]:
+        """Yield the ``done`` events of the choices that ``[DONE]`` finished."""
+        for index in sorted({index for index, _ in self._begun}):
+            yield from self._finish(index)
 
     def _deltas(self, index: int, choice: ChunkChoice) -> Iterator[Any]:
         for name in ("content", "refusal"):
@@ -80,16 +86,24 @@ class EventReading(Reading, Generic[T]):
 
     def _finish(self, index: int) -> Iterator[Any]:
         """Yield the ``done`` events for all parts of choice *index* that have begun."""
-        if text := self._begun.pop((index, "content"), None):
+        if text := self._take(index, "content"):
             parsed = None if self.fold.text(index, "refusal") else self.parser.content(text)
             yield _event("content.done", content=text, parsed=parsed)
-        if refusal := self._begun.pop((index, "refusal"), None):
+        if refusal := self._take(index, "refusal"):
             yield _event("refusal.done", refusal=refusal)
         for name in ("content", "refusal"):
-            if tokens := self._begun.pop((index, f"logprobs.{name}"), None):
+            if tokens := self._take(index, f"logprobs.{name}"):
                 yield _event(f"logprobs.{name}.done", **{name: tokens})
         if (number := self._begun.pop((index, "call"), None)) is not None:
             yield self._call("done", index, number)
+
+    def _take(self, index: int, name: str) -> Any:
+        """Remove and return the unfinished part *name*; None if there is none, or it was done."""
+        part = self._begun.pop((index, name), None)
+        if not part or (index, name) in self._done:
+            return None
+        self._done.add((index, name))
+        return part
 
     def _call(self, phase: str, index: int, number: int, **more: str) -> Any:
         name, arguments = self.fold.function(index, number)

@@ -36,8 +36,15 @@ class AsyncChatCompletionStream(AsyncStream[ChatCompletionStreamEvent[T]]):
     async def __anext__(self) -> ChatCompletionStreamEvent[T]:
         events = self._reading.events
         while not events:
-            chunk: Any = await super().__anext__()
-            events.extend(self._reading.events_of(chunk))
+            try:
+                chunk: Any = await super().__anext__()
+            except StopAsyncIteration:
+                if self._reading.ended:
+                    events.extend(self._reading.last_events())
+                if not events:
+                    raise
+            else:
+                events.extend(self._reading.events_of(chunk))
         return events.popleft()
 
     @property

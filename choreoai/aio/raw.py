@@ -114,10 +114,12 @@ class AsyncStreamedResponse(Answered, Generic[T]):
 
     async def iter_lines(self) -> AsyncIterator[str]:
         """Yield the lines of the body as they are received, without their line ends."""
-        rest = ""
+        pieces: list[str] = []  # of the line that has begun
         async for text in self.iter_text():
-            *lines, rest = (rest + text).split("\n")
-            for line in lines:
-                yield line.rstrip("\r")
-        if rest:
+            first, *others = text.split("\n")
+            pieces.append(first)
+            for line in others:
+                yield "".join(pieces).rstrip("\r")
+                pieces = [line]
+        if rest := "".join(pieces):
             yield rest

@@ -36,8 +36,15 @@ class ChatCompletionStream(Stream[ChatCompletionStreamEvent[T]]):
     def __next__(self) -> ChatCompletionStreamEvent[T]:
         events = self._reading.events
         while not events:
-            chunk: Any = super().__next__()
-            events.extend(self._reading.events_of(chunk))
+            try:
+                chunk: Any = super().__next__()
+            except StopIteration:
+                if self._reading.ended:
+                    events.extend(self._reading.last_events())
+                if not events:
+                    raise
+            else:
+                events.extend(self._reading.events_of(chunk))
         return events.popleft()
 
     @property

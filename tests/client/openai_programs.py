@@ -256,16 +256,17 @@ print(stream.get_final_completion().choices[0].message.content)
 """,
     "events of tool calls": WEATHER
     + """
-messages = [{"role": "user", "content": "two calls"}]
-with client.chat.completions.stream(model="m", messages=messages, tools=TOOLS) as stream:
-    for event in stream:
-        if event.type == "tool_calls.function.arguments.delta":
-            print(event.type, event.index, event.name, event.arguments_delta, event.arguments)
-            print(event.parsed_arguments)
-        elif event.type == "tool_calls.function.arguments.done":
-            print(event.type, event.index, event.name, event.arguments, event.parsed_arguments)
-        else:
-            print(event.type)
+for text in ("two calls", "text and calls"):
+    messages = [{"role": "user", "content": text}]
+    with client.chat.completions.stream(model="m", messages=messages, tools=TOOLS) as stream:
+        for event in stream:
+            if event.type == "tool_calls.function.arguments.delta":
+                print(event.type, event.index, event.name, event.arguments_delta, event.arguments)
+                print(event.parsed_arguments)
+            elif event.type == "tool_calls.function.arguments.done":
+                print(event.type, event.index, event.name, event.arguments, event.parsed_arguments)
+            else:
+                print(event.type)
 """,
     "events of a parsed answer": MODEL
     + """
@@ -503,6 +504,7 @@ except PKG.APIError as error:
 import copy, pickle
 c = ask()
 print(copy.deepcopy(c) == c, pickle.loads(pickle.dumps(c)) == c, c == ask(), c != None)
+c.model_copy(deep=True).choices[0].message.content = "own"
 d = c.model_copy(update={"id": "z"})
 print(d.id, c.id, sorted(c.model_fields_set))
 c.choices[0].message.content = "new"
@@ -571,6 +573,10 @@ print(ask("rich").model_extra, ask("rich").choices[0].message.model_extra, ask()
 messages = [{"role": "user", "content": "steps"}]
 c = client.chat.completions.parse(model="m", messages=messages, response_format=Answer, n=2)
 print(c.to_json(warnings=False), [choice.message.parsed.final for choice in c.choices])
+for part in ({"include": {"final"}}, {"exclude": {"steps"}}):
+    (name, members), = part.items()
+    part = {name: {"choices": {0: {"message": {"parsed": members}}}}}
+    print(c.model_dump(**part, warnings=False))
 """,
     "dumps of events": """
 with client.chat.completions.stream(model="m", messages=HI) as stream:
@@ -792,9 +798,10 @@ def _call(index: int, city: str) -> dict[str, Any]:
 def _message(prompt: str) -> tuple[dict[str, Any], str, dict[str, Any]]:
     """Return the answer to *prompt*, its finish reason, and other members of its choice."""
     made: dict[str, Any] = {"role": "assistant", "content": "hello", "refusal": None}
-    if prompt in ("weather", "two calls"):
+    if prompt in ("weather", "two calls", "text and calls"):
         calls = [_call(0, "Paris"), _call(1, "Oslo")][: 1 if prompt == "weather" else 2]
-        return {**made, "content": None, "tool_calls": calls}, "tool_calls", {}
+        content = "Let me see." if prompt == "text and calls" else None
+        return {**made, "content": content, "tool_calls": calls}, "tool_calls", {}
     if prompt in ("steps", "json"):
         return {**made, "content": _STEPS}, "stop", {}
     if prompt == "refuse":
@@ -821,9 +828,11 @@ def _deltas(message: dict[str, Any]) -> list[dict[str, Any]]:
     for index, call in enumerate(message.get("tool_calls") or ()):
         arguments = call["function"]["arguments"]
         start = {**call, "index": index, "function": {**call["function"], "arguments": ""}}
-        deltas.append({"tool_calls": [start]})
+        empty = {"content": ""} if message.get("content") else {}
+        deltas.append({"tool_calls": [start], **empty})
         for part in (arguments[:6], arguments[6:]):
-            deltas.append({"tool_calls": [{"index": index, "function": {"arguments": part}}]})
+            piece = {"index": index, "function": {"arguments": part}}
+            deltas.append({"tool_calls": [piece], **empty})
     return deltas
 
 

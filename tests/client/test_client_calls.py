@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gc
 import math
 import pickle
@@ -83,6 +84,7 @@ def test_sends_all_parameters_and_the_default_headers(server, clients, complete)
     assert request.headers["authorization"] == "Bearer sk-test"
     assert request.headers["content-type"] == "application/json"
     assert request.headers["accept-encoding"] == "identity"
+    assert request.headers["user-agent"] == "choreoai-python"
 
 
 def test_rejects_an_undocumented_parameter(server, complete):
@@ -123,7 +125,17 @@ def test_accepts_a_message_of_an_answer_as_input(server, complete):
     assert server.requests[1].json()["messages"][1] == {"role": "assistant", "content": "Hello"}
 
 
-@pytest.mark.parametrize("value", [float("nan"), object(), b"bytes"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        float("nan"),
+        object(),
+        b"bytes",
+        choreoai.Usage,
+        functools.reduce(lambda x, _: [x], range(99_999)),
+    ],
+    ids=["nan", "object", "bytes", "class", "deep"],
+)
 def test_rejects_values_that_have_no_json_form(server, complete, value):
     with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
         complete(extra_body={"x": value})
@@ -192,7 +204,11 @@ def test_reads_an_answer_sent_before_the_whole_request(clients):
     assert raised.value.status_code == 413
 
 
-@pytest.mark.parametrize("body", [b"<html>", b'{"error": {"message": "why"}}'])
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"\xff", b"[" * 100_000, b'{"error": {"message": "why"}}'],
+    ids=["html", "binary", "deep", "error"],
+)
 def test_success_with_an_unusable_body_raises(server, complete, body):
     def script(peer):
         peer.head(kind="application/json", framing=len(body))
@@ -242,8 +258,9 @@ def test_refused_connection_raises_a_connection_error(clients):
 
 
 @both
-def test_sends_requests_through_an_http_proxy(server, clients, monkeypatch):
-    monkeypatch.setenv("http_proxy", server.url)
+@pytest.mark.parametrize("scheme", ["http://", ""])
+def test_sends_requests_through_an_http_proxy(server, clients, monkeypatch, scheme):
+    monkeypatch.setenv("http_proxy", server.url.replace("http://", scheme))
     server.then(lambda peer: peer.stream(answer("a")))
     client = clients("http://server.invalid")
     for _ in range(2):
@@ -350,9 +367,10 @@ def test_broken_tunnel_raises_a_connection_error(server, clients, answer):
 
 @pytest.mark.parametrize("setting", ["verify", "cert"])
 def test_missing_certificate_file_raises_before_any_request(server, clients, setting):
-    client = clients(server.url, max_retries=5, **{setting: "/nowhere/x.pem"})
-    with pytest.raises(choreoai.APIConnectionError, match=r"no file /nowhere/x\.pem"):
-        client.models.list()
+    for value in ["/nowhere/x.pem", *([["/nowhere/x.pem", "/y"]] if setting == "cert" else [])]:
+        client = clients(server.url, max_retries=5, **{setting: value})
+        with pytest.raises(choreoai.APIConnectionError, match=r"no file /nowhere/x\.pem"):
+            client.models.list()
     assert not server.requests
 
 
@@ -374,6 +392,25 @@ def test_rejects_an_empty_id(server, client):
     assert not server.requests
 
 
+def test_host_header_omits_the_user_of_the_url(server, clients):
+    server.then(lambda peer: peer.json({"data": []}))
+    clients(server.url.replace("//", "//user:word@")).models.list()
+    assert server.requests[0].headers["host"] == server.url.removeprefix("http://")
+
+
+@both
+def test_tries_the_next_address_of_a_host(server, clients, monkeypatch):
+    def find(host, port, *args, **options):
+        if options.get("flags") == socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        addresses = [("127.0.0.1", 9), ("127.0.0.1", port)]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", address) for address in addresses]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    server.then(lambda peer: peer.json({"data": []}))
+    clients(f"http://llm.test:{server.port}").models.list()
+
+
 def test_omit_removes_a_default_header(server, client):
     server.then(lambda peer: peer.json({"data": []}))
     client.models.list(extra_headers={"Authorization": choreoai.omit})
@@ -381,10 +418,11 @@ def test_omit_removes_a_default_header(server, client):
 
 
 def test_unusable_proxy_is_rejected_and_not_bypassed(server, clients, monkeypatch):
-    for proxy in ("socks5://127.0.0.1:9", "http://me:\u20ac@127.0.0.1:9"):
+    for proxy in ("socks5://me:secret@127.0.0.1:9", "http://me:\u20ac@127.0.0.1:9"):
         monkeypatch.setenv("http_proxy", proxy)
-        with pytest.raises(choreoai.APIConnectionError, match="SOCKS"):
+        with pytest.raises(choreoai.APIConnectionError, match="SOCKS") as caught:
             clients(server.url, max_retries=5).models.list()
+        assert "me:" not in str(caught.value)
     assert server.accepted == 0
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import ssl
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from both_clients import both
-from raw_server import DEADLINE, answer, frame
+from raw_server import DEADLINE, RawServer, answer, frame
 from silent_script import SilentAfter
 
 import choreoai
@@ -353,8 +355,28 @@ def test_cancelling_a_tls_stream_closes_the_connection(tls_server):
 
 
 @both
-def test_rejects_an_untrusted_certificate_without_a_retry(tls_server, clients, monkeypatch):
+def test_rejects_an_untrusted_certificate_without_a_retry(
+    tls_server, clients, monkeypatch, tmp_path
+):
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    with pytest.raises(choreoai.APIConnectionError, match="certificate"):
-        clients(tls_server.url, max_retries=5).models.list()
+    for verify in (True, None, str(tmp_path)):
+        with pytest.raises(choreoai.APIConnectionError, match="certificate"):
+            clients(tls_server.url, max_retries=5, verify=verify).models.list()
     assert tls_server.requests == []
+
+
+@both
+def test_sends_the_client_certificate(clients, tls, tmp_path):
+    trusted = Path(tls[1])
+    key, joined = trusted.with_name("key.pem"), tmp_path / "joined.pem"
+    joined.write_bytes(trusted.read_bytes() + key.read_bytes())
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=trusted)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_cert_chain(trusted, key)
+    with RawServer(context=context) as server:
+        server.then(lambda peer: peer.json({"data": []}))
+        for cert in (str(joined), (str(trusted), str(key)), [str(trusted), str(key)]):
+            clients(server.url, verify=str(trusted), cert=cert).models.list()
+        with pytest.raises(choreoai.APIConnectionError):
+            clients(server.url, verify=str(trusted)).models.list()
+        assert len(server.requests) == 3

@@ -16,6 +16,7 @@ from raw_server import DEADLINE, answer
 from silent_script import SilentAfter
 
 import choreoai
+from choreoai.transports import loops
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -121,6 +122,36 @@ def test_client_keeps_its_connection_from_one_loop_to_the_next(server, run):
     asyncio.run(client.close())
 
 
+def test_stream_leaves_no_work_on_the_loop(server, monkeypatch):
+    """Neither a watched socket while no task reads, nor a timer after the end."""
+    calls = []
+    on_ready = loops.AsyncioWaiter._on_ready
+    monkeypatch.setattr(
+        loops.AsyncioWaiter, "_on_ready", lambda self: (calls.append(1), on_ready(self))
+    )
+    sent = threading.Event()
+
+    def script(peer):
+        peer.stream(answer("a"))
+        sent.set()
+
+    server.then(script)
+
+    async def main():
+        async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
+            stream = await client.chat.completions.create(**HI, stream=True)
+            await stream.__anext__()
+            assert await asyncio.to_thread(sent.wait, DEADLINE)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert len(calls) < 10
+            await stream.until_done()
+            timers = asyncio.get_running_loop()._scheduled
+            assert [timer for timer in timers if not timer.cancelled()] == []
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize("run", [on_asyncio, on_trio, on_uvloop])
 def test_idle_limit_starts_again_with_each_chunk(server, run):
     """A second frame is sent within the limit that began with the first."""
@@ -195,12 +226,34 @@ def test_connect_limit_covers_the_tls_handshake(run):
 
         async def main():
             client = choreoai.AsyncChoreoAI(base_url=url, timeout=limits, max_retries=0)
-            with pytest.raises(choreoai.APITimeoutError, match="could not connect"):
+            with pytest.raises(choreoai.APITimeoutError, match=r"connect to .*: the time limit"):
                 await client.models.list()
 
         run(main)
         with pytest.raises(choreoai.APITimeoutError, match="could not connect"):
             choreoai.ChoreoAI(base_url=url, timeout=limits, max_retries=0).models.list()
+
+
+def test_connect_limit_covers_the_name_lookup(run, monkeypatch):
+    finish = threading.Event()
+
+    def find(host, port, **options):
+        if options.get("flags") != socket.AI_NUMERICHOST:
+            finish.wait(DEADLINE)
+        raise socket.gaierror(socket.EAI_NONAME, "no such host")
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    limits = choreoai.Timeout(connect=0.05)
+
+    async def main():
+        client = choreoai.AsyncChoreoAI("k", "http://llm.test", timeout=limits, max_retries=0)
+        try:
+            with pytest.raises(choreoai.APITimeoutError, match="the time limit"):
+                await client.models.list()
+        finally:
+            finish.set()
+
+    run(main)
 
 
 def test_sends_a_body_larger_than_the_socket_buffer(server, run):

@@ -225,14 +225,15 @@ def test_skips_events_with_empty_data(server, open_stream, empty):
     assert "".join(open_stream().text) == "ab"
 
 
-def test_accepts_an_id_that_applies_to_all_later_events(server, open_stream):
+@pytest.mark.parametrize("id", ["7", "x", "\u00b2"])
+def test_accepts_an_id_that_applies_to_all_later_events(server, open_stream, id):
     """Without a resumable stream an id is not the number of its event."""
     read = threading.Event()
 
     def script(peer):
         peer.head()
         first, *others = [*map(frame, answer("a", "b")), frame("[DONE]")]
-        peer.body(b"id: 7\n" + first)
+        peer.body(f"id: {id}\n".encode() + first)
         assert read.wait(DEADLINE)
         for value in others:
             peer.body(value)
@@ -268,13 +269,15 @@ def test_finish_reason_that_means_failure_raises(server, open_stream, client):
     assert (caught.value.type, caught.value.code) == ("provider_error", "provider_api_error")
     choice = {**COMPLETION["choices"][0], "finish_reason": reason}
     server.scripts[:] = [lambda peer: peer.json({**COMPLETION, "choices": [choice]})]
-    with pytest.raises(choreoai.APIError, match=reason):
+    with pytest.raises(choreoai.APIError, match=reason) as caught:
         client.chat.completions.create(**HI)
+    assert caught.value.body["choices"] == [choice]
 
 
 def test_finish_reason_null_as_text_does_not_finish_a_choice(server, open_stream):
     server.then(lambda peer: peer.stream([chat_chunk("some", finish="null")], done=False))
     stream = open_stream()
+    assert next(stream).choices[0].finish_reason is None
     with pytest.raises(choreoai.StreamInterruptedError) as raised:
         list(stream)
     assert raised.value.partial_text == "some"
@@ -498,7 +501,8 @@ def test_refused_tunnel_is_retried_only_after_5xx(
     monkeypatch.setattr("choreoai.base.backoff", lambda attempt: 0.001)
     monkeypatch.setenv("https_proxy", server.url)
     server.then(lambda peer: peer.send(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode()))
-    client = clients("https://far.invalid", max_retries=2)
+    client = clients("https://[::1]", max_retries=2)
     with pytest.raises(choreoai.APIConnectionError, match=status[:3]):
         client.models.list()
     assert server.accepted == connections
+    assert server.requests[0].path == "[::1]:443"

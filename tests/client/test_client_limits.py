@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import signal
 import threading
@@ -26,11 +27,12 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 def test_keeps_the_callers_idempotency_key(server, clients):
     server.then(lambda peer: peer.stream(answer("x")))
     client = clients(server.url, resumable=True)
-    with_key = {"idempotency-key": "mine"}
+    with_key = {"idempotency-key": "mine", "choreo-resumable": "2"}
     for headers in ({}, with_key):
         list(client.chat.completions.create(**HI, stream=True, extra_headers=headers))
     first, second = (request.headers["idempotency-key"] for request in server.requests)
     assert second == "mine" and len(first) >= 32
+    assert [request.headers["choreo-resumable"] for request in server.requests] == ["1", "2"]
 
 
 def test_clients_timeout_applies_to_its_calls(server, clients):
@@ -98,10 +100,29 @@ def test_waits_for_readability_after_the_request_was_sent(server, monkeypatch):
     client.close()
 
 
-def test_mapping_is_sent_as_a_json_object(server, client):
+def test_mappings_and_pydantic_models_are_sent_as_json_objects(server, client):
+    pydantic = pytest.importorskip("pydantic")
+
+    class Message(pydantic.BaseModel):
+        role: str
+        at: datetime.date = pydantic.Field(alias="date")
+        name: str | None = None
+
+    message = Message(role="user", date=datetime.date(2025, 1, 2))
     server.then(lambda peer: peer.send(HEAD + PLAIN))
-    client.chat.completions.create(**HI, metadata=MappingProxyType({"a": "b"}))
-    assert server.requests[0].json()["metadata"] == {"a": "b"}
+    metadata = MappingProxyType({"a": "b"})
+    client.chat.completions.create(model="m", messages=[message], metadata=metadata)
+    sent = server.requests[0].json()
+    assert sent["metadata"] == {"a": "b"}
+    assert sent["messages"] == [{"role": "user", "date": "2025-01-02"}]
+
+
+def test_timeout_on_a_kept_connection_is_not_retried(server, client):
+    server.then(lambda peer: peer.json({"id": "x", "choices": [{}]}), lambda peer: peer.is_left())
+    client.chat.completions.create(**HI)
+    with pytest.raises(choreoai.APITimeoutError):
+        client.chat.completions.create(**HI, timeout=0.01)
+    assert len(server.requests) == 2
 
 
 @both
@@ -133,6 +154,11 @@ def test_plain_answer_over_the_length_limit_raises(server, client, monkeypatch):
     server.then(script)
     with pytest.raises(choreoai.APIConnectionError, match="longer than 100000 bytes"):
         client.chat.completions.create(**HI)
+    assert server.wait(lambda: server.open == 0)
+    server.scripts[:] = [lambda peer: peer.send(HEAD + PLAIN)]
+    for module in ("sync", "aio"):
+        monkeypatch.setattr(f"choreoai.{module}.exchange._MAX_ANSWER", len(PLAIN))
+    assert client.chat.completions.create(**HI).id == "x"
 
 
 def test_head_over_the_length_limit_raises(server, clients):
@@ -181,6 +207,39 @@ def test_ignores_events_after_done(server, open_stream):
     for _ in range(3):
         assert "".join(open_stream().text) == "x"
     assert server.accepted == 1  # the answer was read to its end
+
+
+def test_keeps_at_most_the_limit_of_idle_connections(server, client, open_stream, monkeypatch):
+    monkeypatch.setattr("choreoai.transports.base._IDLE_CONNECTIONS", 2)
+    server.then(lambda peer: peer.stream(answer("x")))
+    streams = [open_stream() for _ in range(4)]
+    assert ["".join(stream.text) for stream in streams] == ["x"] * 4
+    assert server.wait(lambda: server.open == 2)
+    last = open_stream()
+    client.close()
+    assert server.wait(lambda: server.open == 1)
+    assert "".join(last.text) == "x"
+    assert server.wait(lambda: server.open == 0)
+
+
+def test_cancel_does_not_shut_down_a_connection_in_the_pool(server, client, open_stream):
+    """The reader returns the connection while another thread is inside ``cancel()``."""
+
+    class Claim:
+        lock = threading.Lock()
+
+        def acquire(self, blocking):
+            acquired = self.lock.acquire(blocking)
+            if acquired:
+                stream._exchange.cancel()
+            return acquired
+
+    server.then(lambda peer: peer.stream(answer("x")))
+    stream = open_stream()
+    stream._exchange._waiter.claim = Claim()
+    assert "".join(stream.text) == "x"
+    assert "".join(open_stream().text) == "x"
+    assert server.accepted == 1
 
 
 def read_twice(server, client, first):

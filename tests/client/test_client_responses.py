@@ -75,9 +75,10 @@ def numbered(first, last):
 
 
 @both
-def test_resumable_stream_resumes_over_another_connection(clients, server):
+@pytest.mark.parametrize("how", ["resumable", "background", "retrieved"])
+def test_resumable_stream_resumes_over_another_connection(clients, server, how):
     def begin(peer):
-        assert peer.request.json()["background"] is True
+        assert how == "retrieved" or peer.request.json()["background"] is True
         peer.head(Choreo_Stream_Id="strm_1")
         for event in numbered(0, 3):
             peer.frame(event, event["sequence_number"] + 2)
@@ -94,7 +95,11 @@ def test_resumable_stream_resumes_over_another_connection(clients, server):
         peer.end()
 
     server.then(begin, resume)
-    stream = clients(server.url).responses.create(model="m", input="x", stream=True, resumable=True)
+    responses = clients(server.url).responses
+    if how == "retrieved":
+        stream = responses.retrieve("resp_1", stream=True)
+    else:
+        stream = responses.create(model="m", input="x", stream=True, **{how: True})
     assert [event.sequence_number for event in stream] == list(range(8))
     assert stream.partial_text == "w0 w1 w2 w3 w4 w5 "
 
@@ -155,6 +160,12 @@ def send_events(*values):
 
 
 LAST = {"type": "response.completed", "response": {"id": "resp_1", "output": []}}
+
+
+def test_stream_of_an_incomplete_response_is_complete(clients, server):
+    server.then(send_events({**LAST, "type": "response.incomplete"}))
+    stream = clients(server.url).responses.create(model="m", input="x", stream=True)
+    assert stream.get_final_response().id == "resp_1"
 
 
 def test_accepts_unnumbered_events_and_done(clients, server):

@@ -137,11 +137,11 @@ def test_gives_up_after_nine_reconnections_without_new_events(server, client, re
 
 @both
 def test_expired_stream_raises_without_another_attempt(server, client, recording):
-    error = {"error": {"message": "m", "code": "stream_gone"}}
+    error = {"error": {"message": "m", "code": "stream_gone", "type": "t"}}
     server.then(recording.send(3, "close"), lambda peer: peer.json(error, "410 X"))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         list(open_stream(client))
-    assert caught.value.code == "stream_gone"
+    assert (caught.value.code, caught.value.type) == ("stream_gone", "t")
     assert caught.value.partial_text == "a"
     assert len(server.requests) == 2
 
@@ -170,6 +170,13 @@ def test_resumed_stream_resumes_again_after_a_cut(server, clients, recording):
     stream = clients(server.url).chat.completions.resume(recording.id, after=2)
     assert "".join(stream.text) == "bcd"
     assert [after for *_, after in recording.requests] == [2, 4]
+
+
+def test_resume_uses_its_own_timeout(server, clients):
+    server.then(SilentAfter())
+    stream = clients(server.url).chat.completions.resume("strm_1", timeout=0.05)
+    with pytest.raises(choreoai.APITimeoutError):
+        next(stream)
 
 
 def test_resuming_an_unknown_id_raises_not_found(server, clients):

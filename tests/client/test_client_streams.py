@@ -9,6 +9,7 @@ import pytest
 import requests
 from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk, frame
+from silent_script import SilentAfter
 
 import choreoai
 
@@ -253,18 +254,19 @@ def test_error_event_with_a_flat_body_raises(server, open_stream):
     assert caught.value.code == "x"
 
 
-@pytest.mark.parametrize("data", ["{broken", "[1]", "{" * 5000])
+@pytest.mark.parametrize("data", ["{broken", "[1]", "[" * 100_000])
 def test_data_that_is_not_a_chunk_raises(server, open_stream, data):
     server.then(lambda peer: peer.stream([chat_chunk("a"), data]))
     stream = open_stream()
     assert next(stream).choices[0].delta.content == "a"
-    with pytest.raises(choreoai.APIError, match="not a chunk"):
+    with pytest.raises(choreoai.APIError, match="not a chunk") as caught:
         next(stream)
+    assert len(str(caught.value)) < 200 and caught.value.body == data
 
 
 @pytest.mark.parametrize(
     ("clients", "kind"),
-    [("async", "application/json"), ("sync", "text/html; charset=utf-8")],
+    [("async", "Application/JSON"), ("sync", "text/html; charset=utf-8")],
     indirect=["clients"],
 )
 def test_answer_that_is_not_a_stream_raises(server, open_stream, kind):
@@ -318,6 +320,27 @@ def test_closing_a_stream_closes_the_connection(open_stream, endless):
     assert list(stream) == []
     with pytest.raises(choreoai.StreamInterruptedError):
         stream.get_final_completion()
+
+
+@both
+def test_stream_ends_after_done_though_the_body_does_not(server, open_stream):
+    script = SilentAfter(*answer("a"), "[DONE]")
+    server.then(script)
+    assert "".join(open_stream().text) == "a"
+    assert script.closed.wait(DEADLINE / 2)
+
+
+def test_closing_a_stream_drops_the_received_chunks(server, open_stream):
+    def script(peer):
+        peer.head()
+        peer.body(b"".join(map(frame, answer("a", "b"))))
+        peer.wait_until_left()
+
+    server.then(script)
+    stream = open_stream()
+    next(stream)
+    stream.close()
+    assert list(stream) == []
 
 
 @both
@@ -392,3 +415,14 @@ def test_events_hold_the_text_of_their_own_choice(server, clients):
         events = list(stream)
     assert [e.snapshot for e in events if e.type == "content.delta"] == ["a", "x", "ab", "xb"]
     assert [e.content for e in events if e.type == "content.done"] == ["ab", "xb"]
+
+
+def test_done_sends_the_last_events_of_unfinished_choices(server, client):
+    chunks = [chat_chunk("a"), chat_chunk("b", index=1), chat_chunk(index=1, finish="stop")]
+    repeated = chat_chunk("", index=1, finish="stop")
+    server.then(lambda peer: peer.stream([*chunks, repeated]))
+    hi = [{"role": "user", "content": "Hi"}]
+    with client.chat.completions.stream(model="m", messages=hi, n=2) as stream:
+        events = list(stream)
+        assert list(stream) == []
+    assert [e.content for e in events if e.type == "content.done"] == ["b", "a"]

@@ -10,7 +10,8 @@ import json
 import zlib
 
 import pytest
-from raw_server import answer, chat_chunk, frame
+from raw_server import DEADLINE, answer, chat_chunk, frame
+from silent_script import SilentAfter
 
 import choreoai
 
@@ -52,7 +53,8 @@ def test_recognises_events_under_any_content_type(server, open_stream, kind):
 )
 def test_document_instead_of_a_stream_raises(server, open_stream, kind, body):
     server.then(reply(body, *([f"Content-Type: {kind}"] if kind else [])))
-    with pytest.raises(choreoai.APIError, match="instead of a stream") as caught:
+    shown = f"'{kind or 'a document'}' instead of a stream"
+    with pytest.raises(choreoai.APIError, match=shown) as caught:
         list(open_stream())
     assert caught.value.body in (COMPLETION, [1], body.decode())
 
@@ -63,9 +65,16 @@ def test_error_document_instead_of_a_stream_raises(server, open_stream):
         list(open_stream())
 
 
-@pytest.mark.parametrize("start", [b"", b": hello\n\n", b"\xef\xbb\xbf", b"event: message\n"])
-def test_reads_a_stream_sent_instead_of_a_document(server, client, start):
-    server.then(reply(start + EVENTS))
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(start + EVENTS for start in (b"", b": hello\n\n", b"\xef\xbb\xbf", b"event: message\n")),
+        frame(chat_chunk("ok", finish="stop")).rstrip(),
+        b"\xef\xbb\xbf" + DOCUMENT,
+    ],
+)
+def test_reads_a_stream_or_a_bom_sent_instead_of_a_document(server, client, body):
+    server.then(reply(body))
     assert client.chat.completions.create(**HI).choices[0].message.content == "ok"
 
 
@@ -86,10 +95,13 @@ def test_stream_instead_of_a_document_needs_all_n_choices(server, client, kept):
 
 
 def test_cut_stream_instead_of_a_document_raises(server, client):
-    server.then(reply(frame(chat_chunk("half"))))
+    wrong = frame(chat_chunk("bX", finish="stop")).replace(b"bX", b"b\xe9")
+    server.then(reply(frame(chat_chunk("half"))), reply(wrong))
     with pytest.raises(choreoai.StreamInterruptedError) as caught:
         client.chat.completions.create(**HI)
     assert caught.value.partial_text == "half"
+    with pytest.raises(choreoai.APIError, match="UTF-8"):
+        client.chat.completions.create(**HI)
 
 
 @pytest.mark.parametrize(
@@ -103,10 +115,39 @@ def test_document_that_is_not_a_completion_raises(server, client, body):
     assert caught.value.body == json.loads(body)
 
 
-def test_iter_text_replaces_a_cut_character(server, client):
-    server.then(reply("é".encode()[:1]))
-    with client.chat.completions.with_streaming_response.create(**HI) as response:
+def test_text_and_iter_text_replace_a_cut_character(server, client):
+    server.then(reply("é".encode()[:1], status="201 Created"))
+    create = client.chat.completions.with_streaming_response.create
+    with create(**HI) as response:
         assert "".join(response.iter_text()) == "\ufffd"
+    with create(**HI) as response:
+        assert (response.text(), response.status_code) == ("\ufffd", 201)
+
+
+def test_streaming_response_has_an_idle_limit_and_closes(server, client):
+    script = SilentAfter(head=False, body=b"HTTP/1.1 200 OK\r\n\r\nstart")
+    server.then(script)
+    create, idle = (
+        client.chat.completions.with_streaming_response.create,
+        choreoai.Timeout(idle=0.05),
+    )
+    with create(**HI) as response:
+        assert next(response.iter_bytes()) == b"start"
+    assert script.closed.wait(DEADLINE)
+    with create(**HI, timeout=idle) as response, pytest.raises(choreoai.APITimeoutError):
+        list(response.iter_bytes())
+
+
+def test_iter_lines_joins_blocks_and_strips_line_ends(server, client):
+    def script(peer):
+        peer.head(kind="text/plain")
+        for block in (b"a\r", b"\nb", b"c\n\nd", b"\xc3", b"\xa9"):
+            peer.body(block)
+        peer.end()
+
+    server.then(script)
+    with client.chat.completions.with_streaming_response.create(**HI) as response:
+        assert list(response.iter_lines()) == ["a", "bc", "", "dé"]
 
 
 def test_accept_header_depends_on_streaming(server, open_stream, client):
@@ -134,8 +175,8 @@ def test_error_event_in_a_stream_raises(server, open_stream, event, message):
     assert caught.value.partial_text == "half"
 
 
-def test_accepts_done_with_blanks(server, open_stream):
-    server.then(reply(EVENTS.replace(b"[DONE]", b" [DONE] "), "Content-Type: text/event-stream"))
+def test_accepts_done_with_blanks_and_text_behind_it(server, open_stream):
+    server.then(reply(EVENTS.replace(b"[DONE]", b" [DONE]. "), "Content-Type: text/event-stream"))
     assert "".join(open_stream().text) == "ok"
 
 

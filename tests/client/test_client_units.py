@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import datetime
 import inspect
 import json
@@ -59,6 +60,7 @@ def test_to_dict_returns_the_received_members(members):
     assert json.loads(json.dumps(read.to_dict())) == original
     assert pickle.loads(pickle.dumps(result)) == result
     assert copy.deepcopy(result) == result
+    assert choreoai.ChatCompletion.from_dict(members) != result
 
 
 @pytest.mark.parametrize("choices", [None, [{}], [{"delta": None}]])
@@ -204,6 +206,13 @@ def test_to_json_indents_and_does_not_escape():
     assert result.to_json() == '{\n  "id": "é",\n  "choices": []\n}'
 
 
+def test_fold_keeps_usage_beside_choices():
+    fold = choreoai.Fold()
+    for value in (chat_chunk("a"), {**chat_chunk(finish="stop"), "usage": USAGE}):
+        fold.add(ChatCompletionChunk.from_dict(value))
+    assert fold.completion().usage.to_dict() == USAGE
+
+
 def test_choice_without_an_index_is_choice_0():
     fold = choreoai.Fold()
     fold.add(ChatCompletionChunk.from_dict({"choices": [{"delta": {"content": "a"}}]}))
@@ -223,6 +232,15 @@ def test_parses_the_arguments_of_only_strict_tools():
     parser = Parser({"tools": tools}, "response_format")
     assert parser.arguments("f", '{"a": 1}') == {"a": 1}
     assert parser.arguments("g", '{"a": 1}') is None
+
+
+def test_refusal_is_not_parsed():
+    parser = Parser(
+        {"response_format": dataclasses.make_dataclass("A", [("a", str)])}, "response_format"
+    )
+    message = {"content": "I won't", "refusal": "I won't"}
+    completion = choreoai.ChatCompletion.from_dict({"choices": [{"message": message}]})
+    assert parser.completion(completion).choices[0].message.parsed is None
 
 
 def test_rejects_a_response_format_without_a_schema():
@@ -283,6 +301,7 @@ def test_merges_refusals_and_logprobs():
         {"choices": [1]},
         {"choices": [{"index": "x", "delta": {}}]},
         {"choices": [{"index": [1], "delta": {}}]},
+        {"choices": [{"index": -1, "delta": {}}]},
         {"choices": [{"index": 0, "delta": {"content": 5}}]},
         {"choices": [{"index": 0, "delta": "text"}]},
         {"choices": [{"delta": {"tool_calls": 5}}]},
@@ -348,7 +367,8 @@ def test_fold_separates_the_texts_of_choices(pieces):
     for index, text in pieces:
         fold.add(ChatCompletionChunk.from_dict(chat_chunk(text, index=index)))
         whole[index] = whole.get(index, "") + text
-    assert {c.index: c.message.content for c in fold.completion().choices} == whole
+    texts = [(c.index, c.message.content) for c in fold.completion().choices]
+    assert texts == sorted(whole.items())
     assert fold.text() == whole.get(0, "")
 
 
@@ -397,6 +417,7 @@ def test_backoff_is_random():
 
 
 def test_timeout_of_converts_all_accepted_forms():
+    assert choreoai.ChoreoAI().timeout == (10, 600, 300)
     assert options.timeout_of(3) == choreoai.Timeout(3, 3, 3)
     assert options.timeout_of(None) == choreoai.Timeout(None, None, None)
     assert options.timeout_of(choreoai.Timeout(idle=5)).idle == 5
@@ -404,7 +425,9 @@ def test_timeout_of_converts_all_accepted_forms():
     openai = pytest.importorskip("openai")
     assert options.timeout_of(openai.Timeout(9, connect=2)) == choreoai.Timeout(2, 9, 9)
     assert options.timeout_of(openai.Timeout(None)) == choreoai.Timeout(None, None, None)
-    for wrong in (0, -1, float("nan"), float("inf"), choreoai.Timeout(idle=0), "5", (1,)):
+    year = 366 * 86400
+    assert options.timeout_of(year) == choreoai.Timeout(year, year, year)
+    for wrong in (0, -1, year + 1, float("nan"), choreoai.Timeout(idle=0), "5", (1,)):
         with pytest.raises(ValueError, match="timeout"):
             options.timeout_of(wrong)
 
@@ -429,6 +452,7 @@ def test_base_url_is_completed_with_v1(url, base):
 def test_reads_key_and_base_url_from_the_environment(monkeypatch):
     assert choreoai.ChoreoAI().base_url == "http://localhost:8000/v1"
     assert choreoai.ChoreoAI().api_key is None
+    assert choreoai.ChoreoAI().max_retries == 2
     monkeypatch.setenv("CHOREOAI_API_KEY", "sk-env")
     monkeypatch.setenv("CHOREOAI_BASE_URL", "http://env:9")
     assert choreoai.ChoreoAI().api_key == "sk-env"
@@ -534,6 +558,14 @@ def test_status_error_reads_all_forms_of_error_bodies(body, message, code):
     assert (str(error), error.code, error.json()) == (message, code, body)
     assert error.body == (body["error"] if isinstance(body, dict) and "error" in body else body)
     assert error.request_id == "r"
+
+
+def test_unreadable_error_bodies_are_shown_as_text():
+    error = errors.status_error(400, {}, b"caf\xe9")
+    assert (str(error), error.text) == ("HTTP 400: caf\ufffd", "caf\ufffd")
+    deep = "[" * 100_000
+    error = errors.status_error(400, {}, deep.encode())
+    assert (str(error), error.json()) == ("HTTP 400: " + "[" * 500, deep)
 
 
 def test_errors_can_be_pickled():
