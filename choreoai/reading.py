@@ -85,7 +85,7 @@ def object_of(kind: type[T], body: bytes) -> T:
     except (ValueError, RecursionError) as error:
         text = body.decode("utf-8", "replace")
         raise APIError("the server's answer is not JSON", body=text) from error
-    if isinstance(value, dict) and value.get("error"):
+    if isinstance(value, dict) and value.get("error") and value.get("object") != "response":
         raise frame_error(value)  # some servers report errors with status 200
     if not isinstance(value, dict):
         raise APIError(f"the server's answer is not a {kind.__name__}", body=value)

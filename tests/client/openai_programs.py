@@ -253,6 +253,9 @@ with client.chat.completions.stream(model="m", messages=HI) as stream:
         else:
             print(event.type)
 print(stream.get_final_completion().choices[0].message.content)
+HI[0]["content"] = "length"
+with client.chat.completions.stream(model="m", messages=HI) as stream:
+    print([event.type for event in stream])
 """,
     "events of tool calls": WEATHER
     + """
@@ -505,6 +508,7 @@ import copy, pickle
 c = ask()
 print(copy.deepcopy(c) == c, pickle.loads(pickle.dumps(c)) == c, c == ask(), c != None)
 c.model_copy(deep=True).choices[0].message.content = "own"
+print(c.choices[0].message.content)
 d = c.model_copy(update={"id": "z"})
 print(d.id, c.id, sorted(c.model_fields_set))
 c.choices[0].message.content = "new"

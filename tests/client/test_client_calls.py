@@ -137,7 +137,8 @@ def test_accepts_a_message_of_an_answer_as_input(server, complete):
     ids=["nan", "object", "bytes", "class", "deep"],
 )
 def test_rejects_values_that_have_no_json_form(server, complete, value):
-    with pytest.raises(choreoai.ChoreoAIError, match="JSON"):
+    words = "type is not a JSON type" if isinstance(value, type) else "JSON"
+    with pytest.raises(choreoai.ChoreoAIError, match=words):
         complete(extra_body={"x": value})
     assert server.accepted == 0
 
@@ -252,6 +253,8 @@ def test_refused_connection_raises_a_connection_error(clients):
     with pytest.raises(choreoai.APIConnectionError) as caught:
         client.models.list()
     assert isinstance(caught.value, ConnectionError)
+    reason = "[Errno 111] Connection refused"
+    assert str(caught.value) == f"could not connect to http://127.0.0.1:9: {reason}"
 
 
 # --- proxies ----------------------------------------------------------------------------
@@ -296,13 +299,16 @@ def test_reaches_an_https_server_through_a_tunnel(
     proxy.then(tunnel)
     tls_server.then(lambda peer: peer.stream(answer("a", "x" * 400_000)))
     client = clients(tls_server.url)
-    sent = [{"role": "user", "content": "y" * 3_000_000}]
+    sent = [{"role": "user", "content": "y" * 12_000_000}]
     for _ in range(2):
         stream = client.chat.completions.create(model="m", messages=sent, stream=True)
         assert "".join(stream.text) == "a" + "x" * 400_000
     assert tls_server.requests[1].json()["messages"] == sent
     assert [request.method for request in proxy.requests] == ["CONNECT"]
     assert proxy.accepted == tls_server.accepted == 1
+    tls_server.scripts[:] = [lambda peer: peer.stream(answer("a")[:2], framing="close", done=False)]
+    with pytest.raises(choreoai.StreamInterruptedError):
+        list(client.chat.completions.create(model="m", messages=HI, stream=True))
 
 
 @both
@@ -348,7 +354,8 @@ def test_verify_proxies_and_session_override_the_environment(
 
 
 @pytest.mark.parametrize(
-    ("proxy", "words"), [("http://127.0.0.1:999999", "999999"), ("http://", "'http://'")]
+    ("proxy", "words"),
+    [(f"http://{at}", f"'http://{at}' is not the address") for at in ("", "h:0", "h:999999")],
 )
 def test_proxy_without_a_valid_address_raises(clients, proxy, words):
     client = clients("https://server.invalid", proxies={"https": proxy}, max_retries=5)

@@ -330,7 +330,12 @@ def test_streams_over_tls_and_reuses_the_connection(tls_server, clients):
     for _ in range(2):
         stream = client.chat.completions.create(**HI, stream=True)
         assert "".join(stream.text) == "a" + "x" * 40_000 + "b"
+    tls_server.scripts[:] = [lambda peer: peer.json({"id": "x" * 14_000, "choices": [{}]})]
+    assert len(client.chat.completions.create(**HI).id) == 14_000  # in one record
     assert tls_server.accepted == 1
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    tls_server.scripts[:] = [lambda peer: peer.send(head + b'{"id": "x", "choices": [{}]}')]
+    assert client.chat.completions.create(**HI).id == "x"  # without TLS's closing alert
 
 
 def test_cancelling_a_tls_stream_closes_the_connection(tls_server):

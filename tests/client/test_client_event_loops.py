@@ -129,10 +129,15 @@ def test_stream_leaves_no_work_on_the_loop(server, monkeypatch):
     monkeypatch.setattr(
         loops.AsyncioWaiter, "_on_ready", lambda self: (calls.append(1), on_ready(self))
     )
-    sent = threading.Event()
+    read_one, sent = threading.Event(), threading.Event()
 
     def script(peer):
-        peer.stream(answer("a"))
+        peer.head()
+        peer.frame(answer("a")[0])
+        assert read_one.wait(DEADLINE)
+        for value in [*answer("a")[1:], "[DONE]"]:
+            peer.frame(value)
+        peer.end()
         sent.set()
 
     server.then(script)
@@ -141,6 +146,7 @@ def test_stream_leaves_no_work_on_the_loop(server, monkeypatch):
         async with choreoai.AsyncChoreoAI(base_url=server.url) as client:
             stream = await client.chat.completions.create(**HI, stream=True)
             await stream.__anext__()
+            read_one.set()
             assert await asyncio.to_thread(sent.wait, DEADLINE)
             for _ in range(100):
                 await asyncio.sleep(0)
@@ -230,8 +236,14 @@ def test_connect_limit_covers_the_tls_handshake(run):
                 await client.models.list()
 
         run(main)
-        with pytest.raises(choreoai.APITimeoutError, match="could not connect"):
+        with pytest.raises(choreoai.APITimeoutError, match="could not connect") as caught:
             choreoai.ChoreoAI(base_url=url, timeout=limits, max_retries=0).models.list()
+        for _ in range(2):  # both connections are closed
+            with silent.accept()[0] as peer:
+                peer.settimeout(DEADLINE)
+                while peer.recv(65536):
+                    pass
+        del caught
 
 
 def test_connect_limit_covers_the_name_lookup(run, monkeypatch):

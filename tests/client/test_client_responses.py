@@ -133,6 +133,16 @@ def test_failed_response_raises(clients, server):
         clients(server.url).responses.create(model="m", input="x")
 
 
+def test_retrieve_returns_a_failed_response(clients, server):
+    error = {"code": "server_error", "message": "broken", "type": "provider_timeout"}
+    server.then(lambda peer: peer.json({"object": "response", "status": "failed", "error": error}))
+    responses = clients(server.url).responses
+    assert responses.retrieve("resp_1").error.message == "broken"
+    with pytest.raises(choreoai.APIError, match="broken") as caught:
+        responses.create(model="m", input="x")
+    assert caught.value.code == "provider_timeout"  # the server's own code
+
+
 def test_unknown_or_missing_parameter_raises_type_error(responses):
     with pytest.raises(TypeError, match="max_tokens"):
         responses.create(model="slow", input="x", max_tokens=5)

@@ -417,6 +417,18 @@ def test_events_hold_the_text_of_their_own_choice(server, clients):
     assert [e.content for e in events if e.type == "content.done"] == ["ab", "xb"]
 
 
+def test_logprobs_events_hold_snapshots(server, client):
+    chunks = [chat_chunk("a"), chat_chunk("b", finish="stop")]
+    for chunk in chunks:
+        chunk["choices"][0]["logprobs"] = {"content": [{"token": "t"}]}
+    server.then(lambda peer: peer.stream(chunks))
+    hi = [{"role": "user", "content": "Hi"}]
+    with client.chat.completions.stream(model="m", messages=hi, logprobs=True) as stream:
+        events = list(stream)
+    snapshots = [event.snapshot for event in events if event.type == "logprobs.content.delta"]
+    assert [len(snapshot) for snapshot in snapshots] == [1, 2]
+
+
 def test_done_sends_the_last_events_of_unfinished_choices(server, client):
     chunks = [chat_chunk("a"), chat_chunk("b", index=1), chat_chunk(index=1, finish="stop")]
     repeated = chat_chunk("", index=1, finish="stop")

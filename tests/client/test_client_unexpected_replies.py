@@ -200,9 +200,10 @@ def test_decompressed_body_over_the_limit_raises(server, client):
         client.chat.completions.create(**HI)
 
 
-def test_redirect_raises_and_is_not_followed(server, client):
-    server.then(reply(b"", f"Location: {server.url}/elsewhere", status="307 T"))
-    with pytest.raises(choreoai.APIStatusError, match=f"307: .*{server.url}/elsewhere"):
+@pytest.mark.parametrize("status", [301, 308])
+def test_redirect_raises_and_is_not_followed(server, client, status):
+    server.then(reply(b"", f"Location: {server.url}/elsewhere", status=f"{status} T"))
+    with pytest.raises(choreoai.APIStatusError, match=f"{status}: .*{server.url}/elsewhere"):
         client.chat.completions.create(**HI)
     assert len(server.requests) == 1
 

@@ -60,7 +60,7 @@ def test_to_dict_returns_the_received_members(members):
     assert json.loads(json.dumps(read.to_dict())) == original
     assert pickle.loads(pickle.dumps(result)) == result
     assert copy.deepcopy(result) == result
-    assert choreoai.ChatCompletion.from_dict(members) != result
+    assert choreoai.ParsedChatCompletion.from_dict({}) != choreoai.ChatCompletion.from_dict({})
 
 
 @pytest.mark.parametrize("choices", [None, [{}], [{"delta": None}]])
