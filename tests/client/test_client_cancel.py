@@ -371,6 +371,23 @@ def test_rejects_an_untrusted_certificate_without_a_retry(
 
 
 @both
+@pytest.mark.parametrize("proxied", [False, True])
+def test_rejects_a_certificate_for_another_host(tls_server, clients, monkeypatch, proxied):
+    address = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", tls_server.port))
+
+    def find(host, port, *args, **options):
+        if options.get("flags") == socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "not numeric")
+        return [address]
+
+    monkeypatch.setattr(socket, "getaddrinfo", find)
+    proxies = {"https": f"https://llm.test:{tls_server.port}"} if proxied else {}
+    with pytest.raises(choreoai.APIConnectionError, match="certificate"):
+        clients(f"https://llm.test:{tls_server.port}", proxies=proxies).models.list()
+    assert tls_server.requests == []
+
+
+@both
 def test_sends_the_client_certificate(clients, tls, tmp_path):
     trusted = Path(tls[1])
     key, joined = trusted.with_name("key.pem"), tmp_path / "joined.pem"

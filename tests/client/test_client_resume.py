@@ -175,7 +175,7 @@ def test_resumed_stream_resumes_again_after_a_cut(server, clients, recording):
 def test_resume_uses_its_own_timeout(server, clients):
     server.then(SilentAfter())
     stream = clients(server.url).chat.completions.resume("strm_1", timeout=0.05)
-    with pytest.raises(choreoai.APITimeoutError):
+    with pytest.raises(choreoai.APITimeoutError, match=r"first_byte=0\.05"):
         next(stream)
 
 

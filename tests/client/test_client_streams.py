@@ -200,6 +200,7 @@ def test_done_supplies_missing_finish_reasons(server, open_stream, delta, reason
     stream = open_stream(n=2)
     list(stream)
     assert [c.finish_reason for c in stream.get_final_completion().choices] == [reason, "length"]
+    assert "".join(open_stream(n=2).text) == delta.get("content", "")
 
 
 @pytest.mark.parametrize(
