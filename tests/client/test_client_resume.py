@@ -86,6 +86,7 @@ def test_cut_stream_resumes_after_the_last_event(server, client, recording, how,
     assert server.requests[0].headers["choreo-resumable"] == "1"
     assert server.requests[0].headers["idempotency-key"]
     assert "choreo-resumable" not in server.requests[1].headers
+    assert server.requests[1].headers["accept"] == "text/event-stream"
     assert server.requests[1].headers["authorization"] == "Bearer sk-test"
 
 

@@ -431,11 +431,16 @@ def test_logprobs_events_hold_snapshots(server, client):
 
 
 def test_done_sends_the_last_events_of_unfinished_choices(server, client):
-    chunks = [chat_chunk("a"), chat_chunk("b", index=1), chat_chunk(index=1, finish="stop")]
+    chunks = [chat_chunk(text, index=index) for index, text in ((2, "c"), (0, "a"), (1, "b"))]
+    chunks.append(chat_chunk(index=1, finish="stop"))
     repeated = chat_chunk("", index=1, finish="stop")
     server.then(lambda peer: peer.stream([*chunks, repeated]))
     hi = [{"role": "user", "content": "Hi"}]
-    with client.chat.completions.stream(model="m", messages=hi, n=2) as stream:
+    with client.chat.completions.stream(model="m", messages=hi, n=3) as stream:
         events = list(stream)
         assert list(stream) == []
-    assert [e.content for e in events if e.type == "content.done"] == ["b", "a"]
+    assert [e.content for e in events if e.type == "content.done"] == ["b", "a", "c"]
+    with client.chat.completions.stream(model="m", messages=hi, n=3) as stream:
+        assert [next(stream).type for _ in range(2)] == ["chunk", "content.delta"]
+        stream.close()
+        assert list(stream) == []

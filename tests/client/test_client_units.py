@@ -442,6 +442,7 @@ def test_timeout_of_converts_all_accepted_forms():
         ("http://h:1/v1/", "http://h:1/v1"),
         ("https://h/mounted/here", "https://h/mounted/here/v1"),
         ("https://h/v1beta/openai", "https://h/v1beta/openai"),
+        ("https://h/v2", "https://h/v2"),
         ("https://v1/", "https://v1/v1"),
     ],
 )
