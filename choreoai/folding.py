@@ -13,7 +13,6 @@ from choreo_wsgi.chat.endings import is_finish
 from choreo_wsgi.chat.shapes import reshape
 
 from .models import ChatCompletion, ChatCompletionChunk
-from .objects import Object
 
 # The members whose strings come in pieces.  Any other string is whole, and replaces the last.
 _PIECES = frozenset(
@@ -156,8 +155,6 @@ def _joined(value: Any) -> Any:
     """Return a copy of *value* with all pieces of text joined."""
     if isinstance(value, _Text):
         return value.joined()
-    if isinstance(value, Object):  # the caller of ``add`` has read this part of the chunk
-        return value.to_dict()
     if isinstance(value, dict):
         return {name: _joined(item) for name, item in value.items()}
     return [_joined(item) for item in value] if isinstance(value, list) else value

@@ -528,14 +528,35 @@ def test_obeys_x_should_retry_and_retry_after(server, clients, attempts):
 
 
 @pytest.mark.parametrize(
-    ("clients", "how"), [("sync", "reset"), ("async", "close")], indirect=["clients"]
+    ("clients", "how"),
+    [("sync", "reset"), ("async", "close"), ("sync", "inside the head")],
+    indirect=["clients"],
 )
 def test_retries_a_connection_that_breaks_before_the_head(server, clients, attempts, how):
-    broken = lambda peer: peer.reset() if how == "reset" else None  # noqa: E731
+    def broken(peer):
+        if how == "inside the head":
+            peer.send(b"HTTP/1.1 404 X\r\nConte")
+        if how == "reset":
+            peer.reset()
+
     server.then(broken, lambda peer: peer.json(COMPLETION))
     client = clients(server.url, max_retries=1)
     assert client.chat.completions.create(model="m", messages=HI).id == "chatcmpl-1"
     assert len(server.requests) == 2
+
+
+def test_first_byte_limit_starts_again_with_each_retry(server, clients, monkeypatch):
+    real, elapsed = time.monotonic, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: real() + elapsed)
+
+    def backoff(attempt):
+        nonlocal elapsed
+        elapsed += 2 * DEADLINE
+        return 0.001
+
+    monkeypatch.setattr("choreoai.base.backoff", backoff)
+    server.then(refuse("503 X"), lambda peer: peer.json(COMPLETION))
+    assert clients(server.url, max_retries=1).chat.completions.create(model="m", messages=HI).id
 
 
 def test_does_not_retry_after_the_first_byte(server, clients, attempts):

@@ -294,9 +294,13 @@ def test_dead_kept_connection_does_not_count_as_an_attempt(server, client, open_
     for _ in range(2):
         server.then(answer, lambda peer: peer.reset())
     server.then(lambda peer: peer.stream([chat_chunk("ok", finish="stop")]))
+    server.then(lambda peer: peer.reset(), lambda peer: peer.json({}, "503 X"))
     assert client.chat.completions.create(**HI).id == "c"
     assert client.chat.completions.create(**HI).id == "c"  # the second connection
     assert [chunk.choices[0].delta.content for chunk in open_stream()] == ["ok"]
+    with pytest.raises(choreoai.InternalServerError):
+        client.chat.completions.create(**HI)
+    assert len(server.requests) == 7
 
 
 @pytest.mark.parametrize("how", ["late", "inside the head"])

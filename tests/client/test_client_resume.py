@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
+import zlib
 
 import pytest
 from both_clients import both
-from raw_server import DEADLINE, answer, chat_chunk
+from raw_server import DEADLINE, answer, chat_chunk, frame
 from silent_script import SilentAfter
 
 import choreoai
+from choreoai.sync import exchange
 
 HI = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -117,6 +119,48 @@ def test_reconnects_until_the_server_is_back(server, client, recording):
     send = recording.send
     server.then(send(3, "close"), busy, close, busy, send(4, "close"), busy, send())
     assert "".join(open_stream(client).text) == "abcd"
+
+
+def test_new_events_reset_the_count_of_reconnections(server, client):
+    recording = Recording(*"abcdefghijkl")
+    server.then(*(recording.send(upto, "close") for upto in range(2, 15)), recording.send())
+    assert "".join(open_stream(client).text) == "abcdefghijkl"
+
+
+def test_resumes_a_compressed_stream(server, client, recording):
+    def script(peer):
+        after = int(peer.request.headers.get("last-event-id", 0))
+        recording.head(peer, Content_Encoding="gzip")
+        numbers = range(after + 1, min(after + 4, 8))
+        frames = b"".join(frame(recording.frames[n - 1], n) for n in numbers)
+        packer = zlib.compressobj(wbits=31)
+        peer.body(packer.compress(frames) + packer.flush(zlib.Z_SYNC_FLUSH))
+
+    server.then(script)
+    assert "".join(open_stream(client).text) == "abcd"
+    assert len(server.requests) == 3
+
+
+def test_error_frame_without_an_id_ends_a_resumed_stream(server, client, recording):
+    error = {"error": {"message": "no memory"}}
+    server.then(recording.send(3, "close"), lambda peer: (recording.head(peer), peer.frame(error)))
+    with pytest.raises(choreoai.APIError, match="no memory"):
+        list(open_stream(client))
+
+
+def test_closing_while_it_connects_sends_no_request(server, client, recording, monkeypatch):
+    def dial(*where):
+        stream.close()
+        return connect(*where)
+
+    server.then(recording.send(3, "close"))
+    stream = open_stream(client)
+    next(stream)
+    connect = exchange.dial
+    monkeypatch.setattr(exchange, "dial", dial)
+    assert len(list(stream)) <= 1
+    assert server.wait(lambda: server.accepted == 2 and server.open == 0)
+    assert len(server.requests) == 1
 
 
 @both
