@@ -167,6 +167,16 @@ def test_provider_status_is_translated(status: int, expected: int, code: str) ->
         assert ("Retry-After", "3") in error.response_headers()
 
 
+@pytest.mark.parametrize(
+    ("status", "code", "retry"),
+    [(429, "insufficient_quota", False), (429, "x", None), (401, "", False), (500, "", None)],
+)
+def test_permanent_provider_errors_are_not_retried(
+    status: int, code: str, retry: bool | None
+) -> None:
+    assert from_provider(status, "x", code=code).retry is retry
+
+
 def test_missing_provider_code_has_a_default() -> None:
     assert from_provider(400, "x").code == "invalid_parameter_value"
     assert from_provider(404, "x").code == "model_not_found"

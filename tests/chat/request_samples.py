@@ -357,6 +357,7 @@ NOT_JSON: dict[str, bytes] = {
     "1,000,000 digits": b'{"n":' + b"1" * 1_000_000 + b"}",
     "duplicate": b'{"model":"a","model":"b"}',
     "duplicate by escape": b'{"model":"a","mo\\u0064el":"b"}',
+    "duplicate of a long name": b'{"%b":1,"%b":2}' % (b"n" * 500, b"n" * 500),
     "65 levels": b'{"x":' + b"[" * 64 + b"]" * 64 + b"}",
     "65 objects": b'{"x":' * 65 + b"1" + b"}" * 65,
     "100,000 brackets": b'{"x":' + b"[" * 100_000,

@@ -53,8 +53,10 @@ def test_error_names_the_duplicate_member() -> None:
 
 
 def test_syntax_error_has_line_and_column() -> None:
-    with pytest.raises(InvalidRequest, match="line 2, column 3"):
-        chat.loads(b'{"x":1,\n  2}')
+    with pytest.raises(InvalidRequest, match="line 2, column 5"):
+        chat.loads('{"x":1,\n"é" 2}'.encode())
+    with pytest.raises(InvalidRequest, match="the body is empty"):
+        chat.loads(b" \r\n")
 
 
 JSON = st.recursive(

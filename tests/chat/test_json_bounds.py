@@ -204,6 +204,15 @@ def test_typical_agent_request_is_below_the_limit() -> None:
         assert chat.loads(json.dumps(request, separators=(",", ":")).encode()) == request
 
 
+def test_value_limit_grows_with_the_length() -> None:
+    """Up to 30,000 values: one more than 20,000 for each 128 bytes."""
+    for size, least, most in ((0, 20_000, 21_000), (128, 29_000, 31_000)):
+        element = b'"%b",' % (b"y" * size) if size else b"0,"
+        chat.loads(b'{"x":[' + element * least + b"0]}")
+        with pytest.raises(InvalidRequest, match="holds more than"):
+            chat.loads(b'{"x":[' + element * most + b"0]}")
+
+
 @pytest.mark.parametrize("opening", ["[", '{"a":'])
 def test_upstream_json_depth_is_limited(opening: str) -> None:
     closing = "]" if opening == "[" else "}"

@@ -170,6 +170,11 @@ def test_limited_cuts_after_limit_text_deltas(limit: int, text: str, reason: str
     assert isinstance(items[-1], Finish)
 
 
+def test_reached_limit_flushes_the_start_of_a_stop_string() -> None:
+    items = drain(Limited(from_deltas(map(Delta, "abc")), ["bx"], limit=2))
+    assert texts(items) == "ab" and finishes(items) == [(0, "length")]
+
+
 def test_limited_counts_only_text_deltas() -> None:
     call = Delta(tool_calls=[ToolCall(0, "c", "f", "{}")])
     items = [Delta(reasoning="r"), Delta("a"), call, Delta(reasoning="r"), Finish("tool_calls")]
@@ -334,6 +339,17 @@ def test_source_without_descriptor_does_not_delay_the_others() -> None:
     source.receive(0)
     source.receive(5.0)
     assert max(silent.timeouts) == 5.0
+
+
+def test_only_the_first_source_without_descriptor_waits() -> None:
+    class Silent(Source):
+        def receive(self, timeout: float) -> list[Item]:
+            timeouts.append(timeout)
+            return []
+
+    timeouts: list[float] = []
+    assert Interleaved([Silent(), Silent(), Silent()]).receive(1.0) == []
+    assert timeouts == [0, 0, 0, timeouts[3], 0, 0] and 0 < timeouts[3] < 0.1
 
 
 def test_receive_with_timeout_zero_returns_at_once() -> None:

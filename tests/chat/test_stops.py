@@ -94,6 +94,7 @@ def test_longest_stop_string_may_stay_incomplete() -> None:
 
 
 def test_longer_stop_string_is_rejected_and_source_closed() -> None:
+    Limited(Script(), ["a" * LONGEST_STOP])
     script = Script()
     with pytest.raises(InvalidRequest) as raised:
         Limited(script, ["a" * (LONGEST_STOP + 1)])
