@@ -293,7 +293,7 @@ class ToolCalls:
                 and (not (name or current.closed) if current.begun else not current.id)
             ):
                 known = current
-                known.id = known.id or (id if not known.begun else "")
+                known.id = known.id or id
             if known is not None:
                 self._register(known, index, id)
             return known

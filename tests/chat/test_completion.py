@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from choreo_wsgi.chat.completion import is_usual, normalise_completion
+from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.providers.reading import find_error, unwrapped
 
 IDENTITY = {"id": "chatcmpl-x", "created": 7, "model": "m"}
@@ -82,3 +83,29 @@ def test_usual_completions_are_those_the_normaliser_leaves_unchanged() -> None:
                     assert repr(outcome(reply)) == repr((reply, reply["usage"])), change
                     assert unwrapped(reply) is reply and find_error(reply) is None, change
     assert 0 < sum(usual) < len(usual)
+
+
+def test_float_counts_become_integers() -> None:
+    floats = {name: float(count) for name, count in VALID["usage"].items()}
+    normalised, _ = normalise_completion({**VALID, "usage": floats}, IDENTITY)
+    assert str(normalised["usage"]) == str(VALID["usage"])
+
+
+def test_usage_without_counts_is_dropped() -> None:
+    normalised, usage = normalise_completion({**VALID, "usage": {"x": 1}}, IDENTITY)
+    assert "usage" not in normalised and usage is None
+
+
+def test_message_with_calls_alone_has_null_content() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    choice = {"index": 0, "message": {"tool_calls": [call]}, "finish_reason": "tool_calls"}
+    normalised, _ = normalise_completion({**VALID, "choices": [choice]}, IDENTITY)
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    assert normalised["choices"] == [{**choice, "message": message}]
+
+
+def test_chunk_with_odd_logprobs_and_two_finish_reasons_is_mended() -> None:
+    choice = {"delta": {"finish_reason": "stop"}, "finish_reason": "length", "logprobs": [1]}
+    chunks, _ = Normaliser().normalise({"choices": [choice]})
+    assert chunks[0]["choices"][0]["finish_reason"] == "length"
+    assert chunks[0]["choices"][0]["logprobs"] is None

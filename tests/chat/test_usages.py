@@ -1,4 +1,4 @@
-"""Usage of providers in other forms, and limits of tool calls."""
+"""Usage in the forms of other providers, and its sums."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from typing import Any
 
 import pytest
 
-from choreo_wsgi.chat.calls import ToolCalls
 from choreo_wsgi.chat.items import Usage
 from choreo_wsgi.chat.usages import complete_usage, take_usage
-from choreo_wsgi.errors import UpstreamInvalid
 
 
 @pytest.mark.parametrize("name", ["usageMetadata", "usage_metadata", "token_usage", "tokenUsage"])
@@ -39,13 +37,3 @@ def test_sum_of_usages_keeps_a_reported_total() -> None:
     assert added == Usage(4, 6, cached_tokens=1, reasoning_tokens=0, total_tokens=16)
     assert added.to_dict()["completion_tokens_details"] == {"reasoning_tokens": 0}
     assert Usage(cached_tokens=0).to_dict()["prompt_tokens_details"] == {"cached_tokens": 0}
-
-
-def test_number_of_tool_calls_is_limited() -> None:
-    def piece(index: int) -> dict[str, Any]:
-        return {"index": index, "id": f"c{index}", "function": {"name": "f"}}
-
-    calls = ToolCalls()
-    assert len(calls.normalise([piece(index) for index in range(4096)])) == 4096
-    with pytest.raises(UpstreamInvalid, match="more than 4,096"):
-        calls.normalise([piece(4096)])
