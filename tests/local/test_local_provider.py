@@ -34,6 +34,7 @@ from choreo_wsgi.errors import (
     ProviderUnavailable,
     UpstreamTruncated,
 )
+from choreo_wsgi.local.process import ModelProcess
 from choreo_wsgi.local.provider import Local
 from choreo_wsgi.settings import Settings
 
@@ -410,10 +411,14 @@ def test_crash_between_two_requests_is_not_visible(make: Callable[..., Local]) -
     assert finishes(read_all(provider.open(request(max_tokens=2)))) == {0: "length"}
 
 
-def test_proxy_variables_are_ignored(local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_variables_are_ignored(
+    make: Callable[..., Local], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = make()
+    provider._process = ModelProcess(provider._launch, unix=False)
     for name in ("http_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
-    assert finishes(read_all(local.open(request(max_tokens=2)))) == {0: "length"}
+    assert finishes(read_all(provider.open(request(max_tokens=2)))) == {0: "length"}
 
 
 def test_process_that_was_idle_is_not_taken_for_stuck(make: Callable[..., Local]) -> None:
