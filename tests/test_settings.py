@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,36 @@ def test_overridden_invalid_value_is_reported_with_its_place(
     with pytest.raises(ConfigurationError) as raised:
         load(arguments, environment, sections)
     assert place in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2027-01-31", "2027-01-31T00:00:00+00:00"),
+        ("2027-01-31T12:00+02:00", "2027-01-31T12:00:00+02:00"),
+    ],
+)
+def test_date_without_a_zone_is_in_utc(text: str, moment: str) -> None:
+    @dataclass(frozen=True)
+    class Options:
+        until: datetime = setting(None, "x")
+
+    assert parse_options(Options, {"until": text}, "here").until.isoformat() == moment
+
+
+@pytest.mark.parametrize(
+    ("environment", "sections", "expected"),
+    [
+        ({}, {}, False),
+        ({"CHOREO_API_KEYS": "k"}, {}, True),
+        ({"CHOREO_API_KEYS_FILE": "file"}, {}, True),
+        ({}, {"key name": {}}, True),
+    ],
+)
+def test_any_source_of_keys_counts(
+    environment: dict[str, str], sections: dict[str, dict[str, str]], expected: bool
+) -> None:
+    assert load({}, environment, sections).has_keys is expected
 
 
 def test_unsupported_type_raises_type_error() -> None:
