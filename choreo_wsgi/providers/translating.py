@@ -189,7 +189,6 @@ class HTTPSource(UpstreamAnswer, Source):
             self._receive(timeout, items)
         except ChoreoError as error:
             self.fail(error)
-            self.usage = self._translator.usage
             if not items:
                 raise
         if self._names:

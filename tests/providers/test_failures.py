@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from choreo_wsgi.errors import UpstreamInvalid
+from choreo_wsgi.providers import ChatRequest, HTTPProvider, HTTPRequest, Translator
 from choreo_wsgi.providers.failures import (
     find_error,
     named_status,
@@ -335,6 +336,7 @@ def test_codes_of_each_providers_messages(type: str, status: int, message: str, 
     body = {"message": message, "error": {"message": message}}
     error = provider.error(status, {}, json.dumps(body).encode())
     assert error.code == code and message in error.message
+    assert provider.error(429, {}, json.dumps(body).encode()).status == 429
     provider.close()
 
 
@@ -353,6 +355,24 @@ def test_a_word_for_400_does_not_replace_another_status(
     body = {"type": "error", "error": {"type": word, "message": "why"}}
     assert provider.error(status, {}, json.dumps(body).encode()).status == expected
     provider.close()
+
+
+class Plain(HTTPProvider):
+    """A provider whose errors are OpenAI's."""
+
+    type = "plain"
+
+    def encode(self, request: ChatRequest) -> HTTPRequest:
+        raise NotImplementedError
+
+    def translator(self, request: ChatRequest) -> Translator:
+        raise NotImplementedError
+
+
+def test_a_provider_with_errors_of_openai_keeps_their_status_and_code() -> None:
+    body = b'{"error":{"message":"m","code":"not_found"}}'
+    error = Plain("plain", {}, Settings()).error(400, {}, body)
+    assert (error.status, error.code) == (400, "not_found")
 
 
 def test_reports_an_empty_body_as_empty() -> None:
