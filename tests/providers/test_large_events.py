@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import select
 import threading
@@ -140,14 +141,18 @@ def test_a_large_event_needs_a_blocking_read(name: str, api: str, make: Make) ->
             assert not blocking
 
 
-@pytest.mark.parametrize("api", ["chat", "messages"])
-def test_many_small_events_need_no_blocking_read(api: str) -> None:
+@pytest.mark.parametrize(
+    ("api", "coding"), [("chat", "identity"), ("messages", "identity"), ("chat", "gzip")]
+)
+def test_many_small_events_need_no_blocking_read(api: str, coding: str) -> None:
     text = {"type": "text_delta", "text": "x" * 300}
     piece = events({"type": "content_block_delta", "index": 0, "delta": text})
     data = claude("x" * 300).replace(
         piece, piece + 1000 * (b"event: content_block_delta\n" + piece)
     )
-    with opened("anthropic", api, sized(data, kind="text/event-stream")) as reply:
+    body = gzip.compress(data) if coding == "gzip" else data
+    kind = f"text/event-stream\r\nContent-Encoding: {coding}"
+    with opened("anthropic", api, sized(body, kind=kind)) as reply:
         out, blocking = read(reply)
     assert out.count(b"x") > 300_000 and not blocking
 

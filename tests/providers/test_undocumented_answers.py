@@ -7,15 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from adapter_requests import MODELS
+from adapter_requests import MODELS, request
+from corpus_cases import Message, Playback
 from test_bedrock_wire import event
 from test_documents_unfolded import answer
 from work import traced
 
-from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
+from choreo_wsgi.errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
 from choreo_wsgi.providers.gemini.answer import GeminiTranslator
 from choreo_wsgi.providers.ollama import OllamaTranslator
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
 
 START = {"type": "message_start", "message": {"usage": {"input_tokens": "3"}}}
 TEXT = {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "a"}}
@@ -48,6 +52,8 @@ GOOD = [
     ("anthropic", events(START, TEXT, STOP, END, TEXT)),
     ("gemini", events(response({"text": "a"}, reason="stop")) + b"data: [DONE]\n\n"),
     ("gemini", lines(response({"text": "a"}))),
+    ("gemini", b"id: 1\n" + events(response({"text": "a"}))),
+    ("anthropic", b"retry: 5\n\n" + events(START, TEXT, STOP)),
     ("gemini", events(response({"text": "a"}, error=None, promptFeedback=None))),
     ("ollama", lines({"response": "a", "done": False}, {"response": "", "done": True})),
     ("ollama", lines({"message": {"content": [{"type": "text", "text": "a"}]}, "done": True})),
@@ -442,6 +448,23 @@ def test_rejects_candidates_that_were_not_requested(index: Any) -> None:
     sent["candidates"][0]["index"] = index
     with pytest.raises(ChoreoError, match="not requested"):
         answer("gemini", events(sent), 1000)
+
+
+def test_a_stream_cut_in_its_first_field_is_truncated() -> None:
+    with pytest.raises(UpstreamTruncated):
+        answer("anthropic", b"dat", 9)
+
+
+def test_blanks_before_an_answer_take_little_memory() -> None:
+    blanks = [b" " * 2**16] * 64
+    provider: Any = provider_class("ollama")("ollama", {}, Settings())
+    provider.close()
+    provider.client = Playback(200, Message(), [*blanks, lines(line("a", True))])
+    reply = provider.answer(request("m", stream=True), ChunkWriter(Identity("m"), False))
+    with traced() as memory:
+        while not reply.ended:
+            reply.receive(0)
+    assert memory.peak < 2**20
 
 
 def test_lines_that_are_no_events_take_little_memory() -> None:
