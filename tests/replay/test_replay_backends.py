@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -70,6 +72,10 @@ def test_beat_reports_a_read_once(backend: Backend) -> None:
     backend.insert("s", "alice", None, "", "p")
     backend.mark("s", "read")
     assert [backend.beat("p", ["s"]).read for _ in range(2)] == [["s"], []]
+
+
+def test_first_wait_reports_all_streams_as_changes_were_missed(backend: Backend) -> None:
+    assert list(backend.wait_for_changes(lambda: {"s": 0}, threading.Event())) == ["s"]
 
 
 def test_stream_ended_as_lost_expires(shared_url: str) -> None:
@@ -225,6 +231,15 @@ def test_repeated_write_replaces_frames_whose_stream_redis_evicted(
         backend.delete("e")
         assert client.keys("{choreo}:?:e") == []
     backend.close()
+
+
+def test_counts_use_the_clock_of_redis(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead = SimpleNamespace(time=lambda: time.time() + 1e6)
+    monkeypatch.setattr("choreo_wsgi.replay.redis.time", ahead)
+    now = open_counts(shared_redis.url)("clock", lambda counts, now: now)
+    assert abs(now - time.time()) < 1e5
 
 
 def test_close_ends_all_connections_to_redis(

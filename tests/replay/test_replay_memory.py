@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import traceback
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,7 @@ def test_replay_is_read_in_parts() -> None:
         "sqlite:/",
         "sqlite://tmp/replay.db",
         "redis://host:port",
+        "redis://host/name",
     ],
 )
 def test_rejects_invalid_urls(url: str) -> None:
@@ -143,4 +145,4 @@ def test_error_hides_the_password() -> None:
     for url in ("redis://:secret@host:port", "reddis://:secret@host"):
         with pytest.raises(ConfigurationError) as caught:
             open_store(url, Settings())
-        assert "secret" not in str(caught.value)
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
