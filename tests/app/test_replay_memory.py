@@ -34,10 +34,10 @@ def test_abandoned_streams_stay_within_the_replay_budget(tmp_path: Path) -> None
         replay_total_bytes=BUDGET,
     )
     replica = launch(tmp_path, config)
-    # About 100 kB of frames each: together a multiple of the budget.
+    # About 100 kB of frames each, in few frames: together a multiple of the budget.
     body = {
         "model": "echo",
-        "messages": [{"role": "user", "content": "word " * 500}],
+        "messages": [{"role": "user", "content": ("w" * 400 + " ") * 170}],
         "stream": True,
     }
 
