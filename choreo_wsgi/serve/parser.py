@@ -134,8 +134,6 @@ class Parser(HTTPRequestParser):
         # Refusing before the body costs the connection: only worth it for a large body.
         costly = self.chunked or self.expect_continue or self.content_length > SMALL
         if has_body and costly and not self._admit(self):
-            self.close()
-            self.body_rcv = None
             self.headers["CONNECTION"] = "close"
             self.completed = True
             self.expect_continue = False

@@ -200,7 +200,7 @@ class Server:
         self._wait(LAST_FRAMES, lambda: not self._answering())
         for channel in self._answering():
             channel.abort()
-        self.carrier.stop()
+        self.carrier.call(self.carrier.stop)  # after the aborts, which close the bodies
 
     def retire(self) -> None:
         """Stop accepting, answer all requests, however long that takes, and stop the server.

@@ -1,6 +1,7 @@
 """Answers to requests: calling the application, the response's head and its framing.
 
-The head and the first bytes of the body are sent together; the answer to HEAD has no body.
+The head and the first bytes of the body are sent together; the application leaves out
+the body of an answer to HEAD.
 """
 
 from __future__ import annotations
@@ -191,7 +192,7 @@ class Task(Load):
         keep = _keeps_alive(self.request.headers.get("CONNECTION", ""), self.version)
         self._client_closes = not keep
         # RFC 9110, 6.4.1
-        bodiless = self.status.startswith(("1", "204", "304")) or self.request.command == "HEAD"
+        bodiless = self.status.startswith("204") or self.request.command == "HEAD"
         if not (bodiless or "\r\ncontent-length:" in self._app_head.lower()):
             if self._length is not None:
                 more += f"Content-Length: {self._length}\r\n"

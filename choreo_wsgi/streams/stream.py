@@ -106,7 +106,7 @@ class Generation:
         return self.writer.fail(error)
 
     def lane(self) -> Lane | None:
-        return None if self.ended else lane_of(self._frames)
+        return lane_of(self._frames)
 
     def fileno(self) -> int | None:
         return self._frames.fileno()

@@ -232,6 +232,7 @@ class Client:
         """Return the next response's head; *method* is that of its request."""
         raw = self._take(b"\r\n\r\n")
         first, *lines = raw.decode("latin-1").split("\r\n")[:-2]
+        assert first.startswith("HTTP/1."), first
         _, status, reason = first.split(" ", 2)
         headers: dict[str, str] = {}
         for line in lines:

@@ -132,6 +132,12 @@ def test_admitted_request_gets_100_continue(served: Callable[..., Running]) -> N
             assert client.read_answer().status == 200
 
 
+def test_small_body_is_rejected_without_100_continue(served: Callable[..., Running]) -> None:
+    with served(api_keys="k").connect() as client:
+        client.send(head("Expect: 100-continue", length=100))
+        assert client.read_head().status == 401
+
+
 def test_checks_key_once_per_request(served: Callable[..., Running]) -> None:
     """However many pieces its body arrives in."""
     server = served(api_keys="k")

@@ -20,7 +20,7 @@ from plain_apps import Running, body_app
 
 from choreo_wsgi.serve.tasks import Task
 
-#: Bytes of a frame; several of them are more than a socket takes at once.
+#: Bytes of a frame; several of them are more than a socket accepts at once.
 MANY = 4 * 1024
 
 RunApp = Callable[..., Running]

@@ -232,7 +232,9 @@ def test_serves_unix_socket_and_removes_it(
         assert client.exchange("GET", "/healthz").status == 200
     assert pasted(server, {"PATH": os.environ["PATH"]}).endswith("data: [DONE]\n\n")
     server.signal(15)
-    assert server.finish() == 0 and not path.exists()
+    _, log = server.process.communicate(timeout=harness.DEADLINE)
+    assert server.process.returncode == 0 and not path.exists()
+    assert " client=localhost" in log
 
 
 def test_refuses_unix_socket_path_of_a_regular_file(run: Run, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import harness
@@ -51,6 +53,19 @@ def await_drain(server: Any) -> None:
     harness.wait_until(draining, "/readyz returns 503")
 
 
+def count_polls(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
+    """Return a semaphore that is released each time the server has to wait on."""
+    polls = threading.Semaphore(0)
+
+    def sleep(seconds: float) -> None:
+        polls.release()
+        time.sleep(seconds)
+
+    clock = SimpleNamespace(sleep=sleep, monotonic=time.monotonic)
+    monkeypatch.setattr("choreo_wsgi.serve.server.time", clock)
+    return polls
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_drain_lets_streams_complete(command: Start, number: int) -> None:
     server = command("--drain-seconds", "1000", ini=slow_echo(100))
@@ -61,7 +76,9 @@ def test_drain_lets_streams_complete(command: Start, number: int) -> None:
     for client in clients:
         assert remaining_frames(client)[-1] == DONE
         client.close()
-    assert server.finish() == 0
+    _, log = server.process.communicate(timeout=harness.DEADLINE)
+    assert server.process.returncode == 0
+    assert "shutting down: 5 streams have 1000 s" in log
 
 
 def test_end_of_drain_ends_streams_with_error_frame(command: Start) -> None:
@@ -74,6 +91,16 @@ def test_end_of_drain_ends_streams_with_error_frame(command: Start) -> None:
     assert len(frames) < 100  # the default of 20 s would give 200
     assert sum(b'"error"' in frame for frame in frames) == 1
     assert DONE not in frames
+    assert server.finish() == 0
+
+
+def test_end_of_drain_ends_silent_streams_with_error_frame(command: Start) -> None:
+    server = command("--drain-seconds", "0", ini=slow_echo(3_600_000))
+    with server.connect() as client:
+        client.request("POST", "/v1/chat/completions", echo(9))
+        assert client.read_head().status == 200
+        server.signal(signal.SIGTERM)
+        assert b"server_shutting_down" in remaining_frames(client)[-1]
     assert server.finish() == 0
 
 
@@ -105,7 +132,8 @@ def test_second_signal_ends_drain_at_once(command: Start) -> None:
         await_drain(server)
         server.signal(signal.SIGINT)
         assert b"server_shutting_down" in remaining_frames(client)[-1]
-    assert server.finish() == 0
+    _, log = server.process.communicate(timeout=harness.DEADLINE)
+    assert server.process.returncode == 0 and log.count("shutting down") == 1
 
 
 def test_signal_delivered_to_other_thread_wakes_the_loop(command: Start, tmp_path: Path) -> None:
@@ -157,9 +185,11 @@ def test_shutdown_calls_drain_stop_close_in_order(run_app: Any) -> None:
     assert running.app.calls == ["drain", "stop", "close"]
 
 
-def test_signal_during_retirement_drains_once(run_app: Any) -> None:
+def test_signal_during_retirement_drains_once(
+    run_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The request that retirement waits for ends with the drain."""
-    answer = threading.Event()
+    polls, answer = count_polls(monkeypatch), threading.Event()
 
     def handler(environ: dict[str, Any], start_response: Any) -> list[bytes]:
         start_response("200 OK", [])
@@ -175,9 +205,7 @@ def test_signal_during_retirement_drains_once(run_app: Any) -> None:
         )
         retiring = threading.Thread(target=server.retire)
         retiring.start()
-        harness.wait_until(lambda: server.retired, "the server retires")
-        time.sleep(0.1)
-        assert retiring.is_alive() and running.app.calls == []
+        assert polls.acquire(timeout=harness.DEADLINE) and running.app.calls == []
         server._on_signal(signal.SIGTERM, None)
         answer.set()
         assert client.read_answer().body == b"all"
@@ -185,8 +213,11 @@ def test_signal_during_retirement_drains_once(run_app: Any) -> None:
     assert not retiring.is_alive() and running.app.calls.count("drain") == 1
 
 
-def test_retires_after_streams_without_client_end(run_app: Any) -> None:
-    """Meanwhile connections are closed after their next response."""
+def test_retires_after_streams_without_client_end(
+    run_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile connections are closed after their next response, and none is accepted."""
+    polls = count_polls(monkeypatch)
     running = run_app(lambda environ, start_response: start_response("200 OK", []) or [b"all"])
     running.app.reload, running.app.active = lambda: None, 1
     with running.connect() as client:
@@ -194,10 +225,34 @@ def test_retires_after_streams_without_client_end(run_app: Any) -> None:
         retiring = threading.Thread(target=running.server.retire)
         retiring.start()
         harness.wait_until(lambda: running.server.retired, "the server retires")
+        late = running.connect()
+        late.request("GET", "/")
         assert client.exchange("GET", "/").headers["connection"] == "close"
     harness.wait_until(lambda: not running.server.connections, "all are closed")
-    time.sleep(0.1)
-    assert retiring.is_alive() and running.app.calls == []
+    while polls.acquire(blocking=False):
+        pass
+    assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
+    assert running.app.calls == []
     running.app.active = 0
     retiring.join(harness.DEADLINE)
     assert not retiring.is_alive() and running.app.calls.count("drain") == 1
+    with late, contextlib.suppress(ConnectionResetError):
+        assert late.at_end()
+
+
+def test_retiring_server_answers_first_request_of_new_connection(
+    run_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = count_polls(monkeypatch)
+    running = run_app(lambda environ, start_response: start_response("200 OK", []) or [b"all"])
+    running.app.reload = lambda: None
+    with running.connect() as client:
+        harness.wait_until(lambda: running.server.connections, "the client is connected")
+        threading.Thread(target=running.server.retire).start()
+        assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
+        client.send(b"GET / HTTP/1.1\r\n")
+        (channel,) = running.server.connections
+        harness.wait_until(lambda: channel.request, "the request has begun")
+        assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
+        client.send(b"Host: a\r\n\r\n")
+        assert client.read_answer().body == b"all"

@@ -12,6 +12,8 @@ import pytest
 from harness import everything
 from plain_apps import Running, body_app, stream_app
 
+from choreo_wsgi.streams.poller import Selecting, new_poller
+
 RunApp = Callable[..., Running]
 
 
@@ -69,12 +71,12 @@ def test_keeps_connection_across_many_responses(run_app: RunApp) -> None:
     """Streams, bodies with a length, and responses to HEAD, one after the other."""
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        if environ["PATH_INFO"] == "/stream":
-            return stream_app([b"a", b"b"])(environ, start_response)
         if environ["PATH_INFO"] == "/none":
             start_response("204 No Content", [])
             return []
-        return body_app(b"whole")(environ, start_response)
+        app = stream_app([b"a", b"b"]) if environ["PATH_INFO"] == "/stream" else body_app(b"whole")
+        body = app(environ, start_response)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else body
 
     with run_app(handler).connect() as client:
         for _ in range(3):
@@ -94,6 +96,20 @@ def test_answers_pipelined_requests_in_order(run_app: RunApp) -> None:
         paths = [f"/{number}" for number in range(20)]
         client.send(b"".join(b"GET %b HTTP/1.1\r\nHost: a\r\n\r\n" % p.encode() for p in paths))
         assert [client.read_answer().body.decode() for _ in paths] == paths
+
+
+def test_unknown_http_version_is_answered_as_1_0(run_app: RunApp) -> None:
+    with run_app(body_app(b"plain")).connect() as client:
+        client.send(b"GET / HTTP/1.2\r\nHost: a\r\n\r\n")
+        assert everything(client).startswith(b"HTTP/1.0 200 ")
+
+
+def test_collapses_leading_slashes_of_path(run_app: RunApp) -> None:
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        return body_app(environ["PATH_INFO"].encode())(environ, start_response)
+
+    with run_app(handler).connect() as client:
+        assert client.exchange("GET", "//a//b").body == b"/a//b"
 
 
 def test_http_1_0_body_ends_with_connection(run_app: RunApp) -> None:
@@ -218,6 +234,25 @@ def test_closes_body_when_blocked_client_disconnects(
     assert [record for record in caplog.records if record.name.startswith("choreo")] == []
 
 
+def test_end_of_drain_closes_body_of_blocked_client(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the loop is late."""
+    monkeypatch.setattr("choreo_wsgi.serve.server.LAST_FRAMES", 0.05)
+    stream, late = Endless(b"x" * 100_000), threading.Event()
+    server = run_app(endless_app(stream))
+    carrier = server.server.carrier
+    with server.connect() as client:
+        client.request("GET", "/")
+        client.read_head()
+        (channel,) = server.server.connections
+        harness.wait_until(lambda: channel.unsent, "the kernel's buffers are full")
+        monkeypatch.setattr(carrier, "step_all", lambda: carrier.call(late.wait))
+        server.server.drain()
+        late.set()
+        assert stream.closed.wait(harness.DEADLINE)
+
+
 def test_cuts_off_client_that_reads_nothing(run_app: RunApp) -> None:
     stream = Endless(b"x" * 100_000)
     with run_app(endless_app(stream), send_timeout=0.5).connect() as client:
@@ -246,8 +281,12 @@ def test_slow_reader_is_not_cut_off(run_app: RunApp) -> None:
             received += len(piece)
 
 
-def test_partial_sends_lose_no_byte(run_app: RunApp) -> None:
+@pytest.mark.parametrize("poller", [new_poller, Selecting])
+def test_partial_sends_lose_no_byte(
+    run_app: RunApp, poller: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kernel accepts parts of blocks, split at any place of a chunk."""
+    monkeypatch.setattr("choreo_wsgi.streams.carrier.new_poller", poller)
     blocks = [bytes([65 + n % 26]) * (1 + n * 7919 % 200_000) for n in range(200)]
     with run_app(stream_app(blocks)).connect() as client:
         client.request("GET", "/")

@@ -5,6 +5,7 @@ Each event is sent after the previous one was received, so each is one chunk in 
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -99,6 +100,24 @@ def test_lane_forwards_events_unchanged_and_counts_them(
     assert metrics["choreo_loop_lag_seconds",] > 0
 
 
+def test_http_1_0_client_receives_events_without_chunks(
+    served: Served, upstream: RawServer
+) -> None:
+    body = json.dumps(BODY).encode()
+    head = "POST /v1/chat/completions HTTP/1.0\r\nHost: localhost\r\n"
+    head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    with served.running.connect() as client:
+        client.send(head.encode() + body)
+        peer = upstream.call()
+        peer.head()
+        for number in range(12):
+            peer.frame(event(f"w{number}"))
+            if not number:
+                client.read_head()
+            assert client.read_json()["choices"][0]["delta"]["content"] == f"w{number}"
+        peer.reset()
+
+
 def test_client_that_does_not_read_pauses_its_lane(served: Served, upstream: RawServer) -> None:
     """It receives everything once it reads; nothing more is read from the provider meanwhile."""
     sent = []
@@ -121,8 +140,12 @@ def test_client_that_does_not_read_pauses_its_lane(served: Served, upstream: Raw
                 assert client.read_json()["choices"][0]["delta"]["content"] == sent[-1]
             else:
                 wait_until(lambda: len(served.passed) > calls, "the event is forwarded")  # noqa: B023
+        calls = len(served.passed)
         peer.frame(event("", "stop"))
         peer.end()
+        with served.running.connect() as other:
+            assert other.exchange("GET", "/healthz").status == 200
+        assert len(served.passed) == calls
         received = [client.read_json()["choices"][0]["delta"]["content"] for _ in sent[8:]]
         assert received == sent[8:]
         assert client.read_json()["choices"][0]["finish_reason"] == "stop"

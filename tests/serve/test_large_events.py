@@ -75,7 +75,7 @@ def test_large_event_uses_few_times_its_size(
         peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
         peer.send(chunk(data) + chunk(b""))
 
-    def ask(word: str) -> bytes:
+    def exchange(word: str) -> bytes:
         body = json.dumps({"model": "m", "stream": stream, **BODIES[path]}).replace("%s", word)
         with server.connect() as client:
             sender = {"Content-Type": "application/json"}
@@ -87,12 +87,12 @@ def test_large_event_uses_few_times_its_size(
             OPENAI_BASE_URL=upstream.base_url, OPENAI_API_KEY="k", MALLOC_ARENA_MAX="1"
         )
         process = Path(f"/proc/{server.process.pid}")
-        ask("small")
+        exchange("small")
         first, grown = server.resident(), []
         for _ in range(5):
             before = server.resident()
             (process / "clear_refs").write_text("5")  # reset the peak to the current size
-            received = ask("large")
+            received = exchange("large")
             assert len(received) > SIZE and b"error" not in received[-200:]
             peak = int((process / "status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
             grown.append(peak - before)

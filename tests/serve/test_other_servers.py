@@ -117,7 +117,7 @@ def other(
     server.close()
 
 
-def ask(client: harness.Client, model: str, words: int = 5) -> None:
+def send_chat(client: harness.Client, model: str, words: int = 5) -> None:
     content = " ".join(f"w{number}" for number in range(words))
     message = {"role": "user", "content": content}
     body = {"model": model, "messages": [message], "stream": True}
@@ -127,7 +127,7 @@ def ask(client: harness.Client, model: str, words: int = 5) -> None:
 def accepted(server: Other) -> bool:
     """Whether the one slot is free now."""
     with server.connect() as client:
-        ask(client, "echo", 1)
+        send_chat(client, "echo", 1)
         head = client.read_head()
         if head.status != 200:
             assert head.status == 503
@@ -138,7 +138,7 @@ def accepted(server: Other) -> bool:
 def test_streams_cancels_and_rejects_overload(other: Other) -> None:
     """The one slot is released by an end, by a disconnect, and by a disconnect in silence."""
     with other.connect() as client:
-        ask(client, "echo", 5)
+        send_chat(client, "echo", 5)
         head = client.read_head()
         assert head.status == 200
         assert head.headers["content-type"] == "text/event-stream; charset=utf-8"
@@ -146,12 +146,12 @@ def test_streams_cancels_and_rejects_overload(other: Other) -> None:
     for model in ("echo", "silent"):
         harness.wait_until(lambda: accepted(other), "the slot is free")
         client = other.connect()
-        ask(client, model, 10_000)
+        send_chat(client, model, 10_000)
         assert client.read_head().status == 200
         for _ in range(4):  # they arrive long before the end
             client.read_frame()
         with other.connect() as second:
-            ask(second, "echo")
+            send_chat(second, "echo")
             answer = second.read_answer()
             assert (answer.status, answer.error["code"]) == (503, "service_overloaded")
             assert answer.headers["retry-after"] == "1"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +17,12 @@ from typing import Any
 
 import harness
 import pytest
-from plain_apps import Running, body_app
+from plain_apps import PlainApp, Running, body_app
 
+from choreo_wsgi.errors import ConfigurationError
 from choreo_wsgi.serve.listener import Listener
-from choreo_wsgi.serve.server import RESERVE, SWITCH
+from choreo_wsgi.serve.server import RESERVE, SWITCH, Server
+from choreo_wsgi.serve.sockets import raise_open_files
 from choreo_wsgi.settings import Settings
 
 Start = Callable[..., Any]
@@ -34,20 +38,23 @@ def usual_switching() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("usual_switching")
-def test_shortens_thread_switch_interval(run_app: Callable[..., Running]) -> None:
+def test_tunes_thread_switches_and_garbage_collection(run_app: Callable[..., Running]) -> None:
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
     assert sys.getswitchinterval() == pytest.approx(SWITCH)
+    assert gc.get_threshold()[0] == 50_000
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
-def test_sets_tcp_user_timeout_for_clients(run_app: Callable[..., Running]) -> None:
+def test_sets_tcp_options_for_clients(run_app: Callable[..., Running]) -> None:
     server = run_app(body_app(b"ok"), send_timeout=3.0)
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
         sock = next(iter(server.server.connections)).socket
-        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 13_000
+        options = (socket.TCP_USER_TIMEOUT, socket.TCP_NODELAY, socket.TCP_NOTSENT_LOWAT)
+        found = [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options]
+    assert found == [13_000, 1, 512 * 1024]
 
 
 @pytest.fixture
@@ -69,6 +76,15 @@ def test_raises_open_file_limit(command: Start, few_files: int) -> None:
     assert int(line.split()[3]) == (wanted if few_files < 0 else min(wanted, few_files))
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
+
+
+def test_does_not_lower_open_file_limit() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        raise_open_files(before[0] - 1)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_warns_when_open_file_limit_is_too_low(bare_environment: dict[str, str]) -> None:
@@ -120,6 +136,45 @@ def test_listener_pauses_without_descriptors() -> None:
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             assert listener.fileno() is None
+            assert listener.due <= time.monotonic() + 0.5
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+def test_url_of_listener_has_ipv6_address_in_brackets() -> None:
+    server = SimpleNamespace(carrier=SimpleNamespace(add=lambda load: None), settings=Settings())
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as sock:
+        assert Listener(server, sock).url == f"http://[::1]:{sock.getsockname()[1]}"
+
+
+def test_listener_above_its_share_pauses_before_each_connection() -> None:
+    """It accepts one after the pause in any case: the other processes may be stuck."""
+    carrier = SimpleNamespace(add=lambda load: None, schedule=lambda load: None)
+    connections: set[Any] = set()
+    server: Any = SimpleNamespace(
+        carrier=carrier, settings=Settings(), full=False, retired=False, connections=connections
+    )
+    server.over_share = lambda count: True
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener = Listener(server, sock)
+        with socket.create_connection(sock.getsockname()):
+            listener.step(0)
+            assert listener.fileno() is None and not connections
+            harness.wait_until(lambda: listener.due <= time.monotonic(), "the pause has passed")
+            listener.step(0)
+            (channel,) = connections
+            channel.socket.close()
+
+
+def test_too_few_threads_fail_at_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        app: Any = PlainApp(body_app(b"ok"), Settings())
+        with pytest.raises(ConfigurationError, match=r"threads: the system allows .*ulimit -u"):
+            Server(app, [sock])
+        assert sock.fileno() == -1
 
 
 def test_max_streams_bounds_threads_and_connections(run_app: Callable[..., Running]) -> None:

@@ -18,7 +18,12 @@ import harness
 import pytest
 
 from choreo_wsgi.errors import ConfigurationError
-from choreo_wsgi.serve.processes import ConnectionCounts, ProcessContext, process_count
+from choreo_wsgi.serve.processes import (
+    ConnectionCounts,
+    ProcessContext,
+    Supervisor,
+    process_count,
+)
 from choreo_wsgi.settings import Configuration, Settings
 
 Start = Callable[..., Any]
@@ -175,6 +180,22 @@ def test_kills_process_that_does_not_end() -> None:
     assert errors.count(b"does not end and is killed") == 2
 
 
+def test_processes_have_drain_seconds_and_8_s_to_end(
+    run_here: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(self: Any, count: int, sockets: Any, serve: Any, patience: float) -> None:
+        found.append((count, patience))
+        for one in sockets:
+            one.close()
+
+    found: list[tuple[int, float]] = []
+    monkeypatch.setattr(Supervisor, "__init__", create)
+    monkeypatch.setattr(Supervisor, "run", lambda self: 0)
+    arguments = ("--listen", "127.0.0.1:0", "--processes", "2", "--drain-seconds", "33")
+    assert run_here("serve", *arguments).returncode == 0
+    assert found == [(2, 41.0)]
+
+
 def test_invalid_configuration_ends_supervisor_with_status_2(
     bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -235,6 +256,8 @@ def test_failed_restart_keeps_other_processes(command: Start, tmp_path: Path) ->
     config = tmp_path / "choreo-0.ini"
     harness.wait_until(lambda: len(children(server)) == 2, "both run")
     killed, other = children(server)
+    descriptors = Path(f"/proc/{server.process.pid}/fd")
+    used = len(list(descriptors.iterdir()))
     config.write_text("[provider x]\ntype = no-such-type\n")
     os.kill(killed, signal.SIGKILL)
     assert server.process.stderr is not None
@@ -248,6 +271,7 @@ def test_failed_restart_keeps_other_processes(command: Start, tmp_path: Path) ->
         lambda: len(children(server)) == 2 and killed not in children(server), "both run"
     )
     assert other in children(server)
+    harness.wait_until(lambda: len(list(descriptors.iterdir())) == used, "the pipes are closed")
     server.signal(signal.SIGTERM)
     assert server.finish() == 0
 

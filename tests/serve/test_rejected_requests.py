@@ -67,12 +67,20 @@ def test_rejects_ambiguous_body_length(server: Running, paths: list[str], fields
     assert paths == []
 
 
-@pytest.mark.parametrize("line", [b"1;a=", b"0\r\nX: "])
-def test_rejects_endless_chunk_size_and_trailer(server: Running, line: bytes) -> None:
-    """Each packet would search the whole line again."""
+@pytest.mark.parametrize(
+    ("line", "limit", "rest"),
+    [(b"1;a=", 1024, b"\r\nx\r\n0\r\n\r\n"), (b"0\r\nX: ", 8192, b"\r\n\r\n")],
+)
+def test_limits_length_of_chunk_size_line_and_trailer(
+    server: Running, line: bytes, limit: int, rest: bytes
+) -> None:
+    """Each packet would search a longer line again."""
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     with server.connect() as client:
-        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + line)
-        client.send(b"a" * 16_000)
+        client.send(head + line + b"a" * (limit - 20))
+        client.send(rest)
+        assert client.read_answer().status == 200
+        client.send(head + line + b"a" * (limit + 20))
         assert client.read_answer().status == 400
 
 
@@ -91,6 +99,7 @@ def test_rejects_unsupported_transfer_coding(
 def test_rejects_transfer_coding_in_http_1_0(server: Running, paths: list[str]) -> None:
     request = b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
     answer, ended = rejection(server, request + b"0\r\n\r\n" + SECOND)
+    assert "Transfer-Encoding needs HTTP/1.1" in answer.error["message"]
     assert (answer.status, ended, paths) == (400, True, [])
 
 
@@ -128,6 +137,8 @@ def test_rejection_returns_x_request_id(server: Running) -> None:
 
 
 def test_rejects_too_long_head_with_431(server: Running) -> None:
+    with server.connect() as client:
+        assert client.exchange("GET", "/", headers={"X": "x" * 65_000}).status == 200
     answer, ended = rejection(server, b"GET / HTTP/1.1\r\nX: %b\r\n\r\n" % (b"x" * 70_000))
     assert (answer.status, ended) == (431, True)
     assert answer.error["type"] == "invalid_request_error"
@@ -176,13 +187,17 @@ def test_slow_request_is_overdue_by_its_start(run_app: RunApp) -> None:
     """Bytes that keep arriving do not extend its time."""
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
+        assert client.exchange("GET", "/").body == b"ok"
+        channel, carrier = only_channel(server), server.server.carrier
+        channel.began -= 100  # the time of an earlier request does not count
         client.send(b"GET / HTTP/1.1\r\nHost: ")
-        channel = only_channel(server)
         harness.wait_until(lambda: channel.request, "the request has begun")
         now = time.monotonic()
         assert channel.due > now + 15
-        channel.began -= 30  # so long ago, and the last byte has just come
+        channel.began -= 30  # although a byte has just been received
         assert channel.due <= now
+        carrier.call(lambda: carrier.step(channel))
+        assert client.at_end()
 
 
 def only_channel(server: Running) -> Any:
@@ -216,6 +231,10 @@ def test_stalled_body_is_overdue(run_app: RunApp) -> None:
         now = time.monotonic()
         assert channel.due > now + 15
         assert channel.due <= now + 25
+        channel.began -= 125  # 120,000 bytes may take 117 s, and 20 s more
+        assert channel.due > now
+        channel.began -= 20
+        assert channel.due <= now
 
 
 def test_rejected_client_that_keeps_sending_is_overdue(server: Running) -> None:
@@ -232,6 +251,13 @@ def test_rejected_client_that_keeps_sending_is_overdue(server: Running) -> None:
         now = time.monotonic()
         assert channel.due > now + 1
         assert channel.due <= now + 5
+
+
+def test_ignores_empty_lines_before_request(server: Running, paths: list[str]) -> None:
+    with server.connect() as client:
+        client.send(b"\r\n\r\n")
+        assert client.exchange("GET", "/").body == b"ok"
+    assert paths == ["/"]
 
 
 def test_bytes_after_rejection_are_not_parsed(server: Running, paths: list[str]) -> None:

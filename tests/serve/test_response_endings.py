@@ -14,7 +14,7 @@ import pytest
 from harness import everything, wait_until
 from plain_apps import Running, body_app, stream_app
 
-from choreo_wsgi.serve.channel import READ
+from choreo_wsgi.serve.channel import READ, Channel
 from choreo_wsgi.streams.poller import IN
 
 RunApp = Callable[..., Running]
@@ -105,6 +105,74 @@ def test_cut_off_client_is_logged_and_reset(
         with pytest.raises(ConnectionResetError):
             while client.socket.recv(1 << 20):
                 pass
+
+
+def test_starts_no_pipelined_request_after_disconnect(run_app: RunApp) -> None:
+    paths: list[str] = []
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        paths.append(environ["PATH_INFO"])
+        body = b"x" * 24_000_000 if environ["PATH_INFO"] == "/large" else b"x"
+        return body_app(body)(environ, start_response)
+
+    running = run_app(handler)
+    with running.connect() as client, running.connect() as other:
+        client.send(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\nGET /next HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.read_head()
+        client.reset()
+        assert other.exchange("GET", "/other").body == b"x"
+        wait_until(lambda: len(running.server.connections) == 1, "the connection has ended")
+        assert other.exchange("GET", "/other").body == b"x"
+    assert paths == ["/large", "/other", "/other"]
+
+
+def test_failure_after_disconnect_leaves_server_running(run_app: RunApp) -> None:
+    begun, gone = threading.Event(), threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/other":
+            return body_app(b"x")(environ, start_response)
+        begun.set()
+        assert gone.wait(harness.DEADLINE)
+        raise RuntimeError("a bug")
+
+    running = run_app(handler)
+    running.app.blocks = lambda environ: False  # the loop calls it
+    client = running.connect()
+    client.request("GET", "/")
+    assert begun.wait(harness.DEADLINE)
+    client.reset()
+    gone.set()
+    with running.connect() as other:
+        assert other.exchange("GET", "/other").body == b"x"
+
+
+def test_reset_of_paused_connection_causes_no_busy_loop(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is read from a connection with enough requests, not even its end."""
+    proceed, steps, step = threading.Event(), [], Channel.step
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        assert environ["PATH_INFO"] == "/other" or proceed.wait(harness.DEADLINE)
+        return body_app(b"x")(environ, start_response)
+
+    def counted(channel: Channel, timeout: float) -> None:
+        steps.append(channel)
+        step(channel, timeout)
+
+    monkeypatch.setattr(Channel, "step", counted)
+    running = run_app(handler)
+    client = running.connect()
+    client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 3)
+    wait_until(lambda: [one for one in running.server.connections if not one.events], "it pauses")
+    (paused,) = running.server.connections
+    client.reset()
+    with running.connect() as other:
+        for _ in range(20):
+            assert other.exchange("GET", "/other").body == b"x"
+    assert steps.count(paused) < 5
+    proceed.set()
 
 
 def test_date_field_is_current(run_app: RunApp) -> None:

@@ -18,6 +18,7 @@ from bare_site import bare_site
 from launched import free_port
 
 from choreo_wsgi.errors import ConfigurationError
+from choreo_wsgi.serve.banner import banner
 from choreo_wsgi.serve.sockets import bind, listen_addresses
 from choreo_wsgi.settings import Settings
 
@@ -45,6 +46,7 @@ def test_address_without_port_uses_port_setting(command: Start) -> None:
         ("unix:/tmp/x", ["HOST:PORT; use the setting unix_socket for"]),
         ("localhost:99999", ["65535"]),
         ("no-such-host.invalid:8000", ["unknown host", "no-such-host.invalid"]),
+        ("a..b:80", ["unknown host: a..b:80"]),  # which no name can be
     ],
 )
 def test_invalid_address_is_quoted_in_error(run_here: Run, listen: str, words: list[str]) -> None:
@@ -57,7 +59,10 @@ def test_invalid_address_is_quoted_in_error(run_here: Run, listen: str, words: l
 
 def test_accepts_ports_up_to_65535() -> None:
     assert listen_addresses(Settings(listen=("[::1]:65535",))) == ["[::1]:65535"]
-    assert listen_addresses(Settings(listen=("localhost",), port=81)) == ["localhost:81"]
+    assert listen_addresses(Settings(listen=("localhost", ":82"), port=81)) == [
+        "localhost:81",
+        "*:82",
+    ]
     for host in ("::1", "[::1]", "[::1]:81"):
         assert listen_addresses(Settings(host=host, port=81)) == ["[::1]:81"]
     assert listen_addresses(Settings(host="localhost:82", port=81)) == ["localhost:82"]
@@ -311,6 +316,19 @@ def test_banner_says_how_to_install_local_model(command: Start, tmp_path: Path) 
     assert '"model": "echo"' in server.banner  # the line to paste works
 
 
+def test_banner_shows_usable_curl_line_without_models() -> None:
+    for address, usable in (("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("10.0.0.1", "10.0.0.1")):
+        text = banner("1.0", [f"http://{address}:81"], [])
+        assert f"listens on http://{address}:81\n  no model is configured\n" in text
+        assert f"http://{usable}:81/v1/chat/completions" in text
+
+
+def test_banner_suggests_no_pattern_as_model() -> None:
+    lines = banner("1.0", ["http://h:1"], [("a*", "up"), ("model-b", "up"), ("echo", "echo")])
+    assert '"model": "model-b"' in lines and "\n  a*       up\n" in lines
+    assert '"model": "echo"' in banner("1.0", ["http://h:1"], [("a*", "up")])
+
+
 def test_provider_without_models_is_listed_with_prefix(run: Run) -> None:
     ini = "[provider fast]\ntype = openai\nbase_url = http://localhost:1/v1\napi_key = k\n"
     assert run("models", ini=ini).stdout.splitlines() == ["echo\techo", "fast/*\tfast"]
@@ -471,10 +489,14 @@ def test_serves_request_of_30_mebibytes(command: Start) -> None:
 
 def test_binds_ipv4_and_ipv6_separately() -> None:
     """A restarted server need not wait for connections of its predecessor."""
-    sockets = bind(Settings(host="*", port=free_port()))
+    sockets = bind(Settings(host="*", port=free_port(), max_streams=2000))
     try:
         for one in sockets:
             assert one.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+            if sys.platform == "linux":  # as many connections may wait as there may be streams
+                most = int(Path("/proc/sys/net/core/somaxconn").read_text())
+                info = one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 32)
+                assert int.from_bytes(info[28:], sys.byteorder) == min(2000, most)
             if one.family == socket.AF_INET6:
                 assert one.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
     finally:

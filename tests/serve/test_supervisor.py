@@ -10,23 +10,29 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import harness
 import pytest
 
+from choreo_wsgi.serve import processes
+
 #: Arguments: the backoff, the seconds that a process needs to start, and those that it needs to
-#: end after SIGTERM.
-PROGRAM = """
+#: end after the first SIGTERM.  A process prints a line before it serves, and at that signal.
+PROGRAM = r"""
 import os, signal, sys, threading, time
 from choreo_wsgi.serve import processes
 
 processes.FIRST_BACKOFF, starts, drains = map(float, sys.argv[1:])
 
 def end(*_):
+    os.write(1, b"end\n")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     threading.Timer(drains, os._exit, (0,)).start()
 
 def serve(context):
     signal.signal(signal.SIGTERM, end)
+    os.write(1, b"start %d\n" % context.index)
     time.sleep(starts)
     context.announce("ready", lambda: os._exit(0), lambda: os._exit(0))
     while True:
@@ -52,7 +58,19 @@ class Supervised:
         return set()
 
     def signal(self, number: int) -> None:
+        """Send the signal *number*, and wait until it is handled."""
         self.process.send_signal(number)
+        harness.wait_until(self.waits, "the signal is handled")
+
+    def waits(self) -> bool:
+        """Whether the supervisor has nothing to do, or has ended."""
+        stat = Path(f"/proc/{self.process.pid}/stat").read_text()
+        return stat.rpartition(")")[2].split()[0] in "SZ"
+
+    def line(self) -> str:
+        """Return the next line that the supervisor or one of its processes prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode()
 
 
 Start = Callable[..., Supervised]
@@ -66,9 +84,9 @@ def start() -> Iterator[Start]:
             words = [sys.executable, "-c", PROGRAM, *map(str, (backoff, starts, drains))]
             process = stack.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE))
             stack.callback(process.kill)
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            return Supervised(process)
+            server = Supervised(process)
+            assert [server.line() for _ in range(3)][2] == "ready\n"
+            return server
 
         yield start
 
@@ -94,12 +112,11 @@ def test_second_sighup_replaces_new_processes_too(start: Start) -> None:
     harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
     for _ in range(3):  # merged into one
         server.signal(signal.SIGHUP)
-        time.sleep(0.01)
     harness.wait_until(lambda: server.children() and len(server.seen) == 6, "both, and both again")
     newest = set(sorted(server.seen)[-2:])
-    harness.wait_until(lambda: server.children() == newest, "the newest remain")
-    time.sleep(0.4)
-    assert server.children() == newest and len(server.seen) == 6
+    # A third replacement would start in the round that ends the second.
+    harness.wait_until(lambda: server.waits() and server.children() == newest, "the newest remain")
+    assert len(server.seen) == 6
     finish(server)
 
 
@@ -112,8 +129,9 @@ def test_sighup_starts_process_awaiting_restart_only_once(start: Start) -> None:
     harness.wait_until(
         lambda: len(server.children()) == 2 and not old & server.children(), "both are new"
     )
-    time.sleep(0.8)
-    assert len(server.children()) == 2 and len(server.seen) == 4
+    # The times of restarts pass in order, so this one passes after that of the first.
+    os.kill(max(server.seen), signal.SIGKILL)
+    assert [server.line() for _ in range(3)] == ["start 0\n", "start 1\n", "start 1\n"]
     finish(server)
 
 
@@ -126,12 +144,19 @@ def test_shutdown_starts_no_process_again(start: Start) -> None:
     assert watch_to_end(server) == 0 and len(server.seen) == 2
 
 
+def test_second_signal_is_forwarded(start: Start) -> None:
+    server = start(drains=1000.0)
+    server.signal(signal.SIGTERM)
+    assert [server.line(), server.line()] == ["end\n"] * 2
+    finish(server)
+
+
 def test_shutdown_stops_replacement(start: Start) -> None:
     server = start(starts=0.3, drains=0.8)
     server.children()
     server.signal(signal.SIGHUP)
-    harness.wait_until(lambda: server.children() and len(server.seen) == 3, "one is replaced")
-    time.sleep(0.1)  # by then it handles the signal
+    assert server.line() == "start 0\n"
+    server.children()
     server.signal(signal.SIGTERM)  # received by the new one before it serves
     assert watch_to_end(server) == 0 and len(server.seen) == 3
 
@@ -145,3 +170,73 @@ def test_process_that_dies_during_replacement_is_not_restarted(start: Start) -> 
     harness.wait_until(lambda: not old & server.children(), "both are replaced")
     assert len(server.seen) == 4
     finish(server)
+
+
+def test_restarts_are_delayed_longer_up_to_10_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless the process had served for half a minute; meanwhile it has no connections."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    supervisor = processes.Supervisor(2, [], lambda context: 0, 1.0)
+    supervisor._announced = True
+    supervisor._counts.report(1, 0)
+
+    def delay(lived: float) -> float:
+        supervisor._on_end(processes._Process(0, 1, 100.0 - lived, -1, serves=True), 1)
+        return supervisor._restarts[1] - 100.0
+
+    assert [delay(1) for _ in range(8)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10])
+    assert [delay(31), delay(1)] == pytest.approx([0.2, 0.4])
+    assert not supervisor._counts.report(0, 100)
+    for descriptor in (supervisor._alive, supervisor._parent):
+        os.close(descriptor)
+    supervisor._waker.close()
+    supervisor._wake_reader.close()
+
+
+SIGNALLED = """
+import os, signal, sys
+from choreo_wsgi.serve.processes import Supervisor
+
+def fork(fork=os.fork):
+    if not (pid := fork()):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return pid
+
+os.fork = fork
+Supervisor(1, [], lambda context: 0, 30.0).run()
+"""
+
+
+def test_signal_right_after_fork_ends_the_process() -> None:
+    """It is not handled as the supervisor would."""
+    words = [sys.executable, "-c", SIGNALLED]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        assert server.stderr.readline().endswith(" ended with status -15\n")
+        server.terminate()
+
+
+LATE = """
+import os, signal, sys, time
+from choreo_wsgi.serve.processes import Supervisor
+
+def serve(context):
+    if context.index:
+        time.sleep(0.2)
+        os.write(1, b"the last serves\\n")
+    context.announce("ready", lambda: None, lambda: None)
+    signal.pause()
+
+Supervisor(2, [], serve, 30.0).run()
+"""
+
+
+def test_announces_when_all_processes_serve() -> None:
+    words = [sys.executable, "-c", LATE]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert [server.stdout.readline() for _ in range(2)] == ["the last serves\n", "ready\n"]
+        server.terminate()

@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from typing import Any
 
 import harness
 import pytest
@@ -298,3 +299,30 @@ def test_step_all_steps_every_load(carrier: Carrier) -> None:
         carrier.carry(load)
     carrier.step_all()
     harness.wait_until(lambda: all(load.steps for load in loads), "all are stepped")
+
+
+def test_call_from_a_call_runs_without_another_event(carrier: Carrier) -> None:
+    called = threading.Event()
+    carrier.call(lambda: carrier.call(called.set))
+    assert called.wait(harness.DEADLINE)
+
+
+def test_wake_is_consumed_by_one_poll(carrier: Carrier) -> None:
+    """Otherwise every later poll would return at once."""
+    polls: list[float] = []
+    real = carrier._poller
+
+    class Counting:
+        def poll(self, timeout: float) -> list[tuple[int, int]]:
+            polls.append(timeout)
+            return real.poll(timeout)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(real, name)
+
+    carrier._poller = Counting()  # type: ignore[assignment]
+    load = Waiting(due=time.monotonic() + 0.05)
+    load.step = lambda patience: setattr(load, "ended", True)  # type: ignore[method-assign]
+    carrier.carry(load)
+    assert load.left.wait(harness.DEADLINE)
+    assert len(polls) < 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -322,6 +323,38 @@ def test_pings_silent_stream_at_every_heartbeat(monkeypatch: pytest.MonkeyPatch)
         (30.0, True),
         (35.0, False),
     ]
+
+
+def test_frames_of_lane_postpone_the_ping(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(stream, "time", clock)
+    lane = SimpleNamespace(last_forwarded=0.0)
+    generation: Any = Timed(clock, [0.0, 100.0])
+    generation.fileno, generation.due, generation.lane = lambda: 3, None, lambda: lane
+    carried = EventStream(
+        generation, gone=never_gone, heartbeat=10.0, on_close=lambda outcome: None, meter=account()
+    )
+    assert carried.lane() is None, "the head is not sent yet"
+    assert carried.ready() == sse.frame(b"{}") and carried.lane() is lane
+    lane.last_forwarded = clock.now + 9
+    clock.now += 18
+    assert carried.due == clock.now + 1 and carried.ready() == b""
+    clock.now += 1
+    assert carried.ready() == sse.ping()
+
+
+def test_stream_with_first_frame_is_due_at_once() -> None:
+    assert Run(Script()).generation.due != 0.0
+    assert Run(Script(), first=sse.frame(b"{}")).generation.due == 0.0
+
+
+def test_outcome_of_error_without_code_is_its_type() -> None:
+    script, error = Script(), ProviderError("no", type="odd_error")
+    error.code = None
+    script.finish(error)
+    run = Run(script)
+    list(run.stream)
+    assert run.outcomes == ["odd_error"]
 
 
 def test_does_not_ping_active_stream(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import harness
 import pytest
 
-from choreo_wsgi.streams.workers import Workers
+from choreo_wsgi.streams.workers import STACK, Workers
 
 
 @pytest.fixture
@@ -25,6 +25,7 @@ def allow(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
             if not left[0]:
                 raise RuntimeError("can't start new thread")
             left[0] -= 1
+            assert threading.stack_size() == STACK
             start(thread)
 
         monkeypatch.setattr(threading.Thread, "start", starting)
@@ -37,7 +38,10 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL, "choreo_wsgi.streams.workers")
 
 
-def test_jobs_wait_when_system_allows_fewer_threads(allow: Callable[[int], None]) -> None:
+def test_jobs_wait_when_system_allows_fewer_threads(
+    allow: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "choreo_wsgi.streams.workers")
     workers = Workers(10)
     allow(2)
     proceed, done = threading.Event(), threading.Semaphore(0)
@@ -49,6 +53,7 @@ def test_jobs_wait_when_system_allows_fewer_threads(allow: Callable[[int], None]
     for _ in range(6):
         workers.submit(job)
     assert workers.started == workers.most == 2
+    assert "the system allows 2 threads of 10" in caplog.text
     proceed.set()
     for _ in range(6):
         assert done.acquire(timeout=harness.DEADLINE)
