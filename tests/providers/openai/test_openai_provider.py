@@ -229,6 +229,15 @@ def test_connection_reset_before_finish_is_truncation(upstream: Start, provider:
     assert isinstance(error, UpstreamTruncated) and RELAYED.startswith(got + more)
 
 
+def test_returns_frames_received_with_end_of_truncated_stream(
+    upstream: Start, provider: Make
+) -> None:
+    server = upstream(lambda peer: peer.send(chunked([ROLE, *WORDS])))
+    got, error = read(stream(provider(server)))
+    assert got == b"".join([ROLE, *WORDS]).replace(b',"usage":null', b"")
+    assert isinstance(error, UpstreamTruncated)
+
+
 def test_waits_limited_time_for_done_marker(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -873,12 +882,14 @@ def test_list_has_limits_of_time_and_size(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = upstream(lambda peer: peer.send(sized(b'{"data":[{"id":"a"}]}')))
-    monkeypatch.setattr(provider_module.answers, "MAX_DOCUMENT", 0)
-    assert provider(server).models() == []
-    server.answer = Peer.is_left
+    with monkeypatch.context() as patched:
+        patched.setattr(provider_module.answers, "MAX_DOCUMENT", 0)
+        assert provider(server).models() == []
+    left: list[bool] = []
+    server.answer = lambda peer: left.append(peer.is_left(5)) or peer.close()
     monkeypatch.setattr(provider_module, "_LIST_PATIENCE", 0.1)
     assert provider(server).models() == []
-    assert server.wait(lambda: server.open == 0)
+    assert server.wait(lambda: server.accepted == 1 and not server.open) and left == [True]
 
 
 def test_error_after_frames_is_due_at_once(upstream: Start, provider: Make) -> None:
