@@ -112,7 +112,7 @@ class Decoder:
 
     An event, and each line, may have *max_event_bytes*.  Invalid UTF-8 is replaced, as the
     standard says, or raises DecodeError if *errors* is ``"strict"``.  ``shorten``, if set, is
-    called with the bytes of each long line of data and returns the bytes to decode instead.
+    called with the bytes of long data and returns the bytes to decode instead.
 
     ``last_event_id`` is the id of the last complete event, from which a client can resume.
     ``retry`` is the latest reconnection time in the stream, in milliseconds, or None.
@@ -127,7 +127,7 @@ class Decoder:
         self._rest = bytearray()  # an incomplete line
         self._started = False
         self._skip_lf = False  # the last line ended in CR, perhaps the first half of CRLF
-        self._data: list[str] = []
+        self._data: list[bytes] = []
         self._size = 0
         self._event = ""
         self._id = ""  # becomes last_event_id at the blank line that ends its event
@@ -229,9 +229,7 @@ class Decoder:
 
     def _add_data(self, value: bytes, size: int) -> None:
         self._size += size
-        if size > _LONG and self.shorten is not None:
-            value = self.shorten(value)
-        self._data.append(self._text(value))
+        self._data.append(value)
 
     def _decode_field(self, line: bytes) -> None:
         name, _, raw = line.partition(b":")
@@ -255,7 +253,8 @@ class Decoder:
             raise DecodeError(f"the event stream is not UTF-8: {error}") from error
 
     def _dispatch(self) -> Event:
-        data = self._data[0] if len(self._data) == 1 else "\n".join(self._data)
-        self._data = []
-        self._size = 0
-        return Event(data, self._event or "message", self.last_event_id)
+        lines, self._data, self._size = self._data, [], 0
+        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
+        if len(data) > _LONG and self.shorten is not None:
+            data = self.shorten(data)
+        return Event(self._text(data), self._event or "message", self.last_event_id)

@@ -15,9 +15,14 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import is_object, set_aside
 from ..chat.calls import Brackets
-from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
+from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
+
+#: Members of a delta that are written.
+_WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
+#: Characters of the text of a block that are set aside at once.
+_MANY = 64 * 1024
 
 
 @dataclass
@@ -40,6 +45,8 @@ class Block:
     before: str = ""
     after: str = ""
     pieces: list[str] = field(default_factory=list)
+    size: int = 0  # number of characters in the pieces that are not set aside
+    stable: int = 0  # number of pieces whose long parts are set aside
     _scanned: int = 0  # number of pieces that _brackets has
     _brackets: Brackets = field(default_factory=Brackets)
     _is_invalid: bool = False  # the brackets closed, but around no JSON object
@@ -85,6 +92,7 @@ class BlockWriter(AnswerWriter):
         self._open_calls: dict[int, Block] = {}  # by the index of the call
         self._extended_calls: dict[int, None] = {}  # open, with arguments that may be complete
         self._closed_calls: set[int] = set()
+        self._has_many = False  # whether events may have many values
         self._marks: Marks = {}  # the long texts that marks in the output stand for
         self._finish = Finish()
         self._usage: Usage | None = None
@@ -106,7 +114,8 @@ class BlockWriter(AnswerWriter):
 
     def _delta_events(self, delta: Delta) -> Iterator[bytes]:
         extra = delta.extra or {}
-        self._marks |= delta.marks or {}
+        if delta.marks and not _WRITTEN.isdisjoint(extra):
+            self._marks |= delta.marks
         logprobs = (delta.logprobs or {}).get("content") or ()
         thoughts = [(one.get("thinking") or "", one) for one in extra.get("thinking_blocks") or ()]
         in_blocks = delta.reasoning == "".join(text for text, _ in thoughts)  # LiteLLM sends both
@@ -180,6 +189,11 @@ class BlockWriter(AnswerWriter):
         """Add *text* to *block*; return the frame of its delta."""
         if self.repeats or block.kind == "call" or not self._stream:
             block.pieces.append(text)
+            block.size += len(text)
+            if block.size > _MANY and block.kind != "call":
+                some = block.pieces[block.stable :]
+                block.pieces[block.stable :] = [set_aside(some, self._marks)]
+                block.stable, block.size = block.stable + 1, 0
         if not (self._stream and block.before):
             return b""
         number = f"{self.count}}}" if self.repeats else ""
@@ -213,5 +227,6 @@ class BlockWriter(AnswerWriter):
             return b""
         number = {"sequence_number": self.count} if self.repeats else {}
         self.count += 1
-        frame = sse.frame(dump({"type": type, **number, **members}), event=type)
+        encode = dump_large if self._has_many else dump
+        frame = sse.frame(encode({"type": type, **number, **members}), event=type)
         return restore(frame, self._marks)

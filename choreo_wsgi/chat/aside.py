@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import masked_window, shorten
-from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, quote
-from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore
+from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
+from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 _MARK = re.compile(MARK)
 #: A text of at most this many characters is not set aside.
 _SHORT = 4 * 1024
+#: Characters that one of a wide text counts as, since it takes more memory than a byte.
+_WIDTH = 8
+#: Characters of the longest message of an error.
+_LONGEST_MESSAGE = 4000
+#: Bytes of the longest value that is restored as a whole.
+_LONGEST_VALUE = 1024 * 1024
 _PDF = "data:application/pdf;base64,"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
@@ -85,10 +92,23 @@ def whole(text: str, marks: Marks) -> str:
     return "".join(pieces(text, marks)) if marks else text
 
 
+def beginning(text: str, marks: Marks, size: int = _LONGEST_MESSAGE) -> str:
+    """Return *text*; if it has *marks*, its first *size* characters with them restored."""
+    if not (marks and has_marks(text)):
+        return text
+    found = ""
+    for piece in pieces(text, marks):
+        found += piece[:size]
+        if len(found) >= size:
+            break
+    return found[:size]
+
+
 def set_aside(texts: list[str], marks: Marks) -> str:
     """Return *texts* joined, with marks, which are added to *marks*, in place of long parts.
 
-    *texts* is changed to hold the result alone, so that the originals can be freed.
+    *texts* may hold other *marks*.  It is changed to hold the result alone, so that the originals
+    can be freed.
     """
     parts: list[str] = []
     some: list[str] = []
@@ -96,13 +116,57 @@ def set_aside(texts: list[str], marks: Marks) -> str:
     for at, text in enumerate(texts):
         some.append(text)
         texts[at] = ""
-        size += len(text)
+        size += len(text) if text.isascii() else _WIDTH * len(text)
         if size > _SHORT:  # joined in short parts, few characters are as wide as the widest
             parts.append(mark := new_mark())
-            marks[mark.encode()] = escaped("".join(some))
+            marks[mark.encode()] = _absorb(escaped("".join(some)), marks)
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
+
+
+def text_or_mark(text: bytes, marks: Marks) -> str:
+    """Return *text*, ASCII without quotes and escapes; or a new mark for it if it is long."""
+    if len(text) <= _SHORT:
+        return text.decode()
+    mark = new_mark()
+    marks[mark.encode()] = text
+    return mark
+
+
+def _absorb(text: bytes, marks: Marks) -> bytes:
+    """Return *text* with its marks restored, and remove them from *marks*."""
+    found = {match[0]: marks[match[0]] for match in find_marks(text, marks)}
+    for mark in found:
+        del marks[mark]
+    return restore(text, found)
+
+
+def join(texts: list[str], marks: Marks) -> str:
+    """Return *texts*, which may hold *marks*, joined; or a new mark if that would be long."""
+    if sum(map(len, texts)) <= _SHORT:
+        return "".join(texts)
+    mark = new_mark()
+    marks[mark.encode()] = _LazyText(texts)
+    return mark
+
+
+class _LazyText(LazyJson):
+    """The texts in the list *value*, joined only when they are needed."""
+
+    def text(self, marks: Marks) -> Iterator[bytes]:
+        some = b""
+        for one in self.value:
+            for piece in pieces(one, marks):
+                some += piece.encode("utf-8", "surrogatepass")
+                if len(some) > _SHORT:
+                    yield some
+                    some = b""
+        yield some
+
+    def escaped(self, marks: Marks) -> Iterator[bytes]:
+        for one in self.value:
+            yield from map(bytes, restored(escaped(one), marks))
 
 
 def escaped(text: str) -> bytes:
@@ -137,9 +201,19 @@ def parse_aside(
     return jsontext.parse(shorten_into(marks, text), decode, errors="surrogatepass")
 
 
-def is_object(pieces: Iterable[str]) -> bool:
-    """Whether *pieces* joined are a JSON object, as the complete arguments of a call are."""
+def signature(text: str, marks: Marks) -> str:
+    """Return *text*, a provider's signature, with *marks* restored; raises UpstreamInvalid."""
+    found = list(pieces(text, marks))
+    if not all(map(str.isascii, found)):
+        raise UpstreamInvalid("the provider sent a signature that is not ASCII")
+    return "".join(found)
+
+
+def is_object(pieces: Iterable[str] | bytearray) -> bool:
+    """Whether *pieces* joined, or UTF-8, are a JSON object, as complete arguments are."""
     try:
+        if isinstance(pieces, bytearray):
+            return isinstance(parse_aside(pieces, {}), dict)
         return isinstance(parse_pieces(pieces, {}), dict)
     except ValueError:
         return False
@@ -201,11 +275,14 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
             for piece in arguments:
                 yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
         if item.extra or item.logprobs:
-            found = marks_in(dump(item.extra), marks) | (item.marks or {})
+            found = marks_in(dump_large(item.extra), marks) | (item.marks or {})
             logprobs = item.logprobs and _restored(item.logprobs, marks)
             yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
 
 
 def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
-    restored: dict[str, Json] = json.loads(restore(dump(value), marks))
+    text = restore(dump_large(value), marks)
+    if len(text) > _LONGEST_VALUE:
+        raise UpstreamInvalid("the provider sent a very long value beside the text")
+    restored: dict[str, Json] = json.loads(text)
     return restored

@@ -9,7 +9,6 @@ and ``""`` for omitted members.  A call is recognised by its index and id togeth
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -31,15 +30,19 @@ Piece = dict[str, Json]
 #: Limits of calls in one answer, and of bytes in the arguments of one.
 _MOST_CALLS = 4096
 _LONGEST = 16 * 1024 * 1024
-#: Pieces that are decoded at once, and bytes of a piece after which complete arguments are freed.
-_BATCH, _LARGE = 16, 2 * 1024
+#: Pieces that are decoded at once, and bytes of a piece that ends them; after such a piece
+#: complete arguments are freed.
+_BATCH, _LARGE = 16, 512
 _KNOWN = ("index", "id", "type", "function", "custom", "name", *ARGUMENTS)
 
 
+@dataclass(slots=True)
 class Brackets:
     """Counts the open brackets and strings of a JSON text that is received in pieces."""
 
-    _depth, _inside, _escape = 0, False, ""
+    _depth: int = 0
+    _inside: bool = False
+    _escape: str = ""
 
     def add(self, text: str) -> None:
         """Count the next piece."""
@@ -71,7 +74,7 @@ class Call:
     name: str = ""
     custom: bool = False
     size: int = 0  # bytes of arguments received
-    _pieces: deque[bytes] = field(default_factory=deque)  # not decoded yet
+    _pieces: list[bytes] = field(default_factory=list)  # not decoded yet
     _text: bytearray = field(default_factory=bytearray)  # the decoded arguments, in UTF-8
     _brackets: Brackets = field(default_factory=Brackets)
     _broken: bool = False  # the arguments are invalid JSON, whatever follows
@@ -132,8 +135,11 @@ class Call:
         return not self._broken
 
     def _decode(self) -> None:
+        self._pieces.reverse()
         while self._pieces:
-            some = [self._pieces.popleft() for _ in range(min(_BATCH, len(self._pieces)))]
+            some = [self._pieces.pop()]
+            while self._pieces and len(some) < _BATCH and len(some[-1]) < _LARGE:
+                some.append(self._pieces.pop())
             try:
                 text: str = json.loads(b'"%b"' % b"".join(some))
             except ValueError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 #: members that are the same in the whole stream (and so will similar pieces be); or otherwise.
 KEPT, MENDED, CHANGED = range(3)
 #: Members of a choice that may hold its message or text; the first that is not empty counts.
-_HOLDERS = (
+HOLDERS = (
     *("message", "messages", "delta", "text", "content", "output", "response"),
     *("generated_text", "completion", "answer"),
 )
@@ -32,8 +32,8 @@ def message_in(one: Members) -> Json:
     It is taken out of *one* unless it is in ``message``.  A text, or parts of it, becomes
     ``content``; a list with one message stands for the message.
     """
-    name = next(filter(one.get, _HOLDERS), "")
-    name = name or next((name for name in _HOLDERS if one.get(name) is not None), "")
+    name = next(filter(one.get, HOLDERS), "")
+    name = name or next((name for name in HOLDERS if one.get(name) is not None), "")
     message = one[name] if name == "message" else one.pop(name, None)
     if isinstance(message, list) and len(message) == 1 and isinstance(message[0], dict):
         message = message if "type" in message[0] else message[0]

@@ -43,7 +43,7 @@ MEANINGS = {
     """,
 }
 #: Members that may hold a finish reason; there may be several of them.
-_NAMES = ("finish_reason", "finishReason", "stop_reason", "done_reason", "finish_details")
+FINISHES = ("finish_reason", "finishReason", "stop_reason", "done_reason", "finish_details")
 #: Words that are sent for null, while a choice continues (DashScope, Vertex AI, Python templates).
 _NULLS = frozenset(("null", "none", "undefined", "unspecified", "finish_reason_unspecified"))
 _MEANING = {word: reason for reason, words in MEANINGS.items() for word in words.split()}
@@ -98,7 +98,7 @@ def finish_reason(
 
 def reason_in(holder: dict[str, Any]) -> Any:
     """Return the finish reason in *holder*, a choice or a chunk, under any of its names."""
-    return next(filter(None, map(holder.get, _NAMES)), holder.get("finish_reason"))
+    return next(filter(None, map(holder.get, FINISHES)), holder.get("finish_reason"))
 
 
 def is_finish(word: Any) -> bool:

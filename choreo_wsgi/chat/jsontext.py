@@ -27,7 +27,7 @@ MAX_VALUES = 100_000
 
 _PIECE = 64 * 1024
 #: A longer text is parsed in parts.
-_LARGE = 4 * _PIECE
+LARGE = 4 * _PIECE
 
 
 def refuse(constant: str) -> Json:
@@ -130,10 +130,16 @@ def parse(
     check_bounds(text, values)
     if isinstance(text, str):
         return decode(text)
-    if len(text) > _LARGE and isinstance(decode, Decoder):
+    if len(text) > LARGE and isinstance(decode, Decoder):
         with suppress(ValueError):  # *decode* below reports the error
             return large.read(text, decode)
     return decode(text.decode("utf-8", errors))
+
+
+def parse_large(text: bytes, decode: Decoder, values: int = MAX_VALUES) -> Json:
+    """Return the array or object in *text*, as :func:`parse` does, without the exact error."""
+    check_bounds(text, values)
+    return large.read(text, decode)
 
 
 def whole_number(value: Json) -> int | None:

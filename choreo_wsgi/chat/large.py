@@ -10,7 +10,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .items import has_many
@@ -20,38 +20,47 @@ WINDOW = 64 * 1024
 
 
 def read(text: bytes, decoder: json.JSONDecoder) -> Any:
-    """Return the object in *text* as *decoder* parses it.
+    """Return the array or object in *text* as *decoder* parses it.
 
     Arrays and objects that are larger than a window are read in parts, eight levels deep.  Raises
     ValueError for invalid JSON and for any other value.
     """
     reader = _Reader(text, decoder)
-    if reader.peek() != "{":
-        raise ValueError("not an object")
+    if reader.peek() not in "[{":
+        raise ValueError("neither an array nor an object")
     value = reader.container(8)
     if reader.remaining():
-        raise ValueError("text after the object")
+        raise ValueError("text after the value")
     return value
 
 
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
     """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
     output = io.BytesIO()
-
-    def write_value(value: Any) -> None:
-        is_object = isinstance(value, dict)
-        if not has_many(value):
-            output.write(dump(value))
-            return
-        before = b"{" if is_object else b"["
-        for one in value:
-            output.write(before + dump(one) + b":" if is_object else before)
-            write_value(value[one] if is_object else one)
-            before = b","
-        output.write(b"}" if is_object else b"]" if before == b"," else b"[]")
-
-    write_value(value)
+    write_to(output, value, lambda part: (dump(part),))
     return output.getvalue()
+
+
+def write_to(
+    output: io.BytesIO, value: Any, encode: Callable[[Any], Iterable[bytes | memoryview]]
+) -> None:
+    """Write *value* as JSON to *output*; *encode* returns the bytes of parts with few values."""
+    if not has_many(value):
+        output.writelines(encode(value))
+        return
+    is_object = isinstance(value, dict)
+    before = b"{" if is_object else b"["
+    for one in value:
+        output.write(before)
+        if is_object:
+            output.writelines((*encode(one), b":"))
+        write_to(output, value[one] if is_object else one, encode)
+        before = b","
+    output.write(b"}" if is_object else b"]" if before == b"," else b"[]")
+
+
+#: Characters of the longest literal, number or escape that may be cut by the end of the window.
+_LITERAL = 1024
 
 
 class _Reader:
@@ -99,8 +108,10 @@ class _Reader:
             opening = self.peek()
             try:
                 value, end = self._scan(self._text, self._at)
-            except json.JSONDecodeError:
+            except json.JSONDecodeError as error:
                 end = len(self._text)
+                if error.pos < end - _LITERAL and not error.msg.startswith("Unterminated string"):
+                    raise  # more text would not mend it
             if self._text[end : end + 1] in _ENDS:  # half a number is followed by its other half
                 self._at = end
                 return value

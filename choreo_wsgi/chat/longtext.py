@@ -56,7 +56,7 @@ class LazyJson:
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         """Yield the JSON text in pieces, with *marks* restored."""
-        for part in _parts(dump_large(self.value), marks):
+        for part in restored(dump_large(self.value), marks):
             for at in range(0, len(part), WINDOW):
                 yield bytes(part[at : at + WINDOW])
 
@@ -68,11 +68,12 @@ class LazyJson:
 
 def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
-    parts = [*_parts(text, marks)]
+    parts = [*restored(text, marks)]
     return b"".join(parts) if len(parts) > 1 else text
 
 
-def _parts(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
+def restored(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:
+    """Yield the parts of what :func:`restore` returns."""
     at, view = 0, memoryview(text)
     for found in find_marks(text, marks):
         between = view[at : found.start()]

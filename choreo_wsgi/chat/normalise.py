@@ -7,6 +7,7 @@ choice is in a :class:`~choreo_wsgi.chat.choice.Choice`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,9 @@ from ..errors import UpstreamInvalid, UpstreamTruncated
 from ..late import Late
 from .choice import CHANGED, KEPT, MENDED, REPEATABLE, Choice
 from .endings import finish_reason, is_finish, reason_in
-from .items import Json, Marks, new_call_id
+from .items import Json, Marks, dump_large, has_many, new_call_id
 from .jsontext import whole_number
+from .longtext import restore
 from .shapes import Members as Chunk
 from .shapes import has_content, listed
 from .usages import complete_usage, counts_anything, take_usage
@@ -33,6 +35,8 @@ _FRAME = {
     *("id", "object", "created", "model", "choices", "usage", "system_fingerprint"),
     *("service_tier", "obfuscation", "x_groq", "provider"),
 }
+#: Limits of bytes in a member of chunks without choices, and of such members.
+_MOST_LATE, _MOST_LATE_MEMBERS = 256 * 1024, 64
 
 
 @dataclass(eq=False)
@@ -207,7 +211,18 @@ class Normaliser:
 
     def _keep_late(self, chunk: Chunk) -> None:
         """Keep the members of a chunk outside its choices, such as timings and citations."""
-        self._late.update({key: value for key, value in chunk.items() if key not in _FRAME})
+        for name in chunk:
+            if name in _FRAME:
+                continue
+            value = chunk[name]
+            if self.marks or has_many(value):
+                text = restore(dump_large(value), self.marks)
+                if len(text) > _MOST_LATE:
+                    raise UpstreamInvalid("the provider sent too much beside its choices")
+                value = json.loads(text) if self.marks else value
+            self._late[name] = value
+        if len(self._late) > _MOST_LATE_MEMBERS:
+            raise UpstreamInvalid("the provider sent too many members beside its choices")
 
     def _identify(self, chunk: Chunk) -> int:
         """Set the id, object, created and model of the first chunk; return the verdict."""

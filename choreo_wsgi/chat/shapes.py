@@ -26,14 +26,18 @@ _RENAMED = {
     **dict.fromkeys(("text", "output_text"), "content"),
     **dict.fromkeys(("toolCalls", "tool_call"), "tool_calls"),
 }
-#: Types of parts that are calls.
-_CALLS = frozenset(("tool_use", "tool_call", "tool-call", "function_call"))
 #: Names of the member that holds the arguments of a call, first that of OpenAI's API.
 ARGUMENTS = ("arguments", "parameters", "input", "args")
 _NUMBER = re.compile(r"[0-9]{1,6}")
 _PLAIN = frozenset(("role", "content", "refusal", "reasoning_content"))
 _NULLABLE = ("content", "refusal")
 _TEXTS = frozenset(("text", "output_text", "input_text", None))
+#: Kinds of parts by their types.
+_KINDS: dict[str | None, str] = {
+    **dict.fromkeys(_TEXTS, "text"),
+    "refusal": "refusal",
+    **dict.fromkeys(("tool_use", "tool_call", "tool-call", "function_call"), "call"),
+}
 _THOUGHTS = frozenset(("thinking", "reasoning", "thought", "reasoning_text", "summary_text"))
 #: Members that hold an error, as an object or a word.
 ERROR_HOLDERS = ("error", "errors", "Error", "fault", "exception", "failure")
@@ -128,6 +132,16 @@ def reshape(message: Members) -> bool:
     return changed
 
 
+def part_kind(part: Json) -> str:
+    """Return the kind of *part* of a content: text, thought, refusal, call or ``""`` for others."""
+    members = part if isinstance(part, dict) else {}
+    kind = members.get("type")
+    kind = kind if kind is None else str(kind).lower()
+    if kind in _THOUGHTS or (kind in _TEXTS and members.get("thought") is True):  # as Gemini's
+        return "thought"
+    return _KINDS.get(kind, "")
+
+
 def _take_parts(message: Members, content: Json) -> None:
     """Distribute *content*, a part or a list of parts, among the members of *message*.
 
@@ -141,17 +155,16 @@ def _take_parts(message: Members, content: Json) -> None:
     others: dict[str, list[Json]] = {name: [] for name in names}
     for part in content if isinstance(content, list) else [content]:
         members = {**part} if isinstance(part, dict) else {}
-        kind = members.get("type")
-        kind = kind if kind is None else str(kind).lower()
-        if kind in _THOUGHTS or (kind in _TEXTS and members.get("thought") is True):  # as Gemini's
+        kind = part_kind(part)
+        if kind == "thought":
             found["reasoning_content"].append(text_of(part))
         elif kind == "refusal":
             found["refusal"].append(text_of(members.get("refusal")))
-        elif kind in _TEXTS:
+        elif kind == "text":
             found["content"].append(text_of(part))
             notes = members.get("annotations")
             others["annotations"] += notes if isinstance(notes, list) else []
-        elif kind in _CALLS:
+        elif kind == "call":
             del members["type"]
             others["tool_calls"].append(members)
         else:

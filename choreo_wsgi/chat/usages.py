@@ -22,7 +22,7 @@ _COUNTED_AS = (
 )
 _COUNTED = {name for names in _COUNTED_AS for name in names}
 #: Members that hold the counts instead of ``usage``; Ollama's counts are in the chunk itself.
-_PLACES = {"usageMetadata", "usage_metadata", "token_usage", "tokenUsage"}
+PLACES = {"usageMetadata", "usage_metadata", "token_usage", "tokenUsage"}
 _BESIDE = {"prompt_eval_count", "eval_count"}
 
 
@@ -33,7 +33,7 @@ def take_usage(chunk: Members) -> Json:
         chunk["usage"] = None
     elif isinstance(chunk.get("x_groq"), dict):
         found = chunk["x_groq"].pop("usage", None)
-    elif places := _PLACES & chunk.keys():
+    elif places := PLACES & chunk.keys():
         found = chunk.pop(places.pop())
     elif chunk.keys() >= _BESIDE:
         found = {name: chunk.pop(name) for name in _BESIDE}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..chat.aside import is_object, pieces, set_aside
+from ..chat.aside import is_object, pieces, set_aside, signature
 from ..chat.endings import finish_reason
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.jsontext import whole_number
@@ -19,7 +19,7 @@ from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .failures import provider_error, stream_error
 from .reading import MESSAGES, Counts, find_error, text
-from .translating import arguments
+from .whole_calls import arguments
 
 
 class Blocks:
@@ -34,9 +34,10 @@ class Blocks:
         self._usage: dict[str, Json] = {}  # the latest totals
         self._begun = False
         self._finish: Finish | None = None
-        self._arguments: list[list[str]] = []  # by call: pieces of its arguments while it is open
+        self._arguments: list[bytearray] = []  # by call: its arguments, in UTF-8, while it is open
         self._broken = False  # the arguments of a call are not JSON
-        self._initial: list[list[str]] = []  # by call: the arguments in its start event
+        # By call: the arguments in its start event, and the marks in them.
+        self._initial: list[tuple[list[str], Marks]] = []
         self._open: dict[int, int] = {}  # the open calls: index of the block -> number of the call
         self._latest = 0  # the index of the latest block event
         self._thinking: list[str] = []
@@ -96,7 +97,7 @@ class Blocks:
             deltas = [Delta(text(block["text"]))] if block.get("text") else []
             return [*deltas, *map(self._citation, block.get("citations") or ())]
         if kind == "thinking":
-            self._signature += pieces(text(block.get("signature")), self._marks)
+            self._signature.append(signature(text(block.get("signature")), self._marks))
             return self._add_thinking(text(block.get("thinking")))
         if kind == "redacted_thinking":
             return [
@@ -105,8 +106,9 @@ class Blocks:
         if kind != "tool_use":
             return []
         number = self._open[index] = len(self._arguments)
-        self._arguments.append([])
-        self._initial.append(arguments(block.get("input"), self._marks))
+        self._arguments.append(bytearray())
+        marks: Marks = {}
+        self._initial.append((arguments(block.get("input"), self._marks, marks), marks))
         id = text(block.get("id")) or new_call_id()
         return [Delta(tool_calls=[ToolCall(number, id, text(block["name"]))])]
 
@@ -119,7 +121,7 @@ class Blocks:
         if kind == "citations_delta":
             return [self._citation(delta["citation"])]
         if kind == "signature_delta":
-            self._signature += pieces(text(delta["signature"]), self._marks)
+            self._signature.append(signature(text(delta["signature"]), self._marks))
         return []
 
     def _add_arguments(self, index: int, value: Json) -> list[Item]:
@@ -127,7 +129,8 @@ class Blocks:
         number, piece = self._open.get(index), arguments_of(value)
         if number is None or not piece:
             return []
-        self._arguments[number] += pieces(piece, self._marks)
+        for one in pieces(piece, self._marks):
+            self._arguments[number] += one.encode("utf-8", "surrogatepass")
         return [Delta(tool_calls=[ToolCall(number, arguments=piece)])]
 
     def _add_thinking(self, piece: str) -> list[Item]:
@@ -157,17 +160,21 @@ class Blocks:
         """
         items: list[Item] = []
         marks: Marks = {}
-        thinking, signature = set_aside(self._thinking, marks), "".join(self._signature)
+        thinking, signed = set_aside(self._thinking, marks), "".join(self._signature)
         self._thinking, self._signature = [], []
-        if signature:
-            block = {"type": "thinking", "thinking": thinking, "signature": signature}
+        if signed:
+            block = {"type": "thinking", "thinking": thinking, "signature": signed}
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))
         number = self._open.get(index)
         if number is not None:
-            for piece in () if self._arguments[number] else self._initial[number]:
-                items += self._add_arguments(index, piece)
+            if not self._arguments[number]:
+                initial, initial_marks = self._initial[number]
+                self._marks |= initial_marks
+                for piece in initial:
+                    items += self._add_arguments(index, piece)
             self._broken |= not is_object(self._arguments[number])
-            self._arguments[number] = []
+            self._arguments[number] = bytearray()
+            self._initial[number] = ([], {})
             del self._open[index]
         return items
 

@@ -40,7 +40,8 @@ from .parts import Call, Media, Result, Text
 from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
 from .tools import choice, functions, schema
-from .translating import arguments, image_delta, json_values, whole_call
+from .translating import image_delta, json_values
+from .whole_calls import arguments, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _COUNTS = Counts("prompt_eval_count", "eval_count")
@@ -253,7 +254,7 @@ class OllamaTranslator(Translator):
         for call in listed(message.get("tool_calls")):
             function = call.get("function") or call
             id = text(call.get("id")) or self._new_call_id()
-            pieces = arguments(arguments_in(function), self.marks)
+            pieces = arguments(arguments_in(function), self.marks, self.marks)
             items += whole_call(self._call_count, id, text(function["name"]), pieces)
             self._call_count += 1
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from math import isfinite
 
 from ..chat import jsontext
 from ..chat.items import Json, Usage
+from ..chat.longtext import LONG
 from ..chat.shapes import ERROR_HOLDERS, ERROR_STATES, ERRORS, numbered
 from ..errors import UpstreamInvalid
 
@@ -55,6 +57,8 @@ MAX_VALUES = jsontext.MAX_VALUES
 def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
     """Return the JSON value in *text*; raises UpstreamInvalid."""
     try:
+        if isinstance(text, bytes) and len(text) > jsontext.LARGE:
+            return jsontext.parse_large(text, decode, values)
         return jsontext.parse(text, decode, values)
     except jsontext.TooMuch as error:
         raise UpstreamInvalid(f"the provider sent data that {error}") from error
@@ -62,16 +66,31 @@ def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 
 
+_HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 #: Limit of values: _FEW_VALUES and one for each _BYTES_A_VALUE bytes, but at most _MOST_VALUES.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
+#: Limit with log probabilities: 400 tokens with 20 alternatives each.
+_MOST_WITH_LOGPROBS = 50_000
+#: As many values are always allowed.
+_FEWEST_VALUES = 8_000
 
 
-def most_values(text: str | bytes) -> int:
-    """Return the limit of values in *text*, an event or answer without log probabilities.
+def most_values(text: str | bytes, has_logprobs: bool = False) -> int:
+    """Return the limit of values in *text*, an event or answer.
 
-    It allows for an answer that repeats the tools of the request.
+    It allows for an answer that repeats the tools of the request.  In a long text a character
+    that makes its string four times as wide counts as two values more.
     """
-    return min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
+    values = min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
+    values = _MOST_WITH_LOGPROBS if has_logprobs else values
+    return max(values - 2 * _count_wide(text), _FEWEST_VALUES)
+
+
+def _count_wide(text: str | bytes) -> int:
+    """Return how many characters of four bytes *text* has, 0 if it is short."""
+    if len(text) <= LONG or isinstance(text, str):
+        return 0
+    return text.count(b"\xf0") + sum(1 for _ in _HIGH_SURROGATE.finditer(text))
 
 
 def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:

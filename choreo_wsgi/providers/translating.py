@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 
 from .. import sse
 from ..chat import aside
-from ..chat.items import Delta, Item, Json, Marks, ToolCall, Usage
-from ..chat.longtext import restore
+from ..chat.items import Delta, Item, Json, Marks, Usage
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
 from .answer import Attempt, UpstreamAnswer
+from .held import Held, hold, taken
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
-from .reading import SHAPE_ERRORS, decode, parse_json, parse_object, unknown_shape
+from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
 from .tools import restore_names
 
 #: Characters of long texts after which a batch of items is returned.
@@ -68,6 +67,7 @@ class Translator:
         try:
             self.translate(data, items)
         except ChoreoError as error:
+            error.message = aside.beginning(error.message, getattr(self, "marks", {}))
             self.failure = error
         except SHAPE_ERRORS as error:
             self.failure = unknown_shape(error)
@@ -140,7 +140,7 @@ class EventTranslator(Translator):
     """A translator of Server-Sent Events of at most *limit* bytes, parsed by *decoder*."""
 
     #: Parses the data of an event.
-    parse: Callable[[str], dict[str, Json]] = staticmethod(parse_object)
+    parse: Callable[[str | bytes], dict[str, Json]] = staticmethod(parse_object)
 
     def __init__(
         self, limit: int = 8 * 1024 * 1024, decoder: type[sse.Decoder] = sse.Decoder
@@ -148,7 +148,9 @@ class EventTranslator(Translator):
         super().__init__()
         self._decoder = decoder(limit, errors="strict")
         self._limit = limit
-        self._decoder.shorten = self.shorten
+        #: The values, or errors, of long events; the strings in their place are the events' data.
+        self._held: Held = {}
+        self._decoder.shorten = partial(hold, self._held, self.shorten, self.parse)
 
     def events(self, data: bytes) -> list[sse.Event]:
         """Return the events that *data* completes, up to any bytes that cannot be decoded."""
@@ -161,7 +163,9 @@ class EventTranslator(Translator):
     def objects(self, data: bytes) -> Iterator[dict[str, Json]]:
         """Yield the events that *data* completes as objects, except keep-alives and ``[DONE]``."""
         for event in self.events(data):
-            if event.data.strip() not in ("", "[DONE]"):
+            if event.data in self._held:
+                yield taken(self._held, event.data)
+            elif event.data.strip() not in ("", "[DONE]"):
                 yield self.parse(event.data)
 
 
@@ -258,44 +262,6 @@ def json_values(body: bytes) -> list[Json]:
             continue
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values
     return []
-
-
-def arguments(value: Json, marks: Marks | None = None) -> list[str]:
-    """Return the complete arguments of a call as compact JSON text, in pieces.
-
-    Raises UpstreamInvalid if *value* is neither an object nor the JSON text of one.
-    """
-    marks = marks or {}
-    pieces: list[str] = []
-    if isinstance(value, str):
-        pieces = list(aside.pieces(value, marks)) if value.strip() else []
-        try:
-            value = aside.parse_pieces(pieces, {}, decode) if pieces else {}
-        except ValueError:
-            value = [value]
-    value = {} if value in (None, []) else value
-    if not isinstance(value, dict):
-        raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
-    if pieces and value:
-        return pieces
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    if not aside.has_marks(text):
-        return [text]
-    return list(aside.decode_pieces(restore(text.encode("utf-8", "backslashreplace"), marks)))
-
-
-def whole_call(
-    number: int,
-    id: str,
-    name: str,
-    pieces: Iterable[str],
-    index: int = 0,
-    extra: dict[str, Json] | None = None,
-) -> list[Item]:
-    """Return a complete tool call as deltas: first its name, then the *pieces* of arguments."""
-    calls = [ToolCall(number, id, name, "", extra)]
-    calls += [ToolCall(number, arguments=piece) for piece in pieces]
-    return [Delta(index=index, tool_calls=[call]) for call in calls]
 
 
 def image_delta(

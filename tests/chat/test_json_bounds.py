@@ -120,7 +120,7 @@ def test_large_text_is_parsed_like_a_small_one(
             expected = ValueError
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(large, "WINDOW", piece)
-            patch.setattr(jsontext, "_LARGE", 0)
+            patch.setattr(jsontext, "LARGE", 0)
             try:
                 found = jsontext.parse(variant, jsontext.strict)
             except ValueError:

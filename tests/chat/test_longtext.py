@@ -203,7 +203,6 @@ def test_relayed_event_needs_little_memory(kind: str, model: str, parts: bool) -
         '{"choices":[{"message":{"role":"assistant","content":"%s"},"finish_reason":"stop"}]}',
         '{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f","arguments":"{\\"a\\":\\"%s\\"}"}}]}}]}',
         '{"choices":[{"delta":{"tool_calls":[{"function":{"name":"f","arguments":{"a":"%s"}}}]}}]}',
-        '{"id":"%s","choices":[{"delta":{"content":"a"}}]}',
         '{"x":"%s","choices":[{"delta":{"content":"a"}}]}',
         '{"choices":[],"x":"%s"}',
         '{"error":{"message":"%s"}}',

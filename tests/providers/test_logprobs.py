@@ -144,13 +144,12 @@ def test_ignores_logprobs_inside_strings() -> None:
     assert logprobs.shorten(body) == (body, {})
 
 
-def test_logprobs_in_arguments_are_not_set_aside() -> None:
-    """Arguments that are an object become a string, which cannot contain marks."""
-    call = {"function": {"name": "f", "arguments": {"logprobs": tokens(300, 20)}}}
-    body = encode(completion(None, tool_calls=[call]))
-    marks: Marks = {}
-    assert long.shorten(body, marks) == body
-    assert not marks
+def test_log_probabilities_in_arguments_are_part_of_their_text() -> None:
+    given = {"logprobs": tokens(300, 20)}
+    call = {"id": "t", "type": "function", "function": {"name": "f", "arguments": given}}
+    document = json.loads(client_answer("chat", sized(encode(completion(None, tool_calls=[call])))))
+    (made,) = document["choices"][0]["message"]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == given
 
 
 def test_a_window_may_end_anywhere() -> None:

@@ -11,8 +11,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat.aside import marks_in, parse_pieces, set_aside
-from ...chat.items import Json, Marks, ToolCall, Usage, dump
+from ...chat.aside import marks_in, parse_pieces, set_aside, text_or_mark
+from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large
 from ...chat.longtext import restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
@@ -106,6 +106,7 @@ class ResponseWriter(BlockWriter):
         suffix = f"{stored}_{index}" if stored else random_hex()
         item = {"id": f"{prefix}_{suffix}", **_ITEMS[prefix], **more}
         self._output.append(item)
+        self._has_many = self._has_many or index > FEW
         position = {"item_id": item["id"], "output_index": index}
         block = Block(kind, item, position, item, member, holder)
         if holder:
@@ -146,6 +147,7 @@ class ResponseWriter(BlockWriter):
         names = {name: str(citation.get(name) or "") for name in ("title", "url")}
         annotations: list[Json] = block.part["annotations"]
         annotations.append({"type": "url_citation", **ends, **names})
+        self._has_many = self._has_many or len(annotations) > FEW
         added = {"annotation_index": len(annotations) - 1, "annotation": annotations[-1]}
         return self._event("response.output_text.annotation.added", **block.position, **added)
 
@@ -157,10 +159,13 @@ class ResponseWriter(BlockWriter):
         if block is not None and signed.get("thinking") == "":  # the signature of the deltas
             signed["thinking"] = "".join(block.pieces)
         data = base64.b64encode(restore(dump([signed]), self._marks))
-        content = THINKING_PREFIX + data.decode()
+        content = THINKING_PREFIX + text_or_mark(data, self._marks)
         if block is None:
-            block = self._add_item("encrypted", "encrypted", encrypted_content=content)
-            yield from self._complete_block(block)
+            block = self._add_item("encrypted", "encrypted", encrypted_content=None)
+            yield from self._close_blocks()
+            yield from self._block_start(block)
+            block.item["encrypted_content"] = content
+            yield from self._block_end(block, "completed")
         else:
             block.item["encrypted_content"] = content
             yield from self._close_blocks()
@@ -206,7 +211,7 @@ class ResponseWriter(BlockWriter):
         if self._stream:
             yield self._event(f"response.{status}", response=response)
         else:
-            yield restore(dump(response), self._marks)
+            yield restore(dump_large(response), self._marks)
 
     def passed(self, frames: bytes) -> None:
         """Continue the numbers, and the id, of *frames* that were forwarded from a provider."""

@@ -10,16 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from ... import sse
 from ...chat import jsontext
-from ...chat.aside import whole
+from ...chat.aside import signature
 from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import provider_error, stream_error
 from ..reading import Counts, find_error, parse_object, text
-from ..translating import EventTranslator, arguments, image_delta, json_values, whole_call
+from ..translating import EventTranslator, image_delta, json_values
+from ..whole_calls import arguments, whole_call
 
 _COUNTS = Counts(
     "promptTokenCount toolUsePromptTokenCount",
@@ -28,6 +30,8 @@ _COUNTS = Counts(
     reasoning="thoughtsTokenCount",
     total="totalTokenCount",
 )
+#: Limit of calls, of images and of other parts in a candidate.
+_MOST_PARTS = 4096
 _STRAY_BYTES = 64 * 1024
 #: Finish reasons of an empty answer that is not a failure: the model chose not to answer.
 _NO_ANSWER = ("OTHER", "NO_IMAGE")
@@ -38,7 +42,11 @@ _ANSWERS = {"candidates", "promptFeedback"}
 #: The members of a part that may be without content.
 _EMPTY = {"text", "thought", "thoughtSignature"}
 #: Names in snake case, as in protocol buffers.
-_SNAKE, _SNAKES = re.compile("(?<=[a-z])_([a-z])"), re.compile(r'"[a-z]+_[a-z_]+"\s*:')
+_SNAKE, _SNAKES = re.compile("(?<=[a-z])_([a-z])"), r'"[a-z]+_[a-z_]+"\s*:'
+_SNAKES_IN: dict[type, re.Pattern[Any]] = {
+    str: re.compile(_SNAKES),
+    bytes: re.compile(_SNAKES.encode()),
+}
 _MEMBERS = {*_ANSWERS, "usageMetadata", "modelVersion", "responseId"}
 
 
@@ -105,10 +113,10 @@ class GeminiTranslator(EventTranslator):
                 raise stream_error(error)
 
     @staticmethod
-    def parse(text: str) -> dict[str, Json]:
+    def parse(text: str | bytes) -> dict[str, Json]:
         """Return the response in *text*, its names in camel case."""
         body: dict[str, Json] = parse_object(text)
-        return _camel(body) if _SNAKES.search(text) else body
+        return _camel(body) if _SNAKES_IN[type(text)].search(text) else body
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
@@ -129,8 +137,8 @@ class GeminiTranslator(EventTranslator):
         if len(self._reasons) < self._n:
             raise UpstreamTruncated("the provider's stream ended without a finish reason")
         self.ended = True
-        for index, signature in self._signatures.items():
-            items.append(Delta(index=index, extra=_signature_member(signature)))
+        for index, found in self._signatures.items():
+            items.append(Delta(index=index, extra=_signature_member(found)))
         items += [self._finish(index, reason) for index, reason in self._reasons.items()]
         return [*items, usage] if (usage := self.usage) else items
 
@@ -158,7 +166,8 @@ class GeminiTranslator(EventTranslator):
 
     def _part(self, part: dict[str, Json], index: int) -> list[Item]:
         output = text(part.get("text"))
-        extra = _signature_member(text(part.get("thoughtSignature")))
+        found = signature(text(part.get("thoughtSignature")), self.marks)
+        extra = _signature_member(found)
         items: list[Item] = []
         if output and part.get("thought"):
             items.append(Delta("", index, reasoning=output))
@@ -176,10 +185,10 @@ class GeminiTranslator(EventTranslator):
             items.append(image_delta(number, media_type, text(data["data"]), index, extra))
         elif (call := part.get("functionCall")) is not None:
             number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
-            pieces = arguments(call.get("args"), self.marks)
+            pieces = arguments(call.get("args"), self.marks, self.marks)
             items += whole_call(number, id, text(call["name"]), pieces, index, extra or None)
         elif extra:
-            self._signatures[index] = whole(text(part["thoughtSignature"]), self.marks)
+            self._signatures[index] = found
         elif not output and part.keys() - _EMPTY:
             other = {"index": self._next("other", index), **part}
             items.append(Delta(index=index, extra={"content_parts": [other]}))
@@ -188,6 +197,8 @@ class GeminiTranslator(EventTranslator):
     def _next(self, kind: str, index: int) -> int:
         """Return the number, from 0, of the next part of this *kind* in candidate *index*."""
         self._part_counts[kind, index] += 1
+        if self._part_counts[kind, index] > _MOST_PARTS:
+            raise UpstreamInvalid(f"the provider sent more than {_MOST_PARTS:,} parts of one kind")
         return self._part_counts[kind, index] - 1
 
     def _finish(self, index: int, word: str) -> Finish:

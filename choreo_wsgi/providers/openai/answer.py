@@ -183,8 +183,9 @@ class RelayedDocument(UpstreamAnswer):
 
     def _mend(self, body: bytes) -> bytes:
         marks: Marks = {}
+        is_long = len(body) > LONG
         try:
-            short = long.shorten(body, marks) if len(body) > LONG else body
+            short = long.shorten(body, marks) if is_long else body
             received = parse_json(short, most_values(short))
         except UpstreamInvalid:
             received = None
@@ -199,6 +200,8 @@ class RelayedDocument(UpstreamAnswer):
                 self._fold(translator, events)
                 return self._end(translator)
             settings = self._new_normaliser()
+            if is_long and long.prepare(reply, marks, repair=settings.repair):
+                received = None
             mended, usage = completion.normalise_completion(
                 reply, settings.identity or {}, settings.new_id, settings.tools, marks
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from ... import sse
 from ...chat.choice import CHANGED
@@ -13,10 +12,11 @@ from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
 from ..answer import BLANK
-from ..reading import MAX_VALUES, find_error, read_usage, text
+from ..reading import find_error, read_usage, text
 from ..translating import Translator, json_values
+from . import long
 from .events import EventReader, read_chunks
-from .long import AT_ONCE, shorten
+from .long import AT_ONCE
 
 #: Members of a delta, and of a choice, that have a field of an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
@@ -41,7 +41,6 @@ class OpenAITranslator(Translator):
         self._reader = EventReader(limit)
         self._normaliser = Normaliser(n, new_id=new_call_id, tools=tools)
         self.marks = self._normaliser.marks
-        self._reader.shorten = partial(shorten, marks=self.marks, reading=True)
         # The data before and after the text of the last event with nothing but text; its choice.
         self._around: tuple[str, str, int] | None = None
 
@@ -70,24 +69,33 @@ class OpenAITranslator(Translator):
 
     def _read_event(self, event: sse.Event, items: list[Item]) -> None:
         data = event.data
+        if data in self._reader.kept:
+            for chunk in long.read(self._reader.data(event), self.marks, event.event, reading=True):
+                self._read_chunk(chunk, items)
+            return
         if self._around is not None and event.event != "error":
             before, after, index = self._around
             text = data[len(before) : len(data) - len(after)]
             if _is_plain(text) and data.startswith(before) and data.endswith(after):
                 items.append(Delta(text, index))
                 return
-        for _, chunk in read_chunks(data.strip().encode(), event.event, MAX_VALUES):
-            if chunk is None:
-                self._normaliser.mark_done()
-                self._end(items)
-                return
-            chunks, verdict = self._normaliser.normalise(chunk)
+        for _, chunk in read_chunks(data.strip().encode(), event.event):
             known = len(items)
-            for one in chunks:
-                for choice in one["choices"]:
-                    items += _items(choice)
+            verdict = self._read_chunk(chunk, items)
             if verdict != CHANGED and len(items) == known + 1:
                 self._learn(data, items[-1])
+
+    def _read_chunk(self, chunk: dict[str, Json] | None, items: list[Item]) -> int:
+        """Append the items of *chunk*, None for the end; return the normaliser's verdict."""
+        if chunk is None:
+            self._normaliser.mark_done()
+            self._end(items)
+            return CHANGED
+        chunks, verdict = self._normaliser.normalise(chunk)
+        for one in chunks:
+            for choice in one["choices"]:
+                items += _items(choice)
+        return verdict
 
     def _learn(self, data: str, item: Item) -> None:
         """Remember what surrounds the text of *item* in *data*, if the item has nothing else.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.items import Json, dump
 from ...errors import ChoreoError, UpstreamInvalid
+from ...ids import random_hex
 from ...late import Late
-from ..reading import MAX_VALUES, find_error, most_values, parse_json, parse_object, unwrapped
+from ..reading import find_error, most_values, parse_json, parse_object, unwrapped
 
 if TYPE_CHECKING:
     from .. import failures
@@ -54,20 +56,18 @@ def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json]
     return chunk
 
 
-def read_chunks(
-    data: bytes, event: str = "", values: int = 0
-) -> Iterator[tuple[bytes, dict[str, Json] | None]]:
+def read_chunks(data: bytes, event: str = "") -> Iterator[tuple[bytes, dict[str, Json] | None]]:
     """Yield the JSON and the value of each chunk in *data*; the rest is as for :func:`read_chunk`.
 
     Some servers join several chunks in one event, see :mod:`.joined`.
     """
     try:
-        chunk = read_chunk(data, event, values)
+        chunk = read_chunk(data, event)
     except UpstreamInvalid:
         several = joined.events_in(data)
         if not several:
             raise
-        yield from ((one, read_chunk(one, values=MAX_VALUES)) for one in several)
+        yield from ((one, read_chunk(one, values=most_values(one, True))) for one in several)
     else:
         inner = unwrapped(chunk)
         yield (data if inner is chunk else dump(inner)), inner
@@ -82,6 +82,14 @@ class EventReader(sse.Decoder):
     def __init__(self, max_event_bytes: int) -> None:
         super().__init__(max_event_bytes, errors="strict")
         self.error: ChoreoError | None = None
+        #: The data of long events, which stay bytes, by the strings in their place.
+        self.kept: dict[str, bytes] = {}
+        self.shorten = partial(_keep, self.kept)
+
+    def data(self, event: sse.Event) -> bytes:
+        """Return the data of *event*."""
+        kept = self.kept.pop(event.data, None)
+        return event.data.strip().encode() if kept is None else kept.strip()
 
     def unknown(self, line: bytes) -> None:
         """Store the provider's error from *line*: an ``error:`` field or bare JSON."""
@@ -99,6 +107,13 @@ class EventReader(sse.Decoder):
             return error.events, failure
         except ChoreoError as error:  # the value of an error: line is not JSON
             return [], error
+
+
+def _keep(kept: dict[str, bytes], data: bytes) -> bytes:
+    """Keep *data* under a new name, which is returned."""
+    name = random_hex()
+    kept[name] = data
+    return name.encode()
 
 
 class WholeEvents:

@@ -12,12 +12,16 @@ from ...chat.jsontext import check_bounds
 from ..reading import decode
 from .events import DONE
 
+#: Limit of bytes of such an event.
+LONGEST = 512 * 1024
 _FIELD = re.compile(r"^\s*(data:\s*)*", re.M)
 _BETWEEN = " \t\n,"
 
 
 def events_in(data: bytes) -> list[bytes]:
     """Return the data of each event joined in *data*; an empty list if it is anything else."""
+    if len(data) > LONGEST:
+        return []
     text, at = _FIELD.sub("", data.decode("utf-8", "replace")), 0
     values: list[Json] = []
     end: list[bytes] = []

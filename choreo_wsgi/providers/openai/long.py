@@ -1,72 +1,211 @@
-"""Chat chunks of hundreds of kilobytes: long strings set aside, many tool calls divided."""
+"""Chunks and completions of hundreds of kilobytes, read in little memory.
+
+Long strings are set aside before the JSON is parsed (see :mod:`~choreo_wsgi.chat.longtext`),
+lists of texts are joined without being decoded, and many tool calls are divided among chunks.
+"""
 
 from __future__ import annotations
 
+import io
+import json
 import re
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 
-from ...chat import cutting, longtext
-from ...chat.items import Json, Marks, dump_large
+from ...chat import aside, cutting, large, longtext
+from ...chat.choice import HOLDERS
+from ...chat.endings import FINISHES
+from ...chat.items import Json, Marks, dump, dump_large
+from ...chat.shapes import ARGUMENTS, REASONING, Members, listed, part_kind, text_of
+from ...chat.usages import PLACES
 from ...errors import UpstreamInvalid
 from .. import logprobs
-from ..reading import MAX_VALUES, find_error, most_values, parse_json, unwrapped
+from ..failures import provider_error
+from ..reading import find_error, most_values, parse_json, unwrapped
+from . import joined
+from .events import read_chunks
 
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
-#: Members that may be lists of parts with texts.
-_PARTS = ("content", "reasoning_details")
+#: Limit of bytes of a value in which the code reads the strings; all others are only forwarded.
+_MOST_READ = 64 * 1024
+#: Bytes of a string in an error that are read: more than its message may have characters.
+_SHOWN = 32 * 1024
+#: The members with such values: of a chunk, a choice or a message, and of a call.
+_READ = ("id", "object", "model", "usage", "index", *PLACES, *FINISHES)
+_READ_IN_CALL = ("index", "id", "type", "name")
+_CALLS = ("tool_calls", "tool_call", "toolCalls", "function_call")
+#: Bytes of an object that the normaliser encodes itself.
+_SHORT = 4 * 1024
 _LINE_END = re.compile(rb"[\r\n]")
+
+
+def read(
+    data: bytes | memoryview, marks: Marks, event: str, reading: bool = False, repair: bool = True
+) -> list[dict[str, Json] | None]:
+    """Return the chunks in *data*, of an event of the type *event*; None for the end marker.
+
+    Long strings are placeholders, which are added to *marks*.  *reading* is whether the chunks will
+    be translated, *repair* whether they will be mended.  Raises the error that the event reports,
+    and UpstreamInvalid.
+    """
+    short = shorten(data, marks, reading)
+    try:
+        value = parse_json(short, most_values(short, has_logprobs=reading))
+    except UpstreamInvalid:
+        value = None
+    if not isinstance(value, dict):
+        marks.clear()
+        if len(data) > joined.LONGEST:
+            raise UpstreamInvalid("the provider sent a long event that is not a JSON object")
+        return [chunk for _, chunk in read_chunks(bytes(data), event)]
+    failure = value if event == "error" else find_error(value)
+    if failure is not None:
+        raise provider_error(_restored(failure, marks, truncate=True))
+    chunk: dict[str, Json] = unwrapped(value)
+    prepare(chunk, marks, reading, repair)
+    return [chunk]
 
 
 def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> bytes:
     """Return *data*, a chunk or a completion, with placeholders for long parts, added to *marks*.
 
-    The parts are long strings of the choices' output, and their log probabilities unless those
-    will be read (*reading*).  If anything else is long, or the JSON is invalid, nothing is set
-    aside.  Line ends in a part become spaces, so that a frame may contain it.
+    The parts are long strings and, unless the chunk will be translated (*reading*), log
+    probabilities.  Line ends in a part become spaces, so that a frame may contain it.
     """
     for cut in [cutting.shorten] if reading else [logprobs.shorten, cutting.shorten]:
-        short, found = cut(data)
-        if not found:
-            continue
-        with suppress(UpstreamInvalid):  # the caller's parser reports it; or one line of several
-            chunk = parse_json(short, MAX_VALUES if reading else most_values(short))
-            if _are_output(found, unwrapped(chunk)):
-                for mark, part in found.items():
-                    if not isinstance(part, longtext.LazyJson) and _LINE_END.search(part):
-                        part = _LINE_END.sub(b" ", part)
-                    marks[mark] = part
-                data = short
+        data, found = cut(data)
+        for mark, part in found.items():
+            if not isinstance(part, longtext.LazyJson) and _LINE_END.search(part):
+                part = _LINE_END.sub(b" ", part)
+            marks[mark] = part
     return bytes(data)
 
 
-def _are_output(marks: Marks, chunk: Json) -> bool:
-    """Whether all *marks* are in the log probabilities, texts, arguments or images of choices.
+def prepare(
+    chunk: dict[str, Json], marks: Marks, reading: bool = False, repair: bool = True
+) -> bool:
+    """Prepare *chunk*, whose long strings are in *marks*, for the normaliser, in place.
 
-    Such strings are moved, joined and forwarded, but nothing reads them.
+    Strings that it reads are restored, and lists of texts that it would join, with *repair*, are
+    joined here: one wide character would make all of a joined text wide.  Returns whether anything
+    was joined.  Raises UpstreamInvalid for a string that is too long.
     """
-    if not isinstance(chunk, dict) or find_error(chunk) is not None:
-        return False
-    choices = chunk.get("choices")
-    output = bytearray()
-    for one in choices if isinstance(choices, list) else ():
+    _restore(chunk, _READ, marks)
+    changed = False
+    for one in listed(chunk.get("choices")):
         if not isinstance(one, dict):
             continue
-        output += dump_large(one.get("logprobs"))
-        message = one.get("delta") or one.get("message")
-        for name, value in message.items() if isinstance(message, dict) else ():
-            texts: list[Json] = [value]
-            if name in _PARTS and isinstance(value, list):
-                texts = [part.get("text") for part in value if isinstance(part, dict)]
-            elif name == "tool_calls" and isinstance(value, list):
-                functions = (call.get("function") for call in value if isinstance(call, dict))
-                texts = [each.get("arguments") for each in functions if isinstance(each, dict)]
-            for text in texts:
-                if isinstance(text, str) or name == "images":
-                    output += dump_large(text)
-    found = longtext.find_marks(bytes(output), marks)
-    return marks.keys() == {match[0] for match in found}
+        _restore(one, (*_READ, "logprobs") if reading else _READ, marks)
+        for name in HOLDERS:
+            holder = one.get(name)
+            if isinstance(holder, dict):
+                _restore(holder, (*_READ, "thinking_blocks") if reading else _READ, marks)
+                changed = (repair and _join_texts(holder, marks)) or changed
+            elif repair and isinstance(holder, list) and len(holder) > 1:
+                one[name], changed = _join_parts(holder, marks), True
+    return changed
+
+
+def _join_texts(message: Members, marks: Marks) -> bool:
+    """Join the texts in *message* that the normaliser would join; return whether there are any."""
+    parts, details = message.get("content"), message.get("reasoning_details")
+    changed: list[Json] = []
+    calls = [call for name in _CALLS for call in listed(message.get(name))]
+    calls += [part for part in listed(parts) if part_kind(part) == "call"]
+    for call in calls:
+        inside = [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
+        for holder in (call, *inside):
+            if isinstance(holder, dict):
+                _restore(holder, _READ_IN_CALL, marks)
+                changed += (_encode(holder, name, marks) for name in ARGUMENTS)
+    if isinstance(details, list) and not any(map(message.get, REASONING)):
+        message[REASONING[0]] = details
+    for name in REASONING:
+        if isinstance(message.get(name), list):
+            message[name] = _join(message[name], marks) or None
+            changed.append(True)
+    if isinstance(parts, list):
+        message["content"] = _join_parts(parts, marks)
+        changed.append(True)
+    elif isinstance(parts, dict) and "type" not in parts and "text" not in parts:  # JSON
+        changed.append(_encode(message, "content", marks))
+    return any(changed)
+
+
+def _join(parts: Iterable[Json], marks: Marks) -> str:
+    return aside.join([*map(text_of, parts)], marks)
+
+
+def _join_parts(parts: list[Json], marks: Marks) -> list[Json]:
+    """Return *parts* of a content with neighbouring texts, and thoughts, joined."""
+    content: list[Json] = []
+    for kind, group in groupby(parts, _joined_as):
+        several = list(group)
+        if kind == "thought":
+            content.append({"type": kind, "text": _join(several, marks)})
+        else:
+            content += [_join(several, marks)] if kind else several
+    return content
+
+
+def _joined_as(part: Json) -> str:
+    """Return ``text`` or ``thought`` for a part that is nothing else, ``""`` for others."""
+    kind = part_kind(part)
+    is_more = kind == "text" and isinstance(part, dict) and part.get("annotations")
+    return kind if kind in ("text", "thought") and not is_more else ""
+
+
+def _encode(holder: Members, name: str, marks: Marks) -> bool:
+    """Encode the member *name* of *holder* as JSON text, as the normaliser would, if it is long.
+
+    All but its ends is set aside.  Returns whether the member was encoded.
+    """
+    value = holder.get(name)
+    if not value or isinstance(value, str):
+        return False
+    text = dump_large(value)
+    found = [match[0] for match in longtext.find_marks(text, marks)]
+    if not found and len(text) <= _SHORT:
+        return False
+    text = b"".join(longtext.LazyJson(value).escaped(marks))
+    for one in found:
+        marks.pop(one, None)
+    mark = longtext.new_mark()
+    marks[mark.encode()] = memoryview(text)[1:-1]
+    holder[name] = f"{text[:1].decode()}{mark}{text[-1:].decode()}"
+    return True
+
+
+def _restore(holder: Members, names: Iterable[str], marks: Marks) -> None:
+    for name in names:
+        if marks and holder.get(name):
+            holder[name] = _restored(holder[name], marks)
+
+
+def _restored(value: Json, marks: Marks, truncate: bool = False) -> Json:
+    """Return *value* with its long strings, or with their first part if *truncate* is true."""
+    text = dump_large(value)
+    found = {
+        match[0]: longtext.restore(match[0], marks) for match in longtext.find_marks(text, marks)
+    }
+    if not found:
+        return value
+    if truncate:
+        shown = {one: len(cutting.masked_window(part, 0, _SHOWN)) for one, part in found.items()}
+        found = {one: part[: shown[one]] for one, part in found.items()}
+    elif sum(map(len, found.values())) > _MOST_READ:
+        raise UpstreamInvalid("the provider sent a long text in place of a name or a number")
+    return json.loads(longtext.restore(text, {**found}))
+
+
+def frame(chunk: dict[str, Json], marks: Marks) -> bytes:
+    """Return the frame of *chunk*, with *marks* restored."""
+    output = io.BytesIO(b"data: ")
+    output.seek(0, io.SEEK_END)
+    large.write_to(output, chunk, lambda part: longtext.restored(dump(part), marks))
+    output.write(b"\n\n")
+    return output.getvalue()
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:

@@ -27,14 +27,13 @@ something else afterwards.  This module uses no socket and no clock.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ... import sse
 from ...chat.choice import CHANGED, KEPT
-from ...chat.items import Json, Usage, dump, dump_large
+from ...chat.items import Json, Usage, dump
 from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
@@ -236,25 +235,36 @@ class EventRelay:
             return
         events, failure = self._reader.read(block)
         for event in events:  # one, or none
-            self._parse_data(event.data.strip().encode(), frames, event.event)
+            self._parse_data(self._reader.data(event), frames, event.event)
         if failure is not None:
             raise failure
 
     def _parse_data(self, raw: bytes | memoryview, frames: list[bytes], event: str = "") -> None:
         """Append the frames of *raw*, the data of an event of the type *event*."""
-        marks = self.normaliser.marks
-        is_long = len(raw) > LONG
-        raw = long.shorten(raw, marks) if is_long else bytes(raw)
-        for data, chunk in read_chunks(raw, event):
+        if len(raw) > LONG:
+            self._parse_long(raw, frames, event)
+            return
+        for data, chunk in read_chunks(bytes(raw), event):
             if chunk is None:
                 self.normaliser.mark_done()
                 return
-            if is_long:
-                self._mend_long(chunk, frames)
-            else:
-                self._mend(data, chunk, frames)
-        if is_long:
-            marks.clear()
+            self._mend(data, chunk, frames)
+            self.normaliser.marks.clear()  # of arguments that were received before
+
+    def _parse_long(self, raw: bytes | memoryview, frames: list[bytes], event: str) -> None:
+        """Append the frames of *raw*, which is long, to *frames*; learn nothing from it."""
+        normaliser = self.normaliser
+        marks, state = normaliser.marks, normaliser.state
+        for chunk in long.read(raw, marks, event, repair=normaliser.repair):
+            if chunk is None:
+                normaliser.mark_done()
+                return
+            chunks, _ = normaliser.normalise(chunk)
+            for one in chunks:
+                frames += [self._frame(part, None, is_long=True) for part in long.parts(one)]
+        if state != normaliser.state:
+            self._patterns.forget()
+        marks.clear()
 
     def _mend(self, raw: bytes, chunk: dict[str, Json], frames: list[bytes]) -> None:
         """Append the frames of *chunk*, parsed from *raw*; learn a pattern or template from it."""
@@ -285,19 +295,7 @@ class EventRelay:
                     received = pattern.prefix + HOLE + pattern.suffix
                     template.learn(TEXT, received, pattern.new_prefix + HOLE + pattern.new_suffix)
 
-    def _mend_long(self, chunk: dict[str, Json], frames: list[bytes]) -> None:
-        """Append the frames of *chunk*, which was long, to *frames*; learn nothing from it."""
-        normaliser = self.normaliser
-        state = normaliser.state
-        chunks, _ = normaliser.normalise(chunk)
-        for one in chunks:
-            frames += [self._frame(part, None, dump_large) for part in long.parts(one)]
-        if state != normaliser.state:
-            self._patterns.forget()
-
-    def _frame(
-        self, chunk: dict[str, Json], raw: bytes | None, dump: Callable[[Json], bytes] = dump
-    ) -> bytes:
+    def _frame(self, chunk: dict[str, Json], raw: bytes | None, is_long: bool = False) -> bytes:
         """Return the frame of *chunk*, or of *raw*, its JSON; with ``usage`` only if requested."""
         if self._include_usage:
             if "usage" not in chunk:
@@ -307,6 +305,8 @@ class EventRelay:
             raw = _without_usage(raw) if raw is not None else None
         if raw is not None:
             return sse.frame(raw)
+        if is_long:
+            return long.frame(chunk, self.normaliser.marks)
         return restore(sse.frame(dump(chunk)), self.normaliser.marks)
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from nightly import examples
 
-from choreo_wsgi.chat import cutting
+from choreo_wsgi.chat import aside, cutting
+from choreo_wsgi.chat.items import Marks
 from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.openai import relay
@@ -170,14 +171,15 @@ def parse_exactly(text: str | bytes) -> Json:
     return json.loads(text, parse_float=Decimal, parse_constant=reject_constant)
 
 
-def join_surrogates(value: Json) -> Json:
-    """Return *value* with each surrogate pair in its strings as one character."""
+def restored(value: Json, marks: Marks) -> Json:
+    """Return *value* with placeholders restored, and with surrogate pairs as one character."""
     if isinstance(value, str):
+        value = aside.whole(value, marks)
         return value.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
     if isinstance(value, list):
-        return [join_surrogates(one) for one in value]
+        return [restored(one, marks) for one in value]
     if isinstance(value, dict):
-        return {key: join_surrogates(one) for key, one in value.items()}
+        return {key: restored(one, marks) for key, one in value.items()}
     return value
 
 
@@ -196,7 +198,7 @@ def parse_each(
                 chunk.setdefault("usage", None)
             else:
                 chunk.pop("usage", None)
-            chunks.append(join_surrogates(chunk))
+            chunks.append(restored(chunk, normaliser.marks))
     return chunks, False
 
 

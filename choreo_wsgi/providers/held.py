@@ -1,0 +1,40 @@
+"""The data of long events, parsed while they are still bytes.
+
+As one string, data with a single emoji would take four times its bytes.  So its value is kept, and
+a short string stands for it until the event is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..chat.items import Json
+from ..chat.longtext import LONG, new_mark
+from ..errors import UpstreamInvalid
+
+#: Parsed values, or the errors of parsing them, by the strings that stand for them.
+Held = dict[str, Json]
+
+
+def hold(
+    held: Held, shorten: Callable[[bytes], bytes], parse: Callable[[bytes], Json], data: bytes
+) -> bytes:
+    """Return *data*, of an event, shortened; if it is still long, add its value to *held*."""
+    short = shorten(data)
+    if len(short) <= LONG:
+        return short
+    value: Json
+    try:
+        value = parse(short)
+    except UpstreamInvalid as error:
+        value = error
+    held[(name := new_mark())] = value
+    return name.encode()
+
+
+def taken(held: Held, name: str) -> Json:
+    """Remove and return the value of *name*; raises its error."""
+    value = held.pop(name)
+    if isinstance(value, UpstreamInvalid):
+        raise value
+    return value
