@@ -253,8 +253,9 @@ class Decoder:
             raise DecodeError(f"the event stream is not UTF-8: {error}") from error
 
     def _dispatch(self) -> Event:
-        lines, self._data, self._size = self._data, [], 0
-        data = lines[0] if len(lines) == 1 else b"\n".join(lines)
-        if len(data) > _LONG and self.shorten is not None:
+        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        if self._size > _LONG and self.shorten is not None:
             data = self.shorten(data)
+        self._data = []
+        self._size = 0
         return Event(self._text(data), self._event or "message", self.last_event_id)
