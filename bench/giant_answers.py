@@ -12,6 +12,9 @@ from collections.abc import Callable
 EVENTS = "text/event-stream"
 
 
+_STOP = '"stop"'
+
+
 def _chat(delta: str, finish: str = "null") -> str:
     return (
         'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
@@ -46,6 +49,33 @@ def chat_many(text: str) -> bytes:
     )
     end = _chat("{}", '"tool_calls"')
     return f'{_chat(f"""{{"tool_calls":[{calls}]}}""")}{end}data: [DONE]\n\n'.encode()
+
+
+def chat_member(text: str) -> bytes:
+    """Return a chat stream in which one event has *text* in a member that chat does not have."""
+    middle = _chat('{"content":"a","x":{"y":["%s"]}}' % text)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+
+
+def chat_details(text: str) -> bytes:
+    """Return a chat stream in which one event has thousands of reasoning details."""
+    details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:700]] * (len(text) // 800))
+    middle = _chat('{"reasoning_details":[%s]}' % details)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+
+
+def chat_parts(text: str) -> bytes:
+    """Return a chat stream in which one event has thousands of content parts."""
+    content = ",".join(['{"type":"text","text":"%s"}' % text[:700]] * (len(text) // 800))
+    middle = _chat('{"content":[%s]}' % content)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+
+
+def chat_strings(text: str) -> bytes:
+    """Return a chat stream in which one event has as many short strings as allowed, or fewer."""
+    strings = ",".join(['"%s"' % text[:90]] * min(9_000, max(1, len(text) // 100)))
+    middle = _chat('{"content":"a","x":[%s]}' % strings)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
 
 
 def chat_document(text: str) -> bytes:
@@ -187,6 +217,10 @@ ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "chat text": (EVENTS, chat_text),
     "chat arguments": (EVENTS, chat_arguments),
     "chat many calls": (EVENTS, chat_many),
+    "chat member": (EVENTS, chat_member),
+    "chat details": (EVENTS, chat_details),
+    "chat parts": (EVENTS, chat_parts),
+    "chat strings": (EVENTS, chat_strings),
     "chat document": ("application/json", chat_document),
     "claude text": (EVENTS, claude_text),
     "claude arguments": (EVENTS, claude_arguments),

@@ -63,7 +63,10 @@ TEXTS: dict[str, Callable[[], str]] = {
 _TRANSLATED = ("chat", "chat plain", "responses", "responses plain", "messages", "messages plain")
 #: The giant answers of each model in each of the translated APIs.
 _ANSWERS = {
-    "m": ("chat text", "chat arguments", "chat many calls"),
+    "m": (
+        *("chat text", "chat arguments", "chat many calls"),
+        *("chat member", "chat details", "chat parts", "chat strings"),
+    ),
     "claude": ("claude text", "claude arguments"),
     "gemini": ("gemini text", "gemini arguments", "gemini picture"),
     "ollama": ("ollama text", "ollama arguments"),

@@ -118,8 +118,10 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         texts[at] = ""
         size += len(text) if text.isascii() else _WIDTH * len(text)
         if size > _SHORT:  # joined in short parts, few characters are as wide as the widest
+            joined = "".join(some)
+            original = escaped(joined)
             parts.append(mark := new_mark())
-            marks[mark.encode()] = _absorb(escaped("".join(some)), marks)
+            marks[mark.encode()] = _absorb(original, marks) if has_marks(joined) else original
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
@@ -265,7 +267,10 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
         if not isinstance(item, Delta):
             yield item
             continue
-        index = item.index
+        index, found, logprobs = item.index, item.marks, item.logprobs
+        if item.extra or logprobs:  # first, as this is done by a worker and the rest by the loop
+            found = marks_in(dump_large(item.extra), marks) | (item.marks or {})
+            logprobs = logprobs and _restored(logprobs, marks)
         yield from (Delta("", index, piece) for piece in pieces(item.reasoning, marks) if piece)
         yield from (Delta(piece, index) for piece in pieces(item.text, marks) if piece)
         yield from (Delta("", index, "", piece) for piece in pieces(item.refusal, marks) if piece)
@@ -275,8 +280,6 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
             for piece in arguments:
                 yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
         if item.extra or item.logprobs:
-            found = marks_in(dump_large(item.extra), marks) | (item.marks or {})
-            logprobs = item.logprobs and _restored(item.logprobs, marks)
             yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
 
 

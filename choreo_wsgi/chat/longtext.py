@@ -25,6 +25,7 @@ LONG = 2 * WINDOW
 MARK = "~[0-9a-f]{32}" + FILLING
 #: First digits of the mark of a run of numbers; 40 more follow.
 PI = "3141592653589793238462643383279"
+_FILLING, _PI = FILLING.encode(), PI.encode()
 _MARKS = re.compile(f"{MARK}|{PI}[0-9]{{40}}".encode())
 
 
@@ -40,9 +41,11 @@ def new_number() -> str:
 
 def find_marks(text: bytes, marks: Marks) -> Iterator[re.Match[bytes]]:
     """Yield a match for each occurrence of one of *marks* in *text*."""
-    for found in _MARKS.finditer(text) if marks else ():
-        if found[0] in marks:
-            yield found
+    # Most texts have no mark, which is found out ten times faster without the expression.
+    if marks and (_FILLING in text or _PI in text):
+        for found in _MARKS.finditer(text):
+            if found[0] in marks:
+                yield found
 
 
 class LazyJson:
