@@ -112,7 +112,7 @@ def set_aside(texts: list[str], marks: Marks) -> str:
     """
     parts: list[str] = []
     some: list[str] = []
-    size = 0
+    size, may_have_marks = 0, bool(marks)
     for at, text in enumerate(texts):
         some.append(text)
         texts[at] = ""
@@ -121,7 +121,8 @@ def set_aside(texts: list[str], marks: Marks) -> str:
             joined = "".join(some)
             original = escaped(joined)
             parts.append(mark := new_mark())
-            marks[mark.encode()] = _absorb(original, marks) if has_marks(joined) else original
+            is_marked = may_have_marks and has_marks(joined)
+            marks[mark.encode()] = _absorb(original, marks) if is_marked else original
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
