@@ -29,12 +29,14 @@ from .events import read_chunks
 AT_ONCE = 16
 #: Limit of bytes of a value in which the code reads the strings; all others are only forwarded.
 _MOST_READ = 64 * 1024
+#: The same for signed thoughts, which a translation reads.
+_MOST_THOUGHT = 1024 * 1024
 #: Bytes of a string in an error that are read: more than its message may have characters.
 _SHOWN = 32 * 1024
 #: The members with such values: of a chunk, a choice or a message, and of a call.
-_READ = ("id", "object", "model", "usage", "index", *PLACES, *FINISHES)
+_READ = ("id", "object", "model", "usage", "x_groq", "index", *PLACES, *FINISHES)
 _READ_IN_CALL = ("index", "id", "type", "name")
-_CALLS = ("tool_calls", "tool_call", "toolCalls", "function_call")
+_CALLS = ("tool_calls", "tool_call", "toolCalls")
 #: Bytes of an object that the normaliser encodes itself.
 _SHORT = 4 * 1024
 _LINE_END = re.compile(rb"[\r\n]")
@@ -94,15 +96,20 @@ def prepare(
     was joined.  Raises UpstreamInvalid for a string that is too long.
     """
     _restore(chunk, _READ, marks)
-    changed = False
-    for one in listed(chunk.get("choices")):
+    choices = listed(chunk.get("choices"))
+    changed: bool = choices != chunk.get("choices", [])
+    if changed:
+        chunk["choices"] = choices
+    for one in choices:
         if not isinstance(one, dict):
             continue
         _restore(one, (*_READ, "logprobs") if reading else _READ, marks)
         for name in HOLDERS:
             holder = one.get(name)
             if isinstance(holder, dict):
-                _restore(holder, (*_READ, "thinking_blocks") if reading else _READ, marks)
+                _restore(holder, _READ, marks)
+                if reading:
+                    _restore(holder, ["thinking_blocks"], marks, _MOST_THOUGHT)
                 changed = (repair and _join_texts(holder, marks)) or changed
             elif repair and isinstance(holder, list) and len(holder) > 1:
                 one[name], changed = _join_parts(holder, marks), True
@@ -113,7 +120,11 @@ def _join_texts(message: Members, marks: Marks) -> bool:
     """Join the texts in *message* that the normaliser would join; return whether there are any."""
     parts, details = message.get("content"), message.get("reasoning_details")
     changed: list[Json] = []
-    calls = [call for name in _CALLS for call in listed(message.get(name))]
+    for name in _CALLS:
+        if message.get(name):
+            message[name] = listed(message[name])
+    calls = [call for name in _CALLS for call in message.get(name) or ()]
+    calls += [message.get("function_call")]
     calls += [part for part in listed(parts) if part_kind(part) == "call"]
     for call in calls:
         inside = [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
@@ -179,14 +190,17 @@ def _encode(holder: Members, name: str, marks: Marks) -> bool:
     return True
 
 
-def _restore(holder: Members, names: Iterable[str], marks: Marks) -> None:
+def _restore(holder: Members, names: Iterable[str], marks: Marks, limit: int = _MOST_READ) -> None:
     for name in names:
         if marks and holder.get(name):
-            holder[name] = _restored(holder[name], marks)
+            holder[name] = _restored(holder[name], marks, limit)
 
 
-def _restored(value: Json, marks: Marks, truncate: bool = False) -> Json:
-    """Return *value* with its long strings, or with their first part if *truncate* is true."""
+def _restored(value: Json, marks: Marks, limit: int = 0, truncate: bool = False) -> Json:
+    """Return *value* with its long strings, or with their first part if *truncate* is true.
+
+    Raises UpstreamInvalid if the strings have more than *limit* bytes.
+    """
     text = dump_large(value)
     found = {
         match[0]: longtext.restore(match[0], marks) for match in longtext.find_marks(text, marks)
@@ -196,7 +210,7 @@ def _restored(value: Json, marks: Marks, truncate: bool = False) -> Json:
     if truncate:
         shown = {one: len(cutting.masked_window(part, 0, _SHOWN)) for one, part in found.items()}
         found = {one: part[: shown[one]] for one, part in found.items()}
-    elif sum(map(len, found.values())) > _MOST_READ:
+    elif sum(map(len, found.values())) > limit:
         raise UpstreamInvalid("the provider sent a long text in place of a name or a number")
     return json.loads(longtext.restore(text, {**found}))
 

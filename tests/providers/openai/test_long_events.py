@@ -71,6 +71,15 @@ FORWARDED = {
     "other fields": "event: message\nid: 7\n" + event(f'{{"content":"{WIDE}"}}'),
     "several lines": event(f'{{"content":"{WIDE}"}}').replace('"choices"', '\ndata: "choices"'),
 }
+#: Forms whose calls or choices are objects with numbers for names, as PHP writes lists.
+FORWARDED["numbered calls"] = event(
+    f'{{"tool_calls":{{"0":{{"id":"1","function":{{"name":"f","arguments":{{"a":"{WIDE}"}}}}}}}}}}'
+)
+FORWARDED["numbered choices"] = (
+    FORWARDED["thoughts"]
+    .replace('"choices":[', '"choices":{"0":')
+    .replace('"finish_reason":null}]', '"finish_reason":null}}')
+)
 #: Events that are errors of the provider.
 REFUSED = {
     "an error": f'data: {{"error":{{"message":"{WIDE}"}}}}\n\n',
@@ -242,6 +251,21 @@ def test_other_events_are_refused_in_words(
         translated(stream, "responses", translator())
     assert message in refused.value.message
     assert "~more~" not in refused.value.message
+
+
+def test_a_signed_thought_is_translated_up_to_1_mib() -> None:
+    """LiteLLM sends it once more in a member of its own."""
+    thought = {"type": "thinking", "thinking": "é" * 100_000, "signature": "c2ln"}
+    translator = OpenAITranslator()
+    items = translator.receive_data(event(json.dumps({"thinking_blocks": [thought]})).encode())
+    while translator.waiting:
+        items += translator.receive_data(b"")
+    assert [item.extra for item in items if isinstance(item, Delta)] == [
+        {"thinking_blocks": [thought]}
+    ]
+    thought["thinking"] *= 10
+    with pytest.raises(UpstreamInvalid, match="long text"):
+        translator.receive_data(event(json.dumps({"thinking_blocks": [thought]})).encode())
 
 
 def test_a_long_id_is_forwarded_up_to_64_kib() -> None:
