@@ -164,10 +164,11 @@ class BlockWriter(AnswerWriter):
         yield from self._add_text("text", f"[left out: {thing}]")
         yield from self._close_blocks()
 
-    def _complete_block(self, block: Block) -> Iterator[bytes]:
-        """Yield the frames for a *block* that is complete at once."""
+    def _complete_block(self, block: Block, **late: Json) -> Iterator[bytes]:
+        """Yield the frames for a complete *block*; the members *late* follow its start."""
         yield from self._close_blocks()
         yield from self._block_start(block)
+        block.item.update(late)
         yield from self._block_end(block, "completed")
 
     def _add_call(self, call: ToolCall) -> Iterator[bytes]:

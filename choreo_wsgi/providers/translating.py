@@ -163,7 +163,7 @@ class EventTranslator(Translator):
     def objects(self, data: bytes) -> Iterator[dict[str, Json]]:
         """Yield the events that *data* completes as objects, except keep-alives and ``[DONE]``."""
         for event in self.events(data):
-            if event.data in self._held:
+            if self._held and event.data in self._held:  # which hashes all of the data
                 yield taken(self._held, event.data)
             elif event.data.strip() not in ("", "[DONE]"):
                 yield self.parse(event.data)

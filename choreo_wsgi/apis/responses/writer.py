@@ -162,10 +162,7 @@ class ResponseWriter(BlockWriter):
         content = THINKING_PREFIX + text_or_mark(data, self._marks)
         if block is None:
             block = self._add_item("encrypted", "encrypted", encrypted_content=None)
-            yield from self._close_blocks()
-            yield from self._block_start(block)
-            block.item["encrypted_content"] = content
-            yield from self._block_end(block, "completed")
+            yield from self._complete_block(block, encrypted_content=content)
         else:
             block.item["encrypted_content"] = content
             yield from self._close_blocks()
@@ -174,10 +171,7 @@ class ResponseWriter(BlockWriter):
         more = {"output_format": media_type.removeprefix("image/")}
         more |= members(image, "extra_content")
         block = self._add_item("image", "image", result=None, **more)
-        yield from self._close_blocks()
-        yield from self._block_start(block)
-        block.item["result"] = data
-        yield from self._block_end(block, "completed")
+        yield from self._complete_block(block, result=data)
 
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         is_custom = block.member == "input"

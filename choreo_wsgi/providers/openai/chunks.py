@@ -69,7 +69,7 @@ class OpenAITranslator(Translator):
 
     def _read_event(self, event: sse.Event, items: list[Item]) -> None:
         data = event.data
-        if data in self._reader.kept:
+        if self._reader.kept and data in self._reader.kept:  # which hashes all of the data
             for chunk in long.read(self._reader.data(event), self.marks, event.event, reading=True):
                 self._read_chunk(chunk, items)
             return
