@@ -145,6 +145,14 @@ def test_booleans_are_parsed(text: str, value: bool) -> None:
     assert parse_options(Settings, {"preload": text}, "here").preload is value
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [("port", "65535", 65535), ("replay", "'", "'"), ("replay", "'a", "'a")],
+)
+def test_unusual_value_is_accepted(name: str, text: str, value: Any) -> None:
+    assert getattr(parse_options(Settings, {name: text}, "here"), name) == value
+
+
 @pytest.mark.parametrize("text", ["", " , ,"])
 def test_list_may_be_empty(text: str) -> None:
     assert parse_options(Settings, {"cors_origins": text}, "here").cors_origins == ()
@@ -240,14 +248,15 @@ def test_kubernetes_service_variables_are_ignored() -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (None, "No such file or directory"),
+        (None, r"choreo\.ini: No such file or directory"),
         (b"[choreo]\nhost = \xff\n", "it is not text in UTF-8"),
         (b"port = 1\n", r"no \[section\] before line 1"),
-        (b"[choreo]\nport = 1\nhost\n", "neither a section nor name = value in line 3"),
+        (b"[choreo]\nhost\nport\n", "neither a section nor name = value in line 2, 3"),
         (b"[choreo]\nport = 1\nport = 2\n", "already exists"),
         (b"[DEFAULT]\nport = 1\n", r"unknown section \[DEFAULT\]"),
         (b"[choreo]\nPort = 1\n", "did you mean 'port'"),
         (b"[choreo]\nport : 1\n", "in line 2"),
+        (b"[PROVIDER x]\n", "did you mean 'provider'"),
     ],
 )
 def test_unusable_configuration_file_is_reported(

@@ -77,7 +77,7 @@ def check_bounds(text: bytes | str, values: int = MAX_VALUES) -> None:
         if opened + commas <= values:
             return
     if isinstance(text, str):
-        text = text.encode("utf-8", "surrogatepass")
+        text = text.encode()
     count = depth = strings = 0
     for quotes, outside in _structure(text):
         strings += quotes

@@ -56,6 +56,7 @@ def test_key_headers_of_other_apis_are_accepted(header: str) -> None:
     gate = keyed("one", "two")
     assert gate.admit({header: "one"}).id == digest("one")[:16]
     assert gate.admit({header: "bad", **bearer("two")}).id == digest("two")[:16]
+    assert gate.admit({"HTTP_API_KEY": "bad", "HTTP_X_API_KEY": "two"}).id == digest("two")[:16]
     with pytest.raises(AuthenticationError) as caught:
         gate.admit({header: "three"})
     assert caught.value.code == "invalid_api_key"

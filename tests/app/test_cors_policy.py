@@ -158,7 +158,7 @@ ALWAYS_ALLOWED = {"authorization", "content-type", "last-event-id", "idempotency
                 "anthropic-dangerous-direct-browser-access",
             },
         ),
-        ("openai-organization", {"openai-organization"}),
+        ("openai-organization, x-request-id", {"openai-organization", "x-request-id"}),
         ("x-evil, cookie", set()),
         ("choreo-x\r\nset-cookie: a", set()),
         ("choreo-\xe9", set()),

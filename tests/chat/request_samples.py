@@ -346,6 +346,7 @@ NOT_JSON: dict[str, bytes] = {
     "a word": b"hello",
     "truncated": encoded(MINIMAL)[:-1],
     "trailing data": encoded(MINIMAL) + b"{}",
+    "trailing white space of another kind": b'{"model":"a"}\v',
     "trailing comma": b'{"model":"echo",}',
     "control character": b'{"model":"a\nb"}',
     "array": b"[]",

@@ -79,10 +79,11 @@ def count_values(value: Any) -> int:
     ),
     st.booleans(),
     st.integers(1, 40),
+    st.sampled_from(["", "[" * (MAX_DEPTH + 1)]),
 )
-def test_value_limit_is_exact(value: Any, ascii: bool, piece: int) -> None:
+def test_value_limit_is_exact(value: Any, ascii: bool, piece: int, more: str) -> None:
     """For any content of strings, and any boundary between two pieces."""
-    text = json.dumps([value, "[" * (MAX_DEPTH + 1)], ensure_ascii=ascii)
+    text = json.dumps([value, more], ensure_ascii=ascii)
     count = count_values([value, ""])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jsontext, "_PIECE", piece)
@@ -211,6 +212,9 @@ def test_value_limit_grows_with_the_length() -> None:
         chat.loads(b'{"x":[' + element * least + b"0]}")
         with pytest.raises(InvalidRequest, match="holds more than"):
             chat.loads(b'{"x":[' + element * most + b"0]}")
+    for pairs, problem in ((38_000, "is not JSON"), (42_000, "holds more than")):
+        with pytest.raises(InvalidRequest, match=problem):
+            chat.loads(b'{"x":[' + b"[]," * 65 + b'""' * pairs + b"]}")
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -22,6 +22,8 @@ def test_usage_is_taken_from_other_members(name: str) -> None:
     [
         ({"prompt_tokens": "3", "completion_tokens": 4.0, "total_tokens": 0}, (3, 4, 0)),
         ({"prompt_tokens": "\u00b2", "completion_tokens": "\u0663"}, (0, 0, 0)),
+        ({"prompt_tokens": "9" * 5000, "completion_tokens": -1}, (0, 0, 0)),
+        ({"prompt_tokens": 1.5, "completion_tokens": True}, (0, 0, 0)),
         ({"input_token_count": 3, "output_token_count": 4}, (3, 4, 7)),
         ({"inputTokenCount": 3, "outputTokenCount": 4, "total_token_count": 9}, (3, 4, 9)),
     ],

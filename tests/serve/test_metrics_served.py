@@ -146,8 +146,14 @@ def test_counts_and_logs_requests_rejected_by_server(
     assert sorted(statuses) == sorted(status for _, status in REJECTED)
 
 
-def test_streams_of_killed_process_are_not_counted(command: Callable[..., Any]) -> None:
-    server = command("--metrics", "--drain-seconds", "0", "--processes", "2", ini=SLOW)
+def test_streams_of_killed_process_are_not_counted(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """In a folder that the environment names too; its files are kept at the end."""
+    folder = tmp_path / "metrics"
+    folder.mkdir()
+    options = ("--metrics", "--drain-seconds", "0", "--processes", "2")
+    server = command(*options, ini=SLOW, PROMETHEUS_MULTIPROC_DIR=str(folder))
     body = {"model": "slow", "messages": [{"role": "user", "content": "a b"}], "stream": True}
     clients = [server.connect() for _ in range(8)]
     for client in clients:
@@ -162,3 +168,6 @@ def test_streams_of_killed_process_are_not_counted(command: Callable[..., Any]) 
     for client in clients:
         client.reset()
     wait_until(lambda: scrape(server)["choreo_active_streams",] == 0, "the others have ended")
+    server.signal(signal.SIGTERM)
+    server.process.communicate(timeout=2 * harness.DEADLINE)
+    assert len([*folder.glob("counter_*.db")]) >= 2
