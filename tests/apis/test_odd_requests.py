@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,7 +12,9 @@ import pytest
 from nightly import NIGHTLY
 from wsgi_calls import call
 
+from choreo_wsgi import apis
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.errors import InvalidRequest
 
 PICTURE = {"type": "base64", "media_type": "image/png", "data": "AAAA"}
 URL = "data:image/png;base64,AAAA"
@@ -220,3 +223,165 @@ def test_error_shortens_the_id_of_an_item(application: Callable[..., Application
     body = {"model": "echo", "input": [{"type": "item_reference", "id": "x" * 5000}]}
     error = call(app, "POST", "/v1/responses", body).error
     assert error["param"] == "input[0].id" and len(error["message"]) < 300
+
+
+def alone(one: Any) -> Any:
+    return one
+
+
+def listed(one: Any) -> Any:
+    return [one]
+
+
+def in_user(one: Any) -> Any:
+    return [{"role": "user", "content": [one]}]
+
+
+def in_reply(one: Any) -> Any:
+    return [{"role": "assistant", "content": [one]}]
+
+
+def flawed(
+    member: str, sound: dict[str, Any], optional: str = "", wrap: Callable[[Any], Any] = listed
+) -> Iterator[tuple[str, Any, bool]]:
+    """Yield *member* and its value, and whether it is sound: first *sound*, then with one flaw.
+
+    5 is no value of any member here; all but the *optional* ones are also left out.
+    """
+    yield member, wrap(sound), True
+    for name in sound:
+        yield member, wrap({**sound, name: 5}), False
+        if name not in optional.split():
+            yield member, wrap({one: sound[one] for one in sound if one != name}), False
+
+
+def wrong(values: dict[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield each of the *values* of the members that a key names, as wrong ones."""
+    for names, value in values.items():
+        yield from ((name, value, False) for name in names.split())
+
+
+CALL = {"call_id": "1", "name": "f"}
+FORMAT = {"type": "json_schema", "name": "x", "schema": {}, "description": "", "strict": True}
+FUNCTION = {"name": "f", "description": "", "strict": True}
+SCHEMED = {"type": "json_schema", "schema": {}}
+ONE_RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "", "is_error": True}
+FLAWED: dict[str, list[tuple[str, Any, bool]]] = {
+    "responses": [
+        *wrong({
+            "model stream background store parallel_tool_calls response_format text reasoning": 5,
+            "stream_options include instructions previous_response_id user safety_identifier": 5,
+            "prompt_cache_key prompt_cache_retention service_tier reasoning_effort stop": 5,
+            "metadata truncation tools tool_choice logit_bias": 5, "model": None, "top_p": 2,
+            "max_tool_calls max_tokens max_output_tokens top_logprobs": -1, "truncation": "x",
+        }),
+        *wrong({"include": [5], "metadata": {"a": 5}, "text": {"format": {"type": "x"}}}),
+        ("text", {"format": {"type": "json_object"}}, True),
+        ("text", {"format": {"type": "text"}}, True),
+        *flawed("stream_options", {"include_obfuscation": True}, "include_obfuscation", alone),
+        *flawed("text", {"verbosity": "low"}, "verbosity", alone),
+        *flawed("text", FORMAT, "description strict", lambda one: {"format": one}),
+        *flawed("reasoning", {"effort": "", "summary": "auto", "generate_summary": "auto"},
+                "effort summary generate_summary", alone),
+        *flawed("tools", {"type": "function", **FUNCTION, "parameters": {}},
+                "description strict parameters"),
+        *flawed("tools", {"type": "custom", "name": "f", "description": "", "format": {}},
+                "description format"),
+        *flawed("tools", {"definition": ""}, "definition",
+                lambda one: [{"type": "custom", "name": "f", "format": one}]),
+        *flawed("tools", {"type": "namespace", "name": "n", "tools": [], "description": ""},
+                "description"),
+        *flawed("tools", {"type": "function", "name": "f"}, "",
+                lambda one: [{"type": "namespace", "name": "n", "tools": [one]}]),
+        *flawed("tool_choice", {"type": "function", "name": "f"}, "", alone),
+        *flawed("tool_choice", {"type": "custom", "name": "f"}, "", alone),
+        *flawed("tool_choice", {"type": "allowed_tools", "mode": "auto", "tools": []}, "", alone),
+        *flawed("tool_choice", {"type": "function", "name": "f"}, "",
+                lambda one: {"type": "allowed_tools", "mode": "auto", "tools": [one]}),
+        *(case for kind in ("input_text", "output_text", "text")
+          for case in flawed("input", {"type": kind, "text": ""}, "", in_user)),
+        *flawed("input", {"type": "refusal", "refusal": ""}, "", in_user),
+        *flawed("input", {"type": "input_image", "image_url": "x", "detail": "", "file_id": ""},
+                "image_url detail file_id", in_user),
+        *flawed("input", {"type": "input_file", "file_data": "x", "file_url": "x", "file_id": "",
+                          "filename": ""}, "file_data file_url file_id filename", in_user),
+        *flawed("input", {"type": "input_audio", "input_audio": {"data": "", "format": ""}}, "",
+                in_user),
+        *flawed("input", {"type": "message", "role": "user", "content": ""}, "type"),
+        *flawed("input", {"type": "item_reference", "id": "x"}, "type"),
+        *flawed("input", {"type": "function_call", **CALL, "arguments": "", "extra_content": {}},
+                "extra_content"),
+        *flawed("input", {"type": "custom_tool_call", **CALL, "input": ""}),
+        *flawed("input", {"type": "function_call_output", "call_id": "1", "output": ""}),
+        *flawed("input", {"type": "custom_tool_call_output", "call_id": "1", "output": ""}),
+        *flawed("input", {"type": "reasoning", "summary": [], "content": [],
+                          "encrypted_content": ""}, "summary content encrypted_content"),
+        *flawed("input", {"text": ""}, "", lambda one: [{"type": "reasoning", "summary": [one]}]),
+        *flawed("input", {"text": ""}, "", lambda one: [{"type": "reasoning", "content": [one]}]),
+        *flawed("input", {"type": "image_generation_call", "result": "", "output_format": "",
+                          "extra_content": {}}, "result output_format extra_content"),
+    ],
+    "messages": [
+        *wrong({
+            "model stream stop_sequences metadata tools tool_choice thinking system": 5,
+            "output_config output_format": 5, "top_k max_tokens": -1, "temperature top_p": 1.5,
+            "model max_tokens messages": None, "stop_sequences": [5],
+        }),
+        *flawed("metadata", {"user_id": ""}, "user_id", alone),
+        *flawed("system", {"type": "text", "text": ""}),
+        *flawed("output_format", SCHEMED, "", alone),
+        *flawed("output_config", {"effort": "", "format": SCHEMED}, "effort format", alone),
+        *wrong({"thinking": {"type": "disabled", "budget_tokens": -1}}),
+        *flawed("thinking", {"type": "disabled"}, "", alone),
+        *flawed("tool_choice", {"type": "auto", "name": "", "disable_parallel_tool_use": True},
+                "name disable_parallel_tool_use", alone),
+        *flawed("tools", {**FUNCTION, "input_schema": {}}, "description strict"),
+        *flawed("messages", {"role": "user", "content": ""}),
+        *flawed("messages", {"type": "text", "text": ""}, "", in_user),
+        *(case for kind in ("image", "document") for case in flawed("messages", {
+            "type": kind, "source": PICTURE, "title": "", "context": ""}, "title context",
+            in_user)),
+        *(case for source in (PICTURE, {"type": "url", "url": "x"}, {"type": "text", "data": ""},
+                              {"type": "content", "content": ""})
+          for case in flawed("messages", source, "", lambda one: in_user(
+              {"type": "document", "source": one}))),
+        *flawed("messages", {"type": "text", "text": ""}, "", lambda one: in_user(
+            {"type": "document", "source": {"type": "content", "content": [one]}})),
+        *flawed("messages", {"type": "search_result", "title": "", "source": "", "content": []},
+                "", in_user),
+        *flawed("messages", {"text": ""}, "", lambda one: in_user(
+            {"type": "search_result", "title": "", "source": "", "content": [one]})),
+        *flawed("messages", {"type": "tool_reference", "tool_name": ""}, "", in_user),
+        *flawed("messages", {"type": "tool_use", "id": "1", "name": "f", "input": {},
+                             "extra_content": {}}, "extra_content", in_reply),
+        *flawed("messages", {"type": "thinking", "thinking": "", "signature": ""}, "signature",
+                in_reply),
+        *flawed("messages", {"type": "redacted_thinking", "data": ""}, "", in_reply),
+        *flawed("messages", ONE_RESULT, "content is_error", in_user),
+        *flawed("messages", {"type": "text", "text": ""}, "", lambda one: in_user(
+            {**ONE_RESULT, "content": [one]})),
+    ],
+    "count_tokens": [("max_tokens", None, True), *wrong({"max_tokens": -1})],
+    "completions": [
+        *wrong({
+            "model stream echo suffix stop logit_bias prompt stream_options": 5, "n": 129,
+            "seed": "x", "model prompt": None, "best_of logprobs max_tokens": -1,
+            "temperature presence_penalty frequency_penalty": 3,
+        }),
+        *flawed("stream_options", {"include_usage": True}, "include_usage", alone),
+    ],
+    "embeddings": [*wrong({"model input user encoding_format": 5, "model input": None,
+                           "dimensions": 0})],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("api", FLAWED)
+def test_request_with_one_flaw_is_rejected_by_its_member(api: str) -> None:
+    hello = [{"role": "user", "content": "hi"}]
+    base = {"model": "m", "max_tokens": 9, "prompt": "x", "input": "x", "messages": hello}
+    for name, value, is_sound in FLAWED[api]:
+        try:
+            apis.load(api).read(json.dumps({**base, name: value}).encode())
+            assert is_sound, (name, value)
+        except InvalidRequest as error:
+            assert not is_sound and str(error.param).startswith(name), (name, value, error.message)
