@@ -16,7 +16,10 @@ from .models import ChatCompletion, ChatCompletionChunk
 
 # The members whose strings come in pieces.  Any other string is whole, and replaces the last.
 _PIECES = frozenset(
-    ("content", "refusal", "reasoning_content", "reasoning", "arguments", "input", "transcript")
+    (
+        *("content", "refusal", "reasoning_content", "reasoning"),
+        *("arguments", "input", "transcript", "data"),
+    )
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from typing import Any
 
 import pytest
@@ -194,6 +196,18 @@ def test_document_is_written_byte_for_byte() -> None:
         b'"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
     )
     assert reply.usage == Usage(1, 2)
+
+
+def test_answers_without_an_id_get_different_ones() -> None:
+    began = int(time.time())
+    documents: list[Any] = []
+    for _ in range(2):
+        writer = CompletionWriter(Identity("m"))
+        writer.write(Finish())
+        documents.append(json.loads(writer.finish()))
+    first, second = (one["id"] for one in documents)
+    assert first != second and re.fullmatch(r"chatcmpl-[\w-]{24}", first)
+    assert began <= documents[0]["created"] <= int(time.time())
 
 
 def test_long_arguments_are_checked_only_by_a_blocking_receive() -> None:

@@ -44,3 +44,29 @@ def test_message_names_the_param_once() -> None:
     for message in ("must be a number", "top_p must be a number"):
         error = json.loads(load("messages").error(make_error(400, "top_p", message))[1])["error"]
         assert error["message"] in ("top_p: must be a number", "top_p must be a number")
+
+
+@pytest.mark.parametrize(
+    ("param", "message", "response"),
+    [
+        ("response_format.type", "output_config.format", "text.format"),
+        ("max_completion_tokens", "max_tokens", "max_output_tokens"),
+        ("reasoning_effort", "output_config.effort", "reasoning.effort"),
+        ("parallel_tool_calls", "tool_choice.disable_parallel_tool_use", "parallel_tool_calls"),
+        ("stop[1]", "stop_sequences", "stop[1]"),
+        ("user", "metadata.user_id", "user"),
+        ("logprobs", "logprobs", "include"),
+        ("verbosity", "verbosity", "text.verbosity"),
+        ("messages[0].content[1].image_url.url", "messages", "input"),
+        ("messages[0].content[1].file", "messages", "input"),
+        ("messages[0].tool_calls[0].id", "messages", "input"),
+        ("messages[0].content", "messages[0].content", "input"),
+    ],
+)
+def test_chats_param_is_named_as_in_the_callers_api(
+    param: str, message: str, response: str
+) -> None:
+    error = json.loads(load("messages").error(make_error(400, param))[1])["error"]
+    assert error["message"] == f"{message}: no"
+    error = json.loads(load("responses").error(make_error(400, param))[1])["error"]
+    assert error["param"] == response

@@ -561,9 +561,9 @@ def test_search_results_become_text_and_documents_become_files(
 # -- logprobs, citations, omitted parts -----------------------------------------------------
 
 
-TOKEN = {"token": "Oslo", "logprob": -0.5, "bytes": [79, 115, 108, 111]}
+TOKEN = {"token": "Oslo", "logprob": -0.5, "bytes": [79, 115, 108, 195]}  # half a character
 LOGPROBS = {"content": [{**TOKEN, "top_logprobs": [TOKEN, {**TOKEN, "token": "Rome"}]}]}
-CITATION = {"start_index": 0, "end_index": 4, "title": "Oslo", "url": "https://oslo.example"}
+CITATION = {"start_index": 1, "end_index": 4, "title": "Oslo", "url": "https://oslo.example"}
 
 
 @pytest.fixture
@@ -613,7 +613,8 @@ def test_message_has_citations_and_the_stop_sequence(noted_url: str) -> None:
     judge(MESSAGE, whole.to_dict(mode="json"))
     for message in (whole, streamed):
         block: Any = message.content[0]
-        assert (block.text, block.citations[0].url) == ("Oslo", CITATION["url"])
+        cited = block.citations[0]
+        assert (block.text, cited.url, cited.title) == ("Oslo", CITATION["url"], CITATION["title"])
         assert (message.stop_reason, message.stop_sequence) == ("stop_sequence", "END")
 
 

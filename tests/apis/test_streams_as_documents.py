@@ -281,8 +281,32 @@ def test_call_ends_once_its_arguments_are_a_json_object(fetch: Fetch) -> None:
         *(("added", 0), ("added", 1), ("added", 2), ("done", 2), ("done", 0)),
         *(("added", 3), ("done", 3), ("done", 1)),
     ]
+    assert comparable(events[-1]["response"]) == comparable(document)
     calls = [item["arguments"] for item in document["output"][:3]]
     assert calls == ['{"a":{}}', "{x}!", "{}"]
+
+
+def test_members_received_late_are_of_the_call(fetch: Fetch) -> None:
+    """As a signature that follows the arguments; a custom tool's input may be empty."""
+    items: list[Item] = [
+        Delta(tool_calls=[ToolCall(0, "call_0", "weather", "{")]),
+        Delta(tool_calls=[ToolCall(0, arguments="}", extra=GOOGLE)]),
+        Delta(tool_calls=[ToolCall(1, "call_1", "note", '{"input":""}')]),
+        Finish("tool_calls"),
+    ]
+    events, document = fetch("/v1/responses", *items)
+    assert comparable(events[-1]["response"]) == comparable(document)
+    call, note = document["output"]
+    assert call["extra_content"] == GOOGLE["extra_content"]
+    kinds = [
+        event["type"]
+        for event in events
+        if event.get("item_id") == events[-1]["response"]["output"][1]["id"]
+    ]
+    assert note["input"] == "" and kinds == ["response.custom_tool_call_input.done"]
+    assert (
+        fetch("/v1/messages", *items)[1]["content"][0]["extra_content"] == GOOGLE["extra_content"]
+    )
 
 
 def test_signed_thinking_without_deltas_is_a_block(fetch: Fetch) -> None:

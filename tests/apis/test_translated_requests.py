@@ -269,7 +269,9 @@ def test_rejects_members_that_would_change_the_answer(
         members = {**body, outer: {inner: value} if inner else value}
         answer = call(app, "POST", f"/v1/{route}", members)
         assert answer.status == status, answer.body
-        assert status == 200 or path in answer.json()["error"]["message"]
+        if status == 400:  # a provider that speaks the API may support the member
+            message = answer.json()["error"]["message"]
+            assert path in message and "with this model" in message
     if route == "messages":  # counting tokens does not need the member
         members = {**body, outer: {inner: rejected} if inner else rejected}
         assert call(app, "POST", "/v1/messages/count_tokens", members).status == 200

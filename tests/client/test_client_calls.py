@@ -70,7 +70,8 @@ def test_reads_a_plain_answer_in_every_framing(server, complete, framing):
 def test_sends_all_parameters_and_the_default_headers(server, clients, complete):
     server.then(lambda peer: peer.json(COMPLETION))
     extra = {"invented": {"a": None}}
-    complete(temperature=0.5, tools=[{"type": "function"}], stop=None, extra_body=extra)
+    tools = [{"type": "function"}]
+    complete(temperature=0.5, tools=tools, stop=None, stream=False, extra_body=extra)
     request = server.requests[0]
     assert (request.method, request.path) == ("POST", "/v1/chat/completions")
     assert request.json() == {
@@ -80,6 +81,7 @@ def test_sends_all_parameters_and_the_default_headers(server, clients, complete)
         "tools": [{"type": "function"}],
         "invented": {"a": None},
         "stop": None,
+        "stream": False,
     }
     assert request.headers["authorization"] == "Bearer sk-test"
     assert request.headers["content-type"] == "application/json"
@@ -95,7 +97,11 @@ def test_rejects_an_undocumented_parameter(server, complete):
 
 def test_extra_headers_query_and_body_override_the_defaults(server, clients):
     server.then(lambda peer: peer.json(COMPLETION))
-    client = clients(server.url, default_headers={"X-A": "1", "X-B": "1"})
+    client = clients(
+        server.url,
+        default_headers={"X-A": "1", "X-B": "1", "User-Agent": "own"},
+        default_query={"api-version": "0"},
+    )
     client.chat.completions.create(
         model="m",
         messages=HI,
@@ -105,7 +111,8 @@ def test_extra_headers_query_and_body_override_the_defaults(server, clients):
     )
     request = server.requests[0]
     assert request.path == "/v1/chat/completions?api-version=1+2"
-    assert (request.headers["x-a"], request.headers["x-b"]) == ("1", "2")
+    headers = [request.headers[name] for name in ("x-a", "x-b", "user-agent")]
+    assert headers == ["1", "2", "own"]
     assert request.json() == {"model": "other", "messages": HI, "x": 1}
 
 

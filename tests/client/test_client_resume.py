@@ -58,9 +58,17 @@ def recording():
 
 
 @pytest.fixture(autouse=True)
-def _no_backoff(monkeypatch):
+def waits(monkeypatch):
+    """Replaces the backoff by almost none; returns the list of its arguments."""
+    made = []
+
+    def backoff(attempt, first=0.0):
+        made.append((attempt, first))
+        return 0.001
+
     for half in ("aio", "sync"):
-        monkeypatch.setattr(f"choreoai.{half}.stream.backoff", lambda attempt, first=0.0: 0.001)
+        monkeypatch.setattr(f"choreoai.{half}.stream.backoff", backoff)
+    return made
 
 
 @pytest.fixture
@@ -164,13 +172,15 @@ def test_closing_while_it_connects_sends_no_request(server, client, recording, m
 
 
 @both
-def test_gives_up_after_nine_failed_reconnections(server, client, recording):
+def test_gives_up_after_nine_failed_reconnections(server, client, recording, waits):
+    """The first is made at once, the others after growing waits."""
     server.then(recording.send(3, "close"), lambda peer: None)
     stream = open_stream(client)
     with pytest.raises(choreoai.StreamInterruptedError, match="reconnecting") as caught:
         list(stream)
     assert caught.value.partial_text == "a"
     assert len(server.requests) == 10
+    assert waits == [(attempt, 0.1) for attempt in range(1, 9)]
 
 
 def test_gives_up_after_nine_reconnections_without_new_events(server, client, recording):

@@ -295,6 +295,16 @@ def test_merges_refusals_and_logprobs():
     assert choice.logprobs.to_dict() == {"refusal": [{"token": "I "}, {"token": "won't"}]}
 
 
+def test_joins_reasoning_and_audio_and_replaces_other_texts():
+    fold = choreoai.Fold()
+    for text in ("a", "b"):
+        audio = {"id": text, "data": text, "transcript": text}
+        fold.add(ChatCompletionChunk.from_dict(chat_chunk(None, reasoning=text, audio=audio)))
+    message = fold.completion().choices[0].message
+    assert message.reasoning == "ab"
+    assert message.audio.to_dict() == {"id": "b", "data": "ab", "transcript": "ab"}
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -478,6 +488,7 @@ def test_copy_keeps_unchanged_settings():
         kept = {one: getattr(client, one) for one in settings}
         assert result == {**kept, name: getattr(choreoai.ChoreoAI(**{name: new}), name)}
         assert copy.default_query == client.default_query
+    assert client.copy(max_retries=0).max_retries == 0
     always = choreoai.ChoreoAI(resumable=True)
     assert always.copy().resumable and not always.copy(resumable=False).resumable
 
