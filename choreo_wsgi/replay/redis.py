@@ -15,8 +15,6 @@ from functools import partial
 from typing import Any, Literal
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from ..errors import ConfigurationError
 from ..settings import Settings
@@ -80,7 +78,6 @@ def connect(url: str) -> Any:
             timeout=_TIMEOUT,
             socket_timeout=_TIMEOUT,
             socket_connect_timeout=_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),  # callers decide when to retry
         )
     except (ValueError, TypeError):
         # Without the cause: the address may contain a password.
@@ -189,22 +186,25 @@ class RedisBackend(Backend):
         try:
             with _raising_unreachable():
                 if self._subscription is None:
-                    self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
+                    self._subscription = self._client.pubsub()
                     self._subscription.subscribe(_CHANNEL)
-                    return list(waiting())  # earlier messages were missed
-                return self._listen()
+                return self._listen(waiting)
         except Unreachable:
-            self._unsubscribe()
+            self._subscription.close()
+            self._subscription = None
             raise
 
-    def _listen(self) -> set[str]:
+    def _listen(self, waiting: Callable[[], Iterable[str]]) -> set[str]:
         """Return the ids of the streams that other replicas have written to."""
         grown: set[str] = set()
         message = self._subscription.get_message(timeout=_POLL_SECONDS)
         while message is not None:
-            writer, *ids = message["data"].split(b" ")
-            if writer != self._origin:
-                grown.update(id.decode() for id in ids)
+            if message["type"] == "subscribe":  # at first, or redis-py has connected again
+                grown.update(waiting())  # earlier messages were missed
+            else:
+                writer, *ids = message["data"].split(b" ")
+                if writer != self._origin:
+                    grown.update(id.decode() for id in ids)
             message = self._subscription.get_message(timeout=0) if len(grown) < 1000 else None
         return grown
 
@@ -214,16 +214,7 @@ class RedisBackend(Backend):
             self._client.publish(_CHANNEL, self._origin)  # ignored by our own watcher
 
     def close(self) -> None:
-        self._unsubscribe()
-        with contextlib.suppress(redis.RedisError, OSError):
-            self._client.close()
-            self._client.connection_pool.disconnect()
-
-    def _unsubscribe(self) -> None:
-        subscription, self._subscription = self._subscription, None
-        if subscription is not None:
-            with contextlib.suppress(redis.RedisError, OSError):
-                subscription.close()
+        self._client.connection_pool.disconnect()
 
 
 def run(client: Any, script: str, *values: object) -> Any:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -309,7 +310,9 @@ def test_forked_process_starts_its_own_threads(
 def test_leases_are_renewed_by_a_thread(
     tmp_path: Path, opened: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules[SharedLimits.__module__], "_RENEW", 0.01)
+    module: Any = sys.modules[SharedLimits.__module__]
+    assert 2 * module._RENEW < module.LEASE  # one renewal may be late
+    monkeypatch.setattr(module, "_RENEW", 0.01)
     counters = opened(f"sqlite:{tmp_path / 'x'}")
     renewed = threading.Event()
     monkeypatch.setattr(counters, "renew", renewed.set)
@@ -349,12 +352,55 @@ def test_request_after_close_reopens_the_store(tmp_path: Path, opened: Any) -> N
         counters.close()
 
 
-def test_unreachable_store_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_unreachable_store_is_retried_every_two_seconds_and_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked: list[str] = []
+    now = [100.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0])
+    monkeypatch.setattr(sys.modules[SharedLimits.__module__], "time", clock)
+
     def unreachable(key: str, step: Any) -> Any:
+        asked.append(key)
         raise Unreachable("no")
 
     with contextlib.closing(SharedLimits(unreachable)) as counters:
-        for _ in range(3):
+        for seconds, count in ((0.0, 1), (1.9, 1), (0.2, 2), (1.9, 2), (0.2, 3)):
+            now[0] += seconds
             assert counters.take("k", [Rule("requests_per_minute", 9, 60, 1)])[0][0].remaining > 0
-            counters._retry = 0.1  # the time of the next attempt
+            assert len(asked) == count
     assert caplog.text.count("each process keeps its own") == 1
+
+
+def test_only_one_request_waits_for_the_store_to_come_back() -> None:
+    waiting, go, rule = threading.Event(), threading.Event(), Rule("max_streams", 9, 0, 1)
+
+    def change(key: str, step: Any) -> Any:
+        if counters._retry:
+            waiting.set()
+            go.wait(harness.DEADLINE)
+        raise Unreachable("no")
+
+    with contextlib.closing(SharedLimits(change)) as counters, ThreadPoolExecutor(2) as pool:
+        counters.take("k", [rule])
+        counters._retry = 0.1  # the time of the next attempt
+        first = pool.submit(counters.take, "k", [rule])
+        assert waiting.wait(harness.DEADLINE)
+        pool.submit(counters.take, "k", [rule]).add_done_callback(lambda _: go.set())
+        assert go.wait(harness.DEADLINE / 2) and first.result()
+
+
+def test_process_ends_though_its_store_and_its_limits_are_open(tmp_path: Path) -> None:
+    program = """
+import sys
+from choreo_wsgi.app.keys import Rule
+from choreo_wsgi.app.shared_limits import SharedLimits
+from choreo_wsgi.replay import open_counts, open_store
+from choreo_wsgi.settings import Settings
+store = open_store(sys.argv[1], Settings())
+store.read(store.create("alice").id, "alice")
+limits = SharedLimits(open_counts(sys.argv[1]))
+limits.take("k", [Rule("max_streams", 5, 0, 1)])
+"""
+    command = [sys.executable, "-c", program, f"sqlite:{tmp_path / 'x'}"]
+    subprocess.run(command, check=True, timeout=harness.DEADLINE)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +18,7 @@ from typing import Any
 import pytest
 import redis
 from replay_helpers import (
+    DEADLINE,
     RedisServer,
     create,
     eventually,
@@ -74,8 +78,35 @@ def test_beat_reports_a_read_once(backend: Backend) -> None:
     assert [backend.beat("p", ["s"]).read for _ in range(2)] == [["s"], []]
 
 
+def reports_changes(backend: Backend) -> bool:
+    """Wait for changes once; return whether stream *s* may have grown."""
+    with contextlib.suppress(Unreachable):
+        return list(backend.wait_for_changes(lambda: {"s": 0}, threading.Event())) == ["s"]
+    return False
+
+
 def test_first_wait_reports_all_streams_as_changes_were_missed(backend: Backend) -> None:
-    assert list(backend.wait_for_changes(lambda: {"s": 0}, threading.Event())) == ["s"]
+    eventually(lambda: reports_changes(backend))
+
+
+@pytest.mark.parametrize("silently", [False, True])
+def test_subscription_is_repeated_after_each_failure(tmp_path: Path, silently: bool) -> None:
+    """Changes in between were missed, so all streams may have grown."""
+    server = RedisServer(tmp_path)
+    backend = RedisBackend(server.url, SETTINGS)
+    assert not reports_changes(backend)
+    server.start()
+    eventually(lambda: reports_changes(backend))
+    backend.write("p", [Write("s", "alice", [Block(1, 1, frame(1))], 1, False)])
+    assert not reports_changes(backend)  # the readers of this process are woken without it
+    with redis.Redis.from_url(server.url) as client:
+        if silently:  # as redis-py may find out by itself, and connect again
+            backend._subscription.connection.disconnect()
+        else:
+            assert client.client_kill_filter(_type="pubsub") == 1
+    eventually(lambda: reports_changes(backend))
+    backend.close()
+    server.stop()
 
 
 def test_stream_ended_as_lost_expires(shared_url: str) -> None:
@@ -180,11 +211,13 @@ def test_every_redis_key_expires(
         assert len(left) >= 7 and min(left.values()) > 0
         assert left[b"{choreo}:s:lost"] <= 60_000 and left[b"{choreo}:f:lost"] <= 60_000
         assert 60_000 < left[b"{choreo}:s:silent"] <= 120_000
+        assert 3_600_000 < left[b"{choreo}:limit:alice"] <= 86_400_000
         client.pexpire("{choreo}:s:silent", 9_000)
         monkeypatch.setattr("choreo_wsgi.replay.redis._HOLD_INTERVAL", 0.0)
         backend.beat("p", ["silent"])
         assert client.pttl("{choreo}:s:silent") > 60_000
         backend.write("p", [Write("silent", "alice", [], 1, True)])
+        backend.beat("p", ["silent"])  # which does not know yet that it has ended
         assert client.pttl("{choreo}:s:silent") <= 60_000
         backend.release_lease("p")
         assert client.pttl("{choreo}:p:p") > 0
@@ -264,6 +297,20 @@ def test_close_ends_all_connections_to_redis(
         eventually(lambda: len(client.client_list()) == 1)
 
 
+def test_redis_gets_sixteen_connections_and_a_second_for_each_step(
+    shared_redis: RedisServer,
+) -> None:
+    """The callers decide when to retry."""
+    pool = connect(shared_redis.url).connection_pool
+    taken = [pool.get_connection() for _ in range(16)]
+    given = {(c.socket_connect_timeout, c.socket_timeout, c.retry.get_retries()) for c in taken}
+    assert given == {(1.0, 1.0, 0)} and pool.timeout == 1.0
+    pool.timeout = 0.0
+    with pytest.raises(redis.ConnectionError):
+        pool.get_connection()
+    pool.disconnect()
+
+
 @pytest.mark.parametrize("scheme", ["redis", "valkey"])
 def test_opens_redis_and_valkey_urls(scheme: str, shared_redis: RedisServer) -> None:
     url = scheme + shared_redis.url.removeprefix("redis")
@@ -329,12 +376,36 @@ def test_schema_is_created_by_one_of_two_processes(
         assert receive(store.read(others[0].id, "alice"), 1) == frames(1, 3)
 
 
-def test_database_is_in_wal_mode(tmp_path: Path) -> None:
+def test_database_is_in_wal_mode_and_waits_for_a_second(tmp_path: Path) -> None:
     path = tmp_path / "replay.db"
     first_stream(path)
-    db = sqlite3.connect(path)
-    assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    db.close()
+    with contextlib.closing(database.connect(path)) as db:
+        names = ("journal_mode", "synchronous", "busy_timeout")
+        found = [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+    assert found == ["wal", 1, 1000]
+
+
+def test_sqlite_reads_while_another_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    backend = SQLiteBackend(f"sqlite:{path}", SETTINGS)
+    backend.insert("s", "alice", None, "", "p")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert status_of(backend, "s").last == 0
+    backend.close()
+
+
+def test_second_connection_keeps_the_locks_of_the_first(tmp_path: Path) -> None:
+    """Without them another process would delete the log that is still in use."""
+    path = tmp_path / "replay.db"
+    with contextlib.closing(database.connect(path)) as first:
+        first.execute("INSERT INTO producer VALUES ('p', 1)")
+        database.connect(path).close()
+        reading = (
+            "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT * FROM stream')"
+        )
+        subprocess.run([sys.executable, "-c", reading, str(path)], check=True)
+        assert path.with_name("replay.db-wal").exists()
 
 
 def test_connect_waits_while_another_process_creates_the_file(
@@ -410,7 +481,27 @@ def test_log_of_the_database_is_truncated(tmp_path: Path) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
-def test_rediss_and_valkeys_use_tls(scheme: str) -> None:
-    pool = connect(f"{scheme}://127.0.0.1:1/0").connection_pool
-    assert issubclass(pool.connection_class, redis.SSLConnection)
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("rediss://127.0.0.1:1/0", redis.SSLConnection),
+        ("valkeys://127.0.0.1:1/0", redis.SSLConnection),
+        ("unix:///run/redis.sock", redis.UnixDomainSocketConnection),
+    ],
+)
+def test_addresses_may_demand_tls_or_a_unix_socket(url: str, kind: type) -> None:
+    backend: Any = open_store(url, Settings())._backend
+    assert isinstance(backend._client.connection_pool.make_connection(), kind)
+
+
+def test_closing_store_does_not_wait_for_a_message(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.replay.redis._POLL_SECONDS", 2 * DEADLINE)
+    store = open_store(shared_redis.url, Settings())
+    reader = store.read(create(store).id, "alice")
+    with redis.Redis.from_url(shared_redis.url) as client:
+        eventually(lambda: client.pubsub_channels())
+    with ThreadPoolExecutor() as pool:
+        pool.submit(store.close).result(DEADLINE)
+    reader.close()
