@@ -170,6 +170,7 @@ def test_invalid_keys_file_is_rejected(tmp_path: Path, text: str | bytes) -> Non
     with pytest.raises(ConfigurationError, match="api_keys_file") as caught:
         from_file(tmp_path, text)
     assert "mistake" not in caught.value.message
+    assert ("line 2" in caught.value.message) == ("mistake" in str(text))
 
 
 def test_missing_keys_file_is_rejected(tmp_path: Path) -> None:

