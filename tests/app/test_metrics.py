@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from harness import Client, Server, make_app, wait_until
 from launched import Launched, environment, free_port
+from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 from raw_server import RawServer, sized
 from scripted_provider import Script
@@ -39,7 +41,7 @@ def parse(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
 
 def samples(app: Any) -> dict[tuple[str, tuple[str, ...]], float]:
     answer = call(app, "GET", "/metrics")
-    assert answer.status == 200 and answer.headers["content-type"].startswith("text/plain")
+    assert answer.status == 200 and answer.headers["content-type"] == CONTENT_TYPE_LATEST
     return parse(answer.body.decode())
 
 
@@ -47,6 +49,10 @@ def requests_of(found: dict[Any, float]) -> dict[tuple[str, ...], float]:
     return {
         labels: value for (name, labels), value in found.items() if name == "choreo_requests_total"
     }
+
+
+def bounds(found: dict[tuple[str, tuple[str, ...]], float], bucket: str) -> list[float]:
+    return [float(labels[0]) for name, labels in found if name == bucket]
 
 
 def test_requests_tokens_and_frames_are_counted() -> None:
@@ -67,7 +73,13 @@ def test_requests_tokens_and_frames_are_counted() -> None:
     assert found["choreo_frames_total", ()] == 3 * 6
     assert found["choreo_request_seconds_count", ()] == 6
     assert found["choreo_first_token_seconds_count", ()] == 3
-    assert found["choreo_active_streams", ()] == 0
+    assert found["choreo_active_streams", ()] == found["choreo_heartbeats_total", ()] == 0
+    assert bounds(found, "choreo_request_seconds_bucket") == [
+        *(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, math.inf)
+    ]
+    assert bounds(found, "choreo_frame_gap_seconds_bucket") == [
+        *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, math.inf)
+    ]
     assert samples(app)["choreo_requests_total", ("", "", "ok")] == 1  # the scrape before
 
 
@@ -142,6 +154,14 @@ def test_failure_before_the_stream_is_counted_by_its_code(
     scripted().say(ProviderError("too long", status=400, code="too_long"))
     assert call(app, "POST", CHAT, chat("x", model="m", stream=stream)).status == 400
     assert requests_of(samples(app)) == {("chat", "m", "too_long"): 1}
+
+
+def test_disconnect_before_the_head_is_counted(scripted: Callable[[], Script]) -> None:
+    scripted()
+    app = make_app({"metrics": "on"}, {"provider s": {"type": "scripted", "models": "echo"}})
+    disconnected: Any = {"waitress.client_disconnected": lambda: True}
+    call(app, "POST", CHAT, chat("one"), **disconnected)
+    assert samples(app)["choreo_client_disconnects_total", ()] == 1
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -241,6 +261,9 @@ def test_metrics_access_is_restricted() -> None:
         refused = call(local, "GET", "/metrics", **more, **AUTHORIZED)
         assert (refused.status, refused.error["code"]) == (403, "host_not_allowed")
         assert "metrics_key" in refused.error["message"]
+    foreign = make_app({"metrics": "on", "metrics_key": "schlüssel"}, ANN)
+    sent = "Bearer schlüssel".encode().decode("latin-1")  # as WSGI passes it
+    assert call(foreign, "GET", "/metrics", HTTP_AUTHORIZATION=sent).status == 200
     keyed = make_app({"metrics": "on", "metrics_key": "sk-watch"}, ANN)
     far = {"REMOTE_ADDR": "10.0.0.1"}
     assert call(keyed, "GET", "/metrics", **far).status == 401
