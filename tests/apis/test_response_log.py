@@ -31,9 +31,11 @@ def test_lost_response_fails_with_its_output_so_far() -> None:
 
 
 def test_error_event_has_the_code_of_the_error() -> None:
-    (event,) = events_of(error_event(ProducerLost("gone"), 7))
+    error = ProducerLost("gone")
+    error.param = "input"
+    (event,) = events_of(error_event(error, 7))
     judge(RESPONSE_EVENT, event)
-    expected = {"type": "error", "code": "producer_lost", "message": "gone", "param": None}
+    expected = {"type": "error", "code": "producer_lost", "message": "gone", "param": "input"}
     assert event == {**expected, "sequence_number": 7}
 
 

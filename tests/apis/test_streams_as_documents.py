@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -261,6 +262,38 @@ def test_message_events_match_the_document(fetch: Fetch) -> None:
     }
     assert document["usage"] == events[-2]["usage"] == usage
     assert events[-2]["delta"] == {"stop_reason": "tool_use", "stop_sequence": None}
+
+
+def test_ids_begin_with_their_kind_and_differ(fetch: Fetch) -> None:
+    found: list[str] = []
+    for _ in range(2):
+        events, document = fetch("/v1/responses", *ITEMS, Finish("tool_calls"))
+        found += [events[0]["response"]["id"], document["id"]]
+        assert all(re.fullmatch("resp_[0-9a-f]{48}", id) for id in found[-2:])
+        ids = [item["id"] for item in document["output"]]
+        prefixes = ["rs", "rs", "msg", "ig", *(5 * ["msg"]), "fc", "ctc", "fc"]
+        for id, prefix in zip(ids, prefixes, strict=True):
+            assert re.fullmatch(f"{prefix}_[0-9a-f]{{32}}", id)
+        found += ids
+        events, document = fetch("/v1/messages", *ITEMS, Finish("tool_calls"))
+        ids = [events[0]["message"]["id"], document["id"]]
+        assert all(re.fullmatch("msg_[0-9a-f]{24}", id) for id in ids)
+        found += ids
+    assert len(set(found)) == len(found)
+
+
+def test_one_delta_with_everything_is_written_in_a_fixed_order(fetch: Fetch) -> None:
+    """As of a document: what the model thought, said, showed and called."""
+    extra = {"thinking_blocks": [SIGNED], "annotations": CITATIONS, "images": IMAGES[1:]}
+    extra["content_parts"] = [{"type": "smell"}]
+    calls = [ToolCall(0, "call_0", "weather", "{}")]
+    whole = Delta("Oslo", reasoning="I must look.", tool_calls=calls, extra=extra)
+    events, document = fetch("/v1/messages", whole, Finish("tool_calls"))
+    assert content_of(events) == document["content"]
+    shown = [block.get("text") or block["type"] for block in document["content"]]
+    left_out = ["[left out: the picture https://x]", "[left out: a part of the type 'smell']"]
+    assert shown == ["thinking", "Oslo", *left_out, "tool_use"]
+    assert len(document["content"][1]["citations"]) == 2
 
 
 def test_unknown_numbers_of_tokens_are_0_and_input_tokens_not_negative(fetch: Fetch) -> None:

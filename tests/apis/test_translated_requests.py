@@ -289,6 +289,80 @@ def test_chat_members_of_a_response_are_forwarded(forward: Forward) -> None:
     assert {name: sent[name] for name in members} == members
 
 
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+INPUT = {"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"],
+         "additionalProperties": False}  # fmt: skip
+
+
+def test_tools_and_choices_of_a_response_are_translated(forward: Forward) -> None:
+    """Custom tools and those in a namespace become functions."""
+    tools = [
+        {"type": "function", "name": "f"},
+        {"type": "custom", "name": "p", "format": {"definition": "x"}},
+        {"type": "custom", "name": "q", "description": "d", "format": {"definition": "x"}},
+        {"type": "namespace", "name": "ns", "tools": [{"type": "function", "name": "g"}]},
+    ]
+    choices: list[tuple[Any, Any]] = [
+        *((mode, mode) for mode in ("none", "auto", "required")),
+        ({"type": "function", "name": "f"}, named("f")),
+        ({"type": "custom", "name": "p"}, named("p")),
+        ({"type": "function", "name": "g", "namespace": "ns"}, named("ns__g")),
+    ]
+    for choice, expected in choices:
+        body = {"model": "m", "input": "hi", "tools": tools, "tool_choice": choice}
+        sent = forward("responses", body)
+        assert sent["tool_choice"] == expected
+    grammar = "The input follows this grammar:\nx"
+    assert [tool["function"] for tool in sent["tools"]] == [
+        {"name": "f"},
+        {"name": "p", "parameters": INPUT, "description": grammar},
+        {"name": "q", "parameters": INPUT, "description": f"d\n\n{grammar}"},
+        {"name": "ns__g"},
+    ]
+
+
+def test_tool_choices_of_a_message_are_translated(forward: Forward) -> None:
+    hello = [{"role": "user", "content": "hi"}]
+    body = {"model": "m", "max_tokens": 9, "messages": hello}
+    body["tools"] = [{"name": "f", "input_schema": SCHEMA}]
+    choices = {"auto": "auto", "any": "required", "none": "none", "tool": named("f")}
+    for kind, expected in choices.items():
+        sent = forward("messages", {**body, "tool_choice": {"type": kind, "name": "f"}})
+        assert (sent["tool_choice"], "parallel_tool_calls" in sent) == (expected, False)
+    choice = {"type": "auto", "disable_parallel_tool_use": True}
+    assert forward("messages", {**body, "tool_choice": choice})["parallel_tool_calls"] is False
+
+
+def test_texts_in_parts_are_joined(forward: Forward) -> None:
+    """Those of a document by line ends."""
+    a, b = ({"type": "input_text", "text": text} for text in "ab")
+    refusal = {"type": "refusal", "refusal": "n"}
+    input = [
+        {"role": "developer", "content": [a, b]},
+        {"role": "user", "content": [a, b]},
+        {"role": "assistant", "content": [{"type": "output_text", "text": "b"}, refusal]},
+        {"role": "developer", "content": "c"},
+    ]
+    sent = forward("responses", {"model": "m", "input": input})["messages"]
+    assert [(one["role"], one["content"]) for one in sent] == [
+        *(("system", "ab"), ("user", "ab"), ("assistant", "bn"), ("system", "c")),
+    ]
+    texts = [{"type": "text", "text": text} for text in "ab"]
+    documents = [
+        {"type": "document", "source": {"type": "content", "content": texts}},
+        {"type": "document", "source": {"type": "url", "url": "https://x/a.pdf"}},
+        {"type": "search_result", "title": "t", "source": "s", "content": texts},
+    ]
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": documents}]}
+    ((joined, linked, found),) = (one["content"] for one in forward("messages", body)["messages"])
+    assert joined["file"]["file_data"] == "data:text/plain;base64,YQpi"
+    assert linked["file"] == {"file_data": "https://x/a.pdf", "filename": "document"}
+    assert found["text"] == "t\ns\na\nb"
+
+
 def test_tool_references_become_tool_names(forward: Forward) -> None:
     """Claude's tool search returns references; other models have all tools anyway."""
     found = {"type": "tool_reference", "tool_name": "weather"}
