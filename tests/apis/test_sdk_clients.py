@@ -352,6 +352,8 @@ def test_provider_error_becomes_a_status_or_response_failed(responses: Any) -> N
         ({"max_output_tokens": 2**31}, "max_output_tokens"),
         ({"tools": [{**FUNCTION, "name": ""}]}, "tools[0].name"),
         ({"tools": [{"type": "namespace", "name": "", "tools": []}]}, "tools[0].name"),
+        *(({"tools": [{"type": "namespace", "name": "n", "tools": [{"type": kind}]}]},
+           "tools[0].tools[0].type") for kind in ("web_search", "namespace")),
         ({"input": [{"type": "", "role": "user", "content": "x"}]}, None),
         ({"input": [{"id": "msg_1"}]}, "input[0].id"),
         ({"input": [{"name": "x"}]}, "input[0].type"),

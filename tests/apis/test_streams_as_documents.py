@@ -241,6 +241,15 @@ def content_of(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_message_events_match_the_document(fetch: Fetch) -> None:
     events, document = fetch("/v1/messages", *ITEMS, Finish("tool_calls"), USAGE)
     assert all(event["delta"].get("partial_json") != "" for event in events if "delta" in event)
+    start = {**DEFAULTS["/v1/messages"], "stop_reason": None}
+    assert {**events[0]["message"], "id": ""} == {**start, "id": ""}
+    assert [list(event) for event in events[-2:]] == [["type", "delta", "usage"], ["type"]]
+    opened = [event["content_block"] for event in events if "content_block" in event]
+    assert {tuple(block.items())[:2] for block in opened if "input" not in block} == {
+        *((("type", "thinking"), ("thinking", "")), (("type", "text"), ("text", ""))),
+        (("type", "redacted_thinking"), ("data", "c2Vl")),
+    }
+    assert [block["input"] for block in opened if "input" in block] == [{}, {}, {}]
     assert content_of(events) == document["content"]
     thought, hidden, oslo, *texts = document["content"]
     assert (thought["thinking"], thought["signature"]) == ("I must look.", "c2ln")
