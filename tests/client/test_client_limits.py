@@ -24,6 +24,17 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d
 )
 
 
+def test_retries_of_a_call_have_its_idempotency_key(server, clients):
+    busy = lambda peer: peer.json({}, "503 X", Retry_After="0")  # noqa: E731
+    stream = lambda peer: peer.stream(answer("x"))  # noqa: E731
+    server.then(busy, stream, busy, stream)
+    client = clients(server.url, resumable=True, max_retries=1)
+    for _ in range(2):
+        list(client.chat.completions.create(**HI, stream=True))
+    keys = [request.headers["idempotency-key"] for request in server.requests]
+    assert keys[::2] == keys[1::2] and keys[0] != keys[2]
+
+
 def test_keeps_the_callers_idempotency_key(server, clients):
     server.then(lambda peer: peer.stream(answer("x")))
     client = clients(server.url, resumable=True)

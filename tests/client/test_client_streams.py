@@ -289,6 +289,7 @@ def test_accepts_chunks_without_choices(server, open_stream):
     final = stream.get_final_completion()
     assert final.choices[0].message.content == "ab"
     assert final.usage.total_tokens == 3
+    assert (stream.fold.text(), stream.last_event_id) == ("ab", None)
 
 
 # --- closing early ----------------------------------------------------------------------------
