@@ -95,7 +95,8 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
              "encrypted_content": "choreo.W3t9XQ=="},
             {"role": "assistant", "content": "one"},
             {"role": "assistant", "content": "two"},
-            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}"},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": "{}",
+             "extra_content": {"x": 1}},
             {"role": "assistant", "content": "three"},
             {"type": "image_generation_call", "result": "AAAA"},
             {"role": "user", "content": [
@@ -115,7 +116,8 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "one", "reasoning_content": "ab"},
             {"role": "assistant", "content": "two", "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}},
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"},
+                 "extra_content": {"x": 1}},
             ]},
             {"role": "assistant", "content": "three"},
             {"role": "assistant", "content": "", "images": [
@@ -186,10 +188,12 @@ def test_failed_response_names_the_param(application: Callable[..., Application]
         frames = call(application({"up": section}), "POST", "/v1/responses", body).body
     last = json.loads(frames.rpartition(b"data: ")[2])
     assert last["type"] == "response.failed"
-    assert (last["response"]["error"]["message"], last["response"]["error"]["param"]) == (
-        "why",
-        "input[0]",
-    )
+    assert last["response"]["error"] == {
+        "code": "invalid_prompt",
+        "message": "why",
+        "param": "input[0]",
+        "type": "invalid_parameter_value",  # the code of this server
+    }
 
 
 def test_parallel_tool_calls_needs_tools(
