@@ -59,14 +59,16 @@ def chat_member(text: str) -> bytes:
 
 def chat_details(text: str) -> bytes:
     """Return a chat stream in which one event has thousands of reasoning details."""
-    details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:700]] * (len(text) // 800))
+    details = ",".join(
+        ['{"type":"reasoning.text","text":"%s"}' % text[:2_000]] * (len(text) // 2_700)
+    )
     middle = _chat('{"reasoning_details":[%s]}' % details)
     return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
 
 
 def chat_parts(text: str) -> bytes:
     """Return a chat stream in which one event has thousands of content parts."""
-    content = ",".join(['{"type":"text","text":"%s"}' % text[:700]] * (len(text) // 800))
+    content = ",".join(['{"type":"text","text":"%s"}' % text[:2_000]] * (len(text) // 2_700))
     middle = _chat('{"content":[%s]}' % content)
     return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
 

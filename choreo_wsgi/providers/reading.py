@@ -71,18 +71,23 @@ _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
 #: Limit with log probabilities: 400 tokens with 20 alternatives each.
 _MOST_WITH_LOGPROBS = 50_000
+#: Limit of bytes that a long text, its values and its marks take, and of those that each takes.
+_MOST_BYTES, _BYTES_OF_VALUE, _BYTES_OF_MARK = 5_000_000, 80, 1_500
 #: As many values are always allowed.
 _FEWEST_VALUES = 8_000
 
 
-def most_values(text: str | bytes, has_logprobs: bool = False) -> int:
-    """Return the limit of values in *text*, an event or answer.
+def most_values(text: str | bytes, has_logprobs: bool = False, marks: int = 0) -> int:
+    """Return the limit of values in *text*, an event or answer with so many *marks*.
 
-    It allows for an answer that repeats the tools of the request.  In a long text a character
-    that makes its string four times as wide counts as two values more.
+    It allows for an answer that repeats the tools of the request.  The values of megabytes of text
+    are fewer, so that all together take little memory.  In a long text a character that makes its
+    string four times as wide counts as two values more.
     """
     values = min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
     values = _MOST_WITH_LOGPROBS if has_logprobs else values
+    remaining = _MOST_BYTES - len(text) - _BYTES_OF_MARK * marks
+    values = min(values, remaining // _BYTES_OF_VALUE)
     return max(values - 2 * _count_wide(text), _FEWEST_VALUES)
 
 

@@ -186,7 +186,7 @@ class RelayedDocument(UpstreamAnswer):
         is_long = len(body) > LONG
         try:
             short = long.shorten(body, marks) if is_long else body
-            received = parse_json(short, most_values(short))
+            received = parse_json(short, most_values(short, marks=len(marks)))
         except UpstreamInvalid:
             received = None
         if completion.is_usual(received):

@@ -41,6 +41,9 @@ _CALLS = ("tool_calls", "tool_call", "toolCalls")
 _SHORT = 4 * 1024
 _LINE_END = re.compile(rb"[\r\n]")
 
+#: Long chunks: how many frames are before each, the chunk and the marks in it.
+Unwritten = list[tuple[int, dict[str, Json], Marks]]
+
 
 def read(
     data: bytes | memoryview, marks: Marks, event: str, reading: bool = False, repair: bool = True
@@ -53,7 +56,7 @@ def read(
     """
     short = shorten(data, marks, reading)
     try:
-        value = parse_json(short, most_values(short, has_logprobs=reading))
+        value = parse_json(short, most_values(short, reading, len(marks)))
     except UpstreamInvalid:
         value = None
     if not isinstance(value, dict):
@@ -215,13 +218,25 @@ def _restored(value: Json, marks: Marks, limit: int = 0, truncate: bool = False)
     return json.loads(longtext.restore(text, {**found}))
 
 
-def frame(chunk: dict[str, Json], marks: Marks) -> bytes:
-    """Return the frame of *chunk*, with *marks* restored."""
-    output = io.BytesIO(b"data: ")
-    output.seek(0, io.SEEK_END)
+def write(unwritten: Unwritten, frames: list[bytes]) -> None:
+    """Write the frames of *unwritten*, which is emptied, in between *frames*; join all in one.
+
+    The caller has freed the events by now, so that they take no memory beside the frames.
+    """
+    output, done = io.BytesIO(), 0
+    while unwritten:
+        place, chunk, marks = unwritten.pop(0)
+        output.writelines(frames[done:place])
+        _write(output, chunk, marks)
+        done = place
+    output.writelines(frames[done:])
+    frames[:] = [output.getvalue()]
+
+
+def _write(output: io.BytesIO, chunk: dict[str, Json], marks: Marks) -> None:
+    output.write(b"data: ")
     large.write_to(output, chunk, lambda part: longtext.restored(dump(part), marks))
     output.write(b"\n\n")
-    return output.getvalue()
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:

@@ -26,7 +26,6 @@ something else afterwards.  This module uses no socket and no clock.
 
 from __future__ import annotations
 
-import re
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -39,7 +38,7 @@ from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
 from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
-from .events import EventReader, WholeEvents, read_chunks
+from .events import EventReader, WholeEvents, read_chunks, without_usage
 from .pattern import SMALL, Pattern, Patterns
 from .template import FINISH, HOLE, ROLE, TEXT, Template
 
@@ -50,13 +49,6 @@ else:
 
 #: Characters of the longest label that is remembered with a template.
 _LONGEST = 256
-_NULL_USAGE = re.compile(
-    rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
-)
-#: Its usual place, tried first: the search costs as much as ten other steps of a first event.
-_LAST_MEMBER = b',"usage":null}'
-#: An escaped letter of "usage".
-_ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 
 
 class EventRelay:
@@ -81,6 +73,7 @@ class EventRelay:
         self._patterns = Patterns()
         kind = normaliser.kind if len(label) <= _LONGEST else ()
         self._template = Template((label, include_usage, *kind)) if kind else None
+        self._unwritten: long.Unwritten = []
         self.failure: ChoreoError | None = None
 
     @cached_property
@@ -107,8 +100,12 @@ class EventRelay:
         frames: list[bytes] = []
         try:
             if block:
-                self._rewrite(block, frames)
-                block = b""  # freed before the frames are joined
+                try:
+                    self._rewrite(block, frames)
+                finally:
+                    block = b""  # freed before long frames are written, and all are joined
+                    if self._unwritten:
+                        long.write(self._unwritten, frames)
             if self._whole.too_large and not self.normaliser.done:
                 raise UpstreamInvalid(
                     f"the provider sent an event of more than {self._limit} bytes"
@@ -143,6 +140,8 @@ class EventRelay:
         except UpstreamTruncated as error:
             self.failure = error
             raise
+        if self._unwritten:
+            long.write(self._unwritten, frames)
         return b"".join([*frames, *(self._frame(chunk, None) for chunk in chunks)])
 
     # -- in bulk -----------------------------------------------------------------------
@@ -260,8 +259,12 @@ class EventRelay:
                 normaliser.mark_done()
                 return
             chunks, _ = normaliser.normalise(chunk)
-            for one in chunks:
-                frames += [self._frame(part, None, is_long=True) for part in long.parts(one)]
+            for part in (part for one in chunks for part in long.parts(one)):
+                if self._include_usage:
+                    part.setdefault("usage", None)
+                else:
+                    part.pop("usage", None)
+                self._unwritten.append((len(frames), part, {**marks}))
         if state != normaliser.state:
             self._patterns.forget()
         marks.clear()
@@ -295,26 +298,14 @@ class EventRelay:
                     received = pattern.prefix + HOLE + pattern.suffix
                     template.learn(TEXT, received, pattern.new_prefix + HOLE + pattern.new_suffix)
 
-    def _frame(self, chunk: dict[str, Json], raw: bytes | None, is_long: bool = False) -> bytes:
+    def _frame(self, chunk: dict[str, Json], raw: bytes | None) -> bytes:
         """Return the frame of *chunk*, or of *raw*, its JSON; with ``usage`` only if requested."""
         if self._include_usage:
             if "usage" not in chunk:
                 chunk["usage"] = raw = None
         elif "usage" in chunk:
             del chunk["usage"]
-            raw = _without_usage(raw) if raw is not None else None
+            raw = without_usage(raw) if raw is not None else None
         if raw is not None:
             return sse.frame(raw)
-        if is_long:
-            return long.frame(chunk, self.normaliser.marks)
         return restore(sse.frame(dump(chunk)), self.normaliser.marks)
-
-
-def _without_usage(raw: bytes) -> bytes | None:
-    """Return *raw*, a chunk, without its own ``"usage":null``; None if it may belong to another."""
-    if raw.count(b'"usage"') != 1 or _ESCAPED_LETTER.search(raw):
-        return None  # an object inside the chunk may have the member
-    if raw.endswith(_LAST_MEMBER):
-        return raw[: -len(_LAST_MEMBER)] + b"}"
-    cut, count = _NULL_USAGE.subn(b"", raw, count=1)
-    return cut if count else None

@@ -48,21 +48,22 @@ def call(members: str, function: str) -> str:
 
 START = event('{"role":"assistant","content":""}')
 END = event("{}", finish='"stop"') + "data: [DONE]\n\n"
-ONE_WIDE = f'"{EMOJI}{"y" * 700}"'
+ONE_WIDE = f'"{EMOJI}{"y" * 1100}"'
 #: Events that are forwarded with all that is in them.
 FORWARDED = {
     "a nested member": event(f'{{"content":"a","x":{{"y":["{WIDE}"]}}}}'),
     "a member of the choice": event('{"content":"a"}', choice=f',"x":"{WIDE}"'),
     "a member of the chunk": event('{"content":"a"}', more=f',"x":"{WIDE}"'),
+    "an empty delta": event("{}", more=f',"x":"{WIDE}"'),
     "many short strings": event(
         f'{{"content":"a","x":{many(f"{chr(34)}{EMOJI}{chr(34)}", 9000)}}}'
     ),
     "nested reasoning": event(f'{{"reasoning":{{"text":"{WIDE}"}}}}'),
     "details": event(f'{{"reasoning_details":[{{"summary":"{WIDE}"}}]}}'),
-    "many details": event(f'{{"reasoning_details":{many(f"""{{"text":{ONE_WIDE}}}""", 4000)}}}'),
-    "parts": event(f'{{"content":{many(f"""{{"type":"text","text":{ONE_WIDE}}}""", 4000)}}}'),
+    "many details": event(f'{{"reasoning_details":{many(f"""{{"text":{ONE_WIDE}}}""", 2600)}}}'),
+    "parts": event(f'{{"content":{many(f"""{{"type":"text","text":{ONE_WIDE}}}""", 2600)}}}'),
     "thoughts": event(
-        f'{{"content":{many(f"""{{"type":"thinking","thinking":{ONE_WIDE}}}""", 4000)}}}'
+        f'{{"content":{many(f"""{{"type":"thinking","thinking":{ONE_WIDE}}}""", 2600)}}}'
     ),
     "an object": event(f'{{"content":{{"answer":"{WIDE}"}}}}'),
     "an annotation": event(f'{{"content":[{{"text":"a","annotations":[{{"x":"{WIDE}"}}]}}]}}'),
@@ -87,13 +88,15 @@ REFUSED = {
     "a page": f"data: <html>{WIDE}\n\n",
     "broken JSON": f'data: {{"a":[1,[2,{WIDE}"}}\n\n',
     "broken JSON of strings": f'data: {{"a":{many(ONE_WIDE, 4000)}\n\n',
+    "thousands of details": event(
+        f'{{"reasoning_details":{many(f"""{{"text":"{EMOJI}{"y" * 700}"}}""", 4500)}}}'
+    ),
     "many wide strings": event(f'{{"x":{many(f"{chr(34)}{EMOJI}{chr(34)}", 20_000)}}}'),
     "an id": event('{"content":"a"}').replace('"c"', f'"{WIDE}"'),
     "a finish reason": event("{}", finish=f'"{WIDE}"'),
     "the name of a tool": event(call('"id":"1",', f'"name":"{WIDE}","arguments":"{{}}"')),
     "the id of a call": event(call(f'"id":"{WIDE}",', '"name":"f","arguments":"{}"')),
     "usage": event("{}", more=f',"usage":{{"prompt_tokens":1,"x":"{WIDE}"}}'),
-    "nothing but more": event("{}", more=f',"x":"{WIDE}"').replace(many('{"index":0', 1), "[{"),
 }
 
 
@@ -147,9 +150,21 @@ def test_translation_takes_four_times_the_bytes_of_an_event(form: str) -> None:
     assert memory.peak < 4 * len(stream.encode()) + ROOM
 
 
+def test_relay_frees_an_event_before_its_frame_is_written() -> None:
+    """Its reasoning is sent twice, so that the frame has twice the bytes."""
+    detail = f'{{"text":"{"x" * 2000}"}}'
+    stream = START + event(f'{{"reasoning_details":{many(detail, 2600)}}}') + END
+    relay = EventRelay(Normaliser(identity={"id": "i", "created": 1, "model": "m"}))
+    pieces = list(blocks(stream))
+    with traced() as memory:
+        frames = [relay.receive_data(piece) for piece in pieces]
+    assert memory.peak < 3.6 * len(stream)
+    assert frames[-1].count(b"x" * 2000) > 5000
+
+
 @pytest.mark.parametrize("form", REFUSED)
 def test_refusal_takes_four_times_the_bytes_of_an_event(form: str) -> None:
-    stream = START + REFUSED[form]
+    stream = START + REFUSED[form] + END
     with traced() as memory, pytest.raises(ChoreoError) as refused:
         relayed(stream)
     assert memory.peak < 4 * len(stream.encode()) + ROOM
