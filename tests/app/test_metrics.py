@@ -184,6 +184,21 @@ def test_failovers_and_open_breakers_are_reported(
     assert target.startswith("a") and found["choreo_breaker_open", (target,)] == 1
 
 
+def test_each_failed_target_of_a_request_is_counted(scripted: Callable[[], Script]) -> None:
+    kinds = {"a": "scripted", "b": "scripted", "c": "echo"}
+    app = make_app(
+        {"metrics": "on"},
+        {
+            f"provider {name}": {"type": kind, "models": "m", "priority": str(number)}
+            for number, (name, kind) in enumerate(kinds.items(), 1)
+        },
+    )
+    for _ in range(2):
+        scripted().say(ProviderUnavailable("down"))
+    assert call(app, "POST", CHAT, chat("x", model="m")).status == 200
+    assert samples(app)["choreo_failovers_total", ("m",)] == 2
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_breaker_gauge_falls_when_the_circuit_closes(
     scripted: Callable[[], Script], stream: bool
@@ -329,6 +344,44 @@ def test_idle_process_updates_its_gauges(tmp_path: Path) -> None:
     env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     env["PYTHONPATH"] = os.pathsep.join(sys.path)
     subprocess.run([sys.executable, "-c", IDLE], env=env, timeout=60, check=True)
+
+
+MERGED = """
+import os
+from harness import make_app
+from wsgi_calls import call, chat
+
+def answer(value):
+    names = [*app.gauges, "carried_streams", "loop_lag_seconds"]
+    app.gauges.update(dict.fromkeys(names, lambda: value))
+    app.breakers.open_circuits = lambda: {"a"}
+    call(app, "POST", "/v1/chat/completions", chat("x"))
+
+app = make_app({"metrics": "on"})
+answer(2)
+for role in (lambda: answer(3), lambda: make_app({"metrics": "on"})):
+    if not os.fork():
+        role()
+        os._exit(0)
+    os.wait()
+print(call(app, "GET", "/metrics").body.decode())
+"""
+
+
+def test_gauges_of_three_processes_are_merged(tmp_path: Path) -> None:
+    """Sums, the longest lag, and whether all reach the log; the third has had no request."""
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    env["PYTHONPATH"] = os.pathsep.join(sys.path)
+    (tmp_path / "histogram_0.db").touch()  # of a process that is just starting
+    words = [sys.executable, "-c", MERGED]
+    found = parse(subprocess.run(words, env=env, timeout=60, check=True, stdout=-1).stdout.decode())
+    for name in ("active_streams", "orphans", "readers", "carried_streams"):
+        assert found[f"choreo_{name}", ()] == 5, name
+    assert found["choreo_loop_lag_seconds", ()] == 3
+    assert found["choreo_replay_reachable", ()] == 1
+    assert found["choreo_breaker_open", ("a",)] == 1
+    assert found["choreo_requests_total", ("chat", "echo", "completed")] == 2
+    assert found["choreo_request_seconds_bucket", ("+Inf",)] == 2
 
 
 def test_two_processes_report_common_values(gunicorn: Launched) -> None:
