@@ -91,7 +91,7 @@ class Channel(Load):
     def events(self) -> int:
         """The events to poll for: reading pauses while the allowed number of requests waits."""
         waiting = len(self.requests) > self.server.lookahead
-        return (0 if self.closing or waiting else IN) | (OUT if self.unsent else 0)
+        return (0 if waiting else IN) | (OUT if self.unsent else 0)
 
     def fileno(self) -> int | None:
         return self.socket.fileno()
@@ -121,7 +121,7 @@ class Channel(Load):
                 self._read()
             if time.monotonic() >= self.due:
                 self._time_out()
-            if self.closing and not self.unsent:
+            if self.closing:
                 self._close()
         except Exception:
             logger.exception("a connection failed")
@@ -191,11 +191,8 @@ class Channel(Load):
         self.last_received = time.monotonic()
         if task.close_on_finish or not self.connected:
             self.closing = True
-            for request in self.requests:
-                request.close()
             self.requests = []
-            if not self.unsent:
-                self._close()
+            self._close()
             self._carrier.update(self)
             return
         del self.requests[0]
@@ -210,7 +207,7 @@ class Channel(Load):
         """Send as many of the unsent bytes as the system accepts now."""
         try:
             with self._sending:
-                sent = self._send_some(self.unsent[:64])
+                sent = self._send_some(self.unsent)
                 if sent:
                     self.unsent = _without(self.unsent, sent)
                     self._deadline = time.monotonic() + self.server.settings.send_timeout

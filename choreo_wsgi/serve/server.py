@@ -210,7 +210,6 @@ class Server:
         """
         self.application.reload()
         self.retired = self.draining = True
-        self.carrier.step_all()
         while self.application.active or any(one.in_use for one in list(self.connections)):
             time.sleep(0.05)
         if not self._signals:  # else the signal has started the drain

@@ -30,7 +30,7 @@ class Selecting:
 
     def unregister(self, fd: int) -> None:
         """Stop polling *fd*."""
-        with contextlib.suppress(KeyError, ValueError):
+        with contextlib.suppress(KeyError):
             self._selector.unregister(fd)
 
     def poll(self, timeout: float) -> list[tuple[int, int]]:

@@ -113,7 +113,7 @@ class Generation:
 
     @property
     def due(self) -> float | None:
-        return 0.0 if self._first or self.ended else self._frames.due
+        return 0.0 if self._first else self._frames.due
 
     def _end(self, outcome: str) -> None:
         self.ended = True

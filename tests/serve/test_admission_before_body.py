@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ from typing import Any
 import harness
 import pytest
 from plain_apps import Running
+from waitress.receiver import FixedStreamReceiver
 
 from choreo_wsgi.app.application import Application
 
@@ -176,6 +178,26 @@ def test_full_temporary_folder_returns_507(
     with server.connect() as client:
         client.request("POST", "/v1/chat/completions", small)
         assert client.read_answer().status == 200
+
+
+def test_full_temporary_folder_returns_507_though_body_cannot_be_read(
+    served: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A buffered file that could not be written fails to be read or closed, too."""
+
+    def fail(*_: Any) -> None:
+        for name in ("getbuf", "getfile"):
+            monkeypatch.setattr(FixedStreamReceiver, name, fail)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(FixedStreamReceiver, "received", fail)
+    with served(default_model="echo").connect() as client:
+        client.request("POST", "/v1/chat/completions", b"x" * 100_000)
+        answer = client.read_answer()
+    assert "body cannot be stored: [Errno 28] No space left" in caplog.text
+    assert (answer.status, answer.error["code"]) == (507, "insufficient_storage")
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")

@@ -160,7 +160,9 @@ def test_signal_delivered_to_other_thread_wakes_the_loop(command: Start, tmp_pat
     assert server.finish() == 0
 
 
-def test_exits_by_force_when_close_hangs(run_app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exits_by_force_when_close_hangs(
+    run_app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """As when a provider's close does not return."""
     left = threading.Event()
     released = threading.Event()
@@ -177,6 +179,7 @@ def test_exits_by_force_when_close_hangs(run_app: Any, monkeypatch: pytest.Monke
     running.app.close = lambda: released.wait(harness.DEADLINE)
     running.server.drain()
     assert left.wait(harness.DEADLINE)
+    assert "the shutdown hangs: the process is ended" in caplog.text
 
 
 def test_shutdown_calls_drain_stop_close_in_order(run_app: Any) -> None:

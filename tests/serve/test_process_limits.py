@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import gc
 import resource
 import signal
@@ -39,11 +41,12 @@ def usual_switching() -> Iterator[None]:
 
 @pytest.mark.usefixtures("usual_switching")
 def test_tunes_thread_switches_and_garbage_collection(run_app: Callable[..., Running]) -> None:
+    gc.unfreeze()
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
     assert sys.getswitchinterval() == pytest.approx(SWITCH)
-    assert gc.get_threshold()[0] == 50_000
+    assert gc.get_threshold()[0] == 50_000 and gc.get_freeze_count()
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="needs Linux")
@@ -85,6 +88,23 @@ def test_does_not_lower_open_file_limit() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize(
+    ("limits", "changed"),
+    [
+        ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), []),
+        ((300, resource.RLIM_INFINITY), [(2256, resource.RLIM_INFINITY)]),
+    ],
+)
+def test_unlimited_open_files_are_more_than_needed(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], changed: list[tuple[int, int]]
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda number: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda number, pair: found.append(pair))
+    raise_open_files(2256)
+    assert found == changed
 
 
 def test_warns_when_open_file_limit_is_too_low(bare_environment: dict[str, str]) -> None:
@@ -139,6 +159,48 @@ def test_listener_pauses_without_descriptors() -> None:
             assert listener.due <= time.monotonic() + 0.5
 
 
+def listening(sock: Any, **more: Any) -> tuple[Listener, list[Any]]:
+    """Return a listener on *sock*, and the connections that it accepts."""
+    accepted: list[Any] = []
+    carrier = SimpleNamespace(add=lambda load: None, schedule=accepted.append)
+    values = {"full": False, "retired": False, "over_share": None, "connections": set(), **more}
+    server = SimpleNamespace(carrier=carrier, settings=Settings(), **values)
+    return Listener(server, sock), accepted
+
+
+@pytest.mark.parametrize(
+    ("number", "pauses"),
+    [
+        *((number, True) for number in (errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)),
+        (errno.ECONNABORTED, False),  # a client that has left already
+    ],
+)
+def test_listener_pauses_when_system_lacks_resources(number: int, pauses: bool) -> None:
+    def fail() -> None:
+        raise OSError(number, "no")
+
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        listener, _ = listening(sock)
+        listener.socket = SimpleNamespace(_accept=fail, fileno=sock.fileno)  # type: ignore[assignment]
+        listener.step(0)
+        assert (listener.fileno() is None) is pauses
+
+
+def test_listener_accepts_at_most_four_connections_in_one_step() -> None:
+    """Running streams wait for no more than those."""
+    with socket.create_server(("127.0.0.1", 0)) as sock, contextlib.ExitStack() as stack:
+        listener, accepted = listening(sock)
+        for _ in range(12):
+            stack.enter_context(socket.create_connection(sock.getsockname()))
+        counts = []
+        for _ in range(5):
+            listener.step(0)
+            counts.append(len(accepted))
+        for channel in accepted:
+            channel.socket.close()
+    assert counts == [1, 3, 7, 11, 12]
+
+
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
 def test_url_of_listener_has_ipv6_address_in_brackets() -> None:
     server = SimpleNamespace(carrier=SimpleNamespace(add=lambda load: None), settings=Settings())
@@ -181,15 +243,17 @@ def test_max_streams_bounds_threads_and_connections(run_app: Callable[..., Runni
     for streams, connections in ((3, 1000), (600, 1200)):
         server = run_app(body_app(b"ok"), max_streams=streams).server
         assert server.carrier.workers.most == streams + RESERVE
+        assert server.carrier.workers.started >= 4
         assert server._max_connections == connections
 
 
-def test_closed_server_leaves_no_thread(run_app: Callable[..., Running]) -> None:
+def test_closed_server_leaves_no_thread_and_no_connection(run_app: Callable[..., Running]) -> None:
     before = set(threading.enumerate())
     server = run_app(body_app(b"ok"))
     with server.connect() as client:
         assert client.exchange("GET", "/").body == b"ok"
-    server.close()
+        server.close()
+        assert client.at_end()
     harness.wait_until(lambda: set(threading.enumerate()) <= before, "all threads have ended")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -112,10 +113,10 @@ def test_rejects_invalid_chunks(server: Running, paths: list[str], chunks: bytes
     assert (answer.status, ended, paths) == (400, True, [])
 
 
-def test_serves_chunked_request(server: Running, paths: list[str]) -> None:
-    request = (
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n"
-    )
+@pytest.mark.parametrize("coding", [b"chunked", b"Chunked"])
+def test_serves_chunked_request(server: Running, paths: list[str], coding: bytes) -> None:
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: %b\r\n\r\n" % coding
+    request = head + b"2\r\nab\r\n0\r\n\r\n"
     with server.connect() as client:
         client.send(request + b"GET /second HTTP/1.1\r\nHost: a\r\n\r\n")
         assert client.read_answer().body == b"ok"
@@ -293,6 +294,80 @@ def test_connection_failure_is_logged_and_ends_only_that_one(
     caplog.clear()
 
 
+def test_failed_connection_counts_as_disconnect(
+    run_app: RunApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The request that is being answered is told."""
+    begun, seen = threading.Event(), threading.Event()
+
+    def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        begun.set()
+        harness.wait_until(environ["waitress.client_disconnected"], "it counts as disconnected")
+        seen.set()
+        return body_app(b"late")(environ, start_response)
+
+    server = run_app(handler)
+    with server.connect() as client:
+        client.request("GET", "/")
+        assert begun.wait(harness.DEADLINE)
+        only_channel(server)._receive = None
+        client.request("GET", "/")
+        assert seen.wait(harness.DEADLINE)
+    caplog.clear()
+
+
+def test_client_that_leaves_before_its_rejection_is_not_logged(
+    run_app: RunApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = run_app(body_app(b"ok"))
+    client, refuse, left = server.connect(), server.app.refuse, threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        client.reset()
+        left.set()
+        return refuse(*arguments)
+
+    server.app.refuse = late
+    client.send(b"no request\r\n\r\n")
+    assert left.wait(harness.DEADLINE)
+    harness.wait_until(lambda: not server.server.connections, "the connection has ended")
+    assert caplog.records == []
+
+
+def test_rejected_client_that_is_cut_off_is_not_waited_for(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("choreo_wsgi.serve.channel.LINGER_SECONDS", 10 * harness.DEADLINE)
+    server = run_app(body_app(b"ok"))
+    refuse = server.app.refuse
+
+    def late(*arguments: Any) -> Any:
+        only_channel(server).abort()
+        return refuse(*arguments)
+
+    server.app.refuse = late
+    with server.connect() as client:
+        client.send(b"no request\r\n\r\n")
+        with pytest.raises(ConnectionResetError):
+            client.at_end()
+
+
+def test_client_that_leaves_before_100_continue_is_not_logged(
+    server: Running, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, left = server.connect(), threading.Event()
+
+    def admit(environ: dict[str, Any]) -> None:
+        client.reset()
+        left.set()
+
+    server.app.admit = admit
+    client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert left.wait(harness.DEADLINE)
+    harness.wait_until(lambda: not server.server.connections, "the connection has ended")
+    assert caplog.records == []
+
+
 def test_pipelined_request_gets_100_continue_in_its_turn(run_app: RunApp) -> None:
     """Its head arrives while the previous request is still being answered."""
     begun, proceed = threading.Event(), threading.Event()
@@ -322,11 +397,14 @@ def test_pipelined_request_gets_100_continue_in_its_turn(run_app: RunApp) -> Non
 
 
 def test_idle_time_starts_at_end_of_response(run_app: RunApp) -> None:
+    """A response under way is never overdue."""
     ends: list[float] = []
+    overdue: list[bool] = []
 
     def handler(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         (channel,) = server.server.connections
         channel.last_received -= 100  # as if the response had taken so long
+        overdue.append(channel.due < math.inf)
         ends.append(time.monotonic())
         return body_app(b"ok")(environ, start_response)
 
@@ -335,7 +413,7 @@ def test_idle_time_starts_at_end_of_response(run_app: RunApp) -> None:
         assert client.exchange("GET", "/").body == b"ok"
         channel = only_channel(server)
         harness.wait_until(lambda: not channel.requests, "the request has ended")
-        assert channel.last_received >= ends[0]
+        assert channel.last_received >= ends[0] and overdue == [False]
 
 
 def test_idle_connection_is_kept_longer_than_a_slow_request(run_app: RunApp) -> None:

@@ -15,6 +15,7 @@ from harness import everything, wait_until
 from plain_apps import Running, body_app, stream_app
 
 from choreo_wsgi.serve.channel import READ, Channel
+from choreo_wsgi.serve.tasks import GATHER, LARGE, Task
 from choreo_wsgi.streams.poller import IN
 
 RunApp = Callable[..., Running]
@@ -105,6 +106,50 @@ def test_cut_off_client_is_logged_and_reset(
         with pytest.raises(ConnectionResetError):
             while client.socket.recv(1 << 20):
                 pass
+
+
+@pytest.mark.parametrize(("size", "blocks"), [(10, 16), (LARGE + 1, 1)], ids=["small", "large"])
+def test_other_connections_are_served_between_blocks(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch, size: int, blocks: int
+) -> None:
+    """A body that is always ready is sent 16 blocks, or one large one, at a time."""
+    body, counts, step = Body(*[b"x" * size] * 48), [], Task.step
+    body.due = 0.0  # type: ignore[assignment]
+    ready = body.ready
+    body.ready = lambda patience: ready(1.0)  # type: ignore[method-assign]
+
+    def counted(task: Task, timeout: float) -> None:
+        before = len(body._blocks)
+        step(task, timeout)
+        counts.append(before - len(body._blocks))
+
+    monkeypatch.setattr(Task, "step", counted)
+    running = run_app(app_of(body))
+    running.app.blocks = lambda environ: False
+    with running.connect() as client:
+        client.request("GET", "/")
+        client.read_head()
+        assert len(client.read_body()) == 48 * size
+    assert max(counts) == blocks
+
+
+def test_bytes_that_are_not_accepted_at_once_are_sent_later(
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever the system stops within a block, its chunk's end and the last chunk."""
+    send, kept = Channel._send_some, [0]
+
+    def send_some(channel: Channel, parts: Any, flags: int = 0) -> int:
+        data = b"".join(parts)
+        accepted, kept[0] = len(data) - kept[0], 0
+        return send(channel, [data[:accepted]], flags)
+
+    monkeypatch.setattr(Channel, "_send_some", send_some)
+    body = b"x" * GATHER
+    running = run_app(lambda environ, start_response: app_of(Body(body))(environ, start_response))
+    for kept[0] in range(1, 16):
+        with running.connect() as client:
+            assert client.exchange("GET", "/").body == body
 
 
 def test_starts_no_pipelined_request_after_disconnect(run_app: RunApp) -> None:

@@ -177,14 +177,29 @@ def test_process_that_dies_during_replacement_is_not_restarted(start: Start) -> 
     finish(server)
 
 
-def test_restarts_are_delayed_longer_up_to_10_s(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Unless the process had served for half a minute; meanwhile it has no connections."""
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[processes.Supervisor]:
+    """A supervisor in this process, at the time 100; it has started nothing yet."""
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: 100.0))
-    supervisor = processes.Supervisor(2, [], lambda context: 0, 1.0)
+    one = processes.Supervisor(2, [], lambda context: 0, 1.0)
+    yield one
+    for descriptor in (one._alive, one._parent):
+        os.close(descriptor)
+    one._waker.close()
+    one._wake_reader.close()
+
+
+def test_second_signal_does_not_postpone_the_kill(supervisor: processes.Supervisor) -> None:
+    supervisor._stop()
+    processes.time.monotonic = lambda: 100.5  # type: ignore[assignment]
+    supervisor._stop()
+    assert supervisor._deadline == 101.0
+
+
+def test_restarts_are_delayed_longer_up_to_10_s(supervisor: processes.Supervisor) -> None:
+    """Unless the process had served for half a minute; meanwhile it has no connections."""
     supervisor._announced = True
     supervisor._counts.report(1, 0)
 
@@ -195,10 +210,6 @@ def test_restarts_are_delayed_longer_up_to_10_s(
     assert [delay(1) for _ in range(8)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10])
     assert [delay(31), delay(1)] == pytest.approx([0.2, 0.4])
     assert not supervisor._counts.report(0, 100)
-    for descriptor in (supervisor._alive, supervisor._parent):
-        os.close(descriptor)
-    supervisor._waker.close()
-    supervisor._wake_reader.close()
 
 
 SIGNALLED = """
@@ -233,6 +244,8 @@ def serve(context):
         time.sleep(0.2)
         os.write(1, b"the last serves\\n")
     context.announce("ready", lambda: None, lambda: None)
+    if not context.index:
+        os.write(1, b"%d connections\\n" % context.counts._numbers[0])
     signal.pause()
 
 Supervisor(2, [], serve, 30.0).run()
@@ -240,8 +253,11 @@ Supervisor(2, [], serve, 30.0).run()
 
 
 def test_announces_when_all_processes_serve() -> None:
+    """Each one counts from then on in their share of the connections."""
     words = [sys.executable, "-c", LATE]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        assert [server.stdout.readline() for _ in range(2)] == ["the last serves\n", "ready\n"]
+        lines = [server.stdout.readline() for _ in range(3)]
         server.terminate()
+    lines.remove("0 connections\n")
+    assert lines == ["the last serves\n", "ready\n"]

@@ -37,6 +37,7 @@ class Waiting(Load):
         self.sock = sock
         self.time = due
         self.steps: list[str] = []
+        self.asked = 0  # how often for the time
         self.left = threading.Event()
 
     def fileno(self) -> int | None:
@@ -44,6 +45,7 @@ class Waiting(Load):
 
     @property
     def due(self) -> float | None:
+        self.asked += 1
         return self.time
 
     def step(self, patience: float) -> None:
@@ -170,7 +172,7 @@ def test_worker_steps_load_until_it_can_be_polled(
 def test_loop_skips_due_load_of_a_worker(
     carrier: Carrier, pair: tuple[socket.socket, socket.socket]
 ) -> None:
-    """Only the worker steps it then."""
+    """Only the worker steps it then, and changes its time."""
     proceed = threading.Event()
     soon = time.monotonic() + 0.1
     both = Waiting(pair[0], soon)
@@ -186,14 +188,37 @@ def test_loop_skips_due_load_of_a_worker(
     carrier.carry(both)
     pair[1].sendall(b"x")
     harness.wait_until(lambda: "worker-1" in both.steps, "a worker steps it")
+    asked = both.asked
     later = Waiting(due=soon + 0.1)
     carrier.carry(later)
     harness.wait_until(lambda: later.steps, "the later load is stepped")
+    assert both.asked == asked
     proceed.set()
     assert both.left.wait(harness.DEADLINE)
     assert both.steps == ["carrier", "worker-1"]
     later.time = None
     later.ended = True
+
+
+class Changing(Waiting):
+    """Its time changes on its way from the worker to the loop."""
+
+    @property
+    def due(self) -> float | None:
+        return None if threading.current_thread().name == "carrier" else 0.0
+
+
+def test_load_that_may_block_again_returns_to_a_worker(carrier: Carrier) -> None:
+    load = Changing()
+
+    def step(patience: float) -> None:
+        load.steps.append(threading.current_thread().name)
+        load.ended = len(load.steps) == 2
+
+    load.step = step  # type: ignore[method-assign]
+    carrier.carry(load)
+    assert load.left.wait(harness.DEADLINE)
+    assert "carrier" not in load.steps
 
 
 def test_steps_load_at_once_after_worker(

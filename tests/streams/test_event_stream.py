@@ -348,6 +348,22 @@ def test_stream_with_first_frame_is_due_at_once() -> None:
     assert Run(Script(), first=sse.frame(b"{}")).generation.due == 0.0
 
 
+def test_silent_stream_is_due_for_its_ping_before_its_generation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stream, "time", SimpleNamespace(monotonic=lambda: 100.0))
+    generation: Any = SimpleNamespace(
+        receive=lambda timeout: b"", ended=False, due=200.0, fileno=lambda: 3, close=lambda: None
+    )
+    carried = EventStream(
+        generation, gone=never_gone, heartbeat=15.0, on_close=lambda _: None, meter=account()
+    )
+    carried.ready()
+    assert carried.due == 115.0
+    generation.due = 101.0
+    assert carried.due == 101.0
+
+
 def test_outcome_of_error_without_code_is_its_type() -> None:
     script, error = Script(), ProviderError("no", type="odd_error")
     error.code = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,27 @@ def test_loop_carries_recording_to_sqlite_only_without_client(tmp_path: Path) ->
     assert carried == [recording] and orphans.active_of("alice") == 1
     assert recording.fileno() == 3 and recording.due is not None
     logs.close()
+
+
+@pytest.mark.parametrize(("descriptor", "blocks"), [(None, 16), (3, 1)])
+def test_orphan_leaves_the_loop_after_some_blocks(
+    logs: Store, descriptor: int | None, blocks: int
+) -> None:
+    """After each one if it can be polled, else after 16, so that others are not delayed."""
+    source = SimpleNamespace(**vars(SILENCE))
+    source.receive, source.fileno = lambda _: frame(1), lambda: descriptor
+    recording = Recording(source, create(logs), lambda one: True)
+    recording.step(0)
+    assert recording.writer.last == blocks
+
+
+def test_recording_is_due_with_its_source_and_at_every_second(logs: Store) -> None:
+    source = SimpleNamespace(**vars(SILENCE))
+    recording = Recording(source, create(logs), lambda one: True)
+    for source.due in (None, time.monotonic() + 60):
+        assert time.monotonic() < recording.due <= time.monotonic() + 1  # type: ignore[operator]
+    source.due = 5.0
+    assert recording.due == 5.0
 
 
 def test_stopped_playback_sends_all_logged_frames_first(logs: Store) -> None:
