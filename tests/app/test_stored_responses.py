@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -456,6 +457,42 @@ def test_response_whose_request_was_dropped_cannot_be_continued(application: Mak
     assert (answer.status, answer.error["code"]) == (400, "previous_response_not_found")
 
 
+def test_cancelled_response_whose_request_was_dropped_is_retrieved(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    """It has no output, so all its events are read."""
+    script = scripted()
+    app = application({"scripted": {"models": "m"}}, replay_stream_bytes="8192")
+    body = {"model": "m", "input": "word " * 2000, "background": True}
+    path = f"/v1/responses/{call(app, 'POST', '/v1/responses', body).json()['id']}"
+    assert script.asked.wait(harness.DEADLINE)
+    call(app, "POST", f"{path}/cancel")
+    assert call(app, "GET", path).json()["status"] == "cancelled"
+    assert call(app, "GET", f"{path}/input_items").status == 410
+
+
+def test_retrieval_is_logged_with_its_api(
+    application: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "choreo_wsgi")
+    assert call(application(), "GET", "/v1/responses/resp_x").status == 404
+    (line,) = [record.account for record in caplog.records if hasattr(record, "account")]
+    assert line["api"] == "responses"
+
+
+def test_request_that_cannot_be_stored_leaves_no_stream(
+    application: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise MemoryError
+
+    app = application()
+    monkeypatch.setattr("choreo_wsgi.replay.Writer.append", fail)
+    body = {"model": "echo", "input": "hi", "store": True}
+    assert call(app, "POST", "/v1/responses", body).status == 500
+    assert not app._resumption().store._keeper.writers
+
+
 @pytest.mark.parametrize("api", ["chat/completions", "messages"])
 def test_stream_of_another_api_is_no_response(application: Make, api: str) -> None:
     app = application()
@@ -477,6 +514,11 @@ def test_invalid_response_parameters_are_rejected(application: Make) -> None:
     assert (answer.status, answer.error["param"]) == (400, "starting_after")
     answer = call(app, "GET", path, QUERY_STRING="stream=maybe")
     assert (answer.status, answer.error["param"]) == (400, "stream")
+    for flag in ("TRUE", "1"):
+        answer = call(app, "GET", path, QUERY_STRING=f"stream={flag}")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+    answer = call(app, "GET", "/v1/responses/" + "\xff" * 200)
+    assert answer.error["message"] == f"response {chr(255) * 100!a} does not exist or has expired"
     unkept = {"model": "echo", "input": "x", "store": False, "background": True}
     answer = call(app, "POST", "/v1/responses", unkept)
     assert (answer.status, answer.error["param"]) == (400, "store")
