@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..chat.items import Delta, Item, Json, Usage, dump
+from ..chat.items import Item, Json, Usage, dump
 from ..chat.source import Reply, Source
 from ..errors import (
     ChoreoError,
@@ -30,6 +30,8 @@ from .process import Endpoint, Run
 #: The prompt's length in tokens, in the chunks that report how much of it is processed.  The text
 #: of an answer cannot contain the pattern: its quotes are escaped.
 _PROMPT = re.compile(rb'"prompt_progress":{"total":([0-9]{1,9})')
+#: The tokens written so far, in the chunks with text.
+_WRITTEN = re.compile(rb'"predicted_n":([0-9]{1,9}),')
 
 #: Seconds to wait, after a connection broke, for the system to report the end of the process.
 _END_DELAY = 0.25
@@ -168,21 +170,22 @@ class _LocalTranslator(OpenAITranslator):
         super().__init__(1, max_event_bytes)
         self._run = run
         self._prompt_tokens = 0
-        self._pieces = 0
+        self._written_tokens = 0
 
     @property
     def usage(self) -> Usage | None:
-        """The reported usage; that of a cancelled answer is the prompt and one token a piece."""
+        """The reported usage; that of a cancelled answer is what was read and written."""
         if super().usage is None and self._prompt_tokens:
-            return Usage(self._prompt_tokens, self._pieces)
+            return Usage(self._prompt_tokens, self._written_tokens)
         return super().usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
         self._run.heard_at = time.monotonic()
         if not self._prompt_tokens and (found := _PROMPT.search(data)):
             self._prompt_tokens = int(found[1])
+        if counts := _WRITTEN.findall(data):
+            self._written_tokens = int(counts[-1])
         super().translate(data, items)
-        self._pieces += sum(isinstance(item, Delta) for item in items)
 
 
 def _refusal(param: str, status: int, headers: Mapping[str, str], body: bytes) -> ChoreoError:

@@ -46,8 +46,9 @@ def chat_body(request: ChatRequest, context: int, default: int, limit: int) -> d
     body["max_tokens"] = min(max_tokens, limit)
     body["stream"] = True
     body["stream_options"] = {"include_usage": True}
-    # A chunk for each processed batch of the prompt, which shows that the process is not stuck.
-    body["return_progress"] = True
+    # A chunk for each processed batch of the prompt, which shows that the process is not stuck, and
+    # the count of tokens in each chunk, which is the usage of an answer that ends early.
+    body["return_progress"] = body["timings_per_token"] = True
     if fields.get("seed") is not None:
         body["seed"] = int(fields["seed"]) % SEEDS
     if len(json.dumps(body.get("response_format"))) > _MAX_SCHEMA:

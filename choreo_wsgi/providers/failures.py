@@ -129,9 +129,14 @@ def retry_delay(error: Mapping[str, Json]) -> float | None:
 
 
 def stream_error(error: Json) -> ChoreoError:
-    """Return the error that *error*, an object in a stream, reports; its words give the status."""
+    """Return the error that *error*, an object in a stream, reports.
+
+    Its words give the status; a number wins over one that only means 400, which some send always.
+    """
     members = error if isinstance(error, dict) else {}
-    status = named_status(members) or next(_numbers(members), 502)
+    status = named_status(members)
+    if status in (None, 400):
+        status = next(_numbers(members), status or 502)
     message = error_words(error)[:_MAX_MESSAGE] or "the provider reported an error"
     return from_provider(status, message)
 

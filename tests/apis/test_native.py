@@ -452,20 +452,19 @@ def test_failed_response_hides_the_api_key(native: Make, stream: bool) -> None:
     assert text.count("***") == 5 and "Incorrect API key provided: ***" in text
 
 
-def test_server_without_responses_is_served_by_chat(native: Make) -> None:
+@pytest.mark.parametrize("status", ["404 Not Found", "405 Not Allowed", "501 Not Implemented"])
+def test_server_without_responses_is_served_by_chat(native: Make, status: str) -> None:
     """As vLLM of two years ago: the first request is sent again by chat, later ones at once."""
     chunk = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "real"}
     choice = {"index": 0, "delta": {"role": "assistant", "content": "by chat"}}
     frame = sse.frame(
         json.dumps({**chunk, "choices": [{**choice, "finish_reason": "stop"}]}).encode()
     )
-    missing = (
-        b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
-    )
+    head = f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
 
     def answer(request: Request) -> bytes:
         if request.path.endswith("/responses"):
-            return missing + b'{"detail":"Not Found"}'
+            return head.encode() + b'{"detail":"Not Found"}'
         return HEAD + frame + sse.DONE
 
     made = native("vllm", answer)
@@ -476,7 +475,8 @@ def test_server_without_responses_is_served_by_chat(native: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["The model `real` does not exist.", "Item with id 'rs_1' not found."]
+    "text",
+    ["The Model `real` does not exist.", "No deployment x.", "Item with id 'rs_1' not found."],
 )
 def test_404_for_a_model_or_an_item_does_not_switch_to_chat(native: Make, text: str) -> None:
     head = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
@@ -485,6 +485,14 @@ def test_404_for_a_model_or_an_item_does_not_switch_to_chat(native: Make, text: 
         with pytest.raises(openai.NotFoundError, match=text[-10:]):
             create_response(gone.url)
     assert {request.path for request in gone.upstream.requests} == {"/responses"}
+
+
+def test_server_with_the_option_apis_is_not_asked_by_chat(native: Make) -> None:
+    head = b"HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    made = native("openai", head + b'{"detail":"Not Found"}')
+    with pytest.raises(openai.NotFoundError, match="Not Found"):
+        create_response(made.url)
+    assert {request.path for request in made.upstream.requests} == {"/v1/responses"}
 
 
 def test_azure_uses_its_v1_path_and_chat_for_unsupported_models(native: Make) -> None:
@@ -605,6 +613,10 @@ def test_truncated_message_raises_an_error(native: Make) -> None:
         made = native("anthropic", HEAD + frames(*MESSAGES[:cut]))
         with pytest.raises(anthropic.APIError):
             create_message(made.url)
+    unfinished = {"type": "message_delta", "delta": {}, "usage": {"output_tokens": 7}}
+    made = native("anthropic", HEAD + frames(*MESSAGES[:-2], unfinished))
+    with pytest.raises(anthropic.APIError):
+        create_message(made.url)
 
 
 def test_tokens_are_counted_upstream_or_estimated(

@@ -151,6 +151,8 @@ def test_request_is_translated_member_by_member(forward: Forward, route: str) ->
 def test_strict_servers_receive_no_anthropic_members(forward: Forward, kind: str) -> None:
     body = forward("messages", PLAIN_MESSAGE, kind)
     assert [name for name in ONLY_ANTHROPIC if f'"{name}"' in json.dumps(body)] == []
+    with_caches = forward("messages", TRANSLATED["messages"][0], kind)
+    assert "cache_control" not in json.dumps(with_caches)
     assert "reasoning_effort" not in body
     roles = [message["role"] for message in body["messages"]]
     assert roles == ["system", "user", "assistant", "tool", "user", "system", "user"]
@@ -158,9 +160,21 @@ def test_strict_servers_receive_no_anthropic_members(forward: Forward, kind: str
     assert body[limit] == 2000
 
 
-def test_thinking_becomes_a_reasoning_effort(forward: Forward) -> None:
-    body = forward("messages", {**PLAIN_MESSAGE, "model": "gpt-5.1"}, "azure")
-    assert body["reasoning_effort"] == "low"
+@pytest.mark.parametrize(
+    ("model", "more", "effort"),
+    [
+        ("gpt-5.1", {}, "low"),
+        ("gpt-10", {}, "low"),
+        ("o3-mini", {}, "low"),
+        ("my-gpt-5", {}, None),
+        ("gpt-5.1", {"thinking": {"type": "disabled"}}, None),
+    ],
+)
+def test_thinking_becomes_a_reasoning_effort(
+    forward: Forward, model: str, more: dict[str, Any], effort: str | None
+) -> None:
+    body = forward("messages", {**PLAIN_MESSAGE, "model": model, **more}, "azure")
+    assert body.get("reasoning_effort") == effort
 
 
 def test_generic_servers_receive_anthropic_members(forward: Forward) -> None:

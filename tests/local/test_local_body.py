@@ -45,6 +45,7 @@ def test_forwards_only_known_fields() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
         "return_progress": True,
+        "timings_per_token": True,
     }
 
 

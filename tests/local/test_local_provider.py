@@ -122,6 +122,15 @@ def test_reply_ends_at_a_stop_string_across_tokens(local: Local) -> None:
     assert 0 < usage(items).completion_tokens < usage(uncut).completion_tokens
 
 
+def test_usage_of_a_stopped_answer_counts_tokens_not_pieces(local: Local) -> None:
+    """A character of several tokens is one piece of text."""
+    schema = {"const": "\N{PARTY POPPER}\N{PARTY POPPER}\N{PARTY POPPER}a"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    items = read_all(local.open(request(temperature=0, response_format=form, stop=["a"])))
+    assert text(items) == '"' + "\N{PARTY POPPER}" * 3
+    assert usage(items).completion_tokens >= 9
+
+
 def test_same_seed_gives_the_same_text(local: Local) -> None:
     def generate(seed: int) -> str:
         return text(read_all(local.open(request("A name?", seed=seed, max_tokens=12))))

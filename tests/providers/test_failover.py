@@ -184,6 +184,16 @@ def test_releases_the_request_when_no_target_is_left() -> None:
     assert failover.receive(0) == b"" and held() is None
 
 
+def test_releases_the_request_when_a_target_answers() -> None:
+    def begin(target: Target) -> Answering:
+        return target.begin()
+
+    held = weakref.ref(begin)
+    failover = Failover([Target("a", b"x", b"y"), Target("b")], begin, Target.breakers)
+    del begin
+    assert failover.receive(0) == b"x" and held() is None
+
+
 def test_a_blocking_provider_begins_only_in_a_blocking_read() -> None:
     target = Target("a", b"x")
     target.provider = copy.copy(Target.provider)
@@ -435,11 +445,14 @@ def test_a_half_open_circuit_keeps_its_trial_if_unneeded(
 
 
 def test_open_circuits_exclude_single_failures() -> None:
-    breakers = Breakers(failures=2)
+    clock = Clock()
+    breakers = Breakers(failures=2, seconds=30, clock=clock)
     breakers.failed("a")
     assert breakers.open_circuits() == set()
     breakers.failed("a")
     assert breakers.open_circuits() == {"a"}
+    clock.now += 30
+    assert breakers.open_circuits() == set()
 
 
 def test_remembers_only_the_labels_that_failed_last() -> None:

@@ -311,6 +311,9 @@ def test_an_error_names_the_variable_of_a_missing_key(
             router(default_model="none").targets(name)
         assert variable in missing.value.message
         assert missing.value.status == 502 and missing.value.code == "provider_not_configured"
+        assert missing.value.param == "model"
+    with pytest.raises(ModelNotFound):
+        router(default_model="none").targets(provider)
 
 
 _AZURE = {"AZURE_OPENAI_BASE_URL": NOWHERE, "AZURE_OPENAI_API_KEY": "k"}
@@ -329,6 +332,7 @@ _AWS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "s"}
         ({"OLLAMA_BASE_URL": NOWHERE}, "ollama", {"base_url": NOWHERE}),
         ({"AZURE_OPENAI_BASE_URL": NOWHERE}, "azure", {"base_url": NOWHERE, "api_key": ""}),
         (_AZURE, "azure", {"api_key": "k", "api_version": ""}),
+        ({**_AZURE, "AZURE_OPENAI_ENDPOINT": "http://y"}, "azure", {"base_url": "http://y"}),
         ({**_AZURE, "OPENAI_API_VERSION": "2024-10-21"}, "azure", {"api_version": "2024-10-21"}),
         (
             {**_AZURE, "OPENAI_API_VERSION": "x", "AZURE_OPENAI_API_VERSION": "2024-06-01"},
@@ -380,6 +384,14 @@ def test_azure_accepts_base_urls_of_several_forms(end: str) -> None:
     provider = router({"azure": options}).providers["azure"]
     expected = f"{home}/deployments/a%2Fb/chat/completions?api-version=2024-10-21"
     assert provider.url("/chat/completions", "a/b") == expected
+    with pytest.raises(ConfigurationError, match="api_version"):
+        router({"azure": {**options, "api_version": "2024-10-2\N{ARABIC-INDIC DIGIT ONE}"}})
+
+
+def test_an_unknown_azure_version_of_the_environment_is_quoted() -> None:
+    environment = {**_AZURE, "OPENAI_API_VERSION": "a b"}
+    provider: Any = router(environment=environment).providers["azure"]
+    assert provider.url("/chat/completions", "m").endswith("?api-version=a%20b")
 
 
 def test_an_ollama_key_alone_selects_its_cloud() -> None:
@@ -390,6 +402,7 @@ def test_an_ollama_key_alone_selects_its_cloud() -> None:
 def test_a_key_configures_only_its_own_provider() -> None:
     with pytest.raises(ProviderNotConfigured, match="ANTHROPIC_API_KEY"):
         router(environment={"OPENAI_API_KEY": "k"}).targets("claude-3")
+    assert "azure" not in router(environment={"AZURE_OPENAI_API_KEY": "k"}).providers
 
 
 def test_a_custom_base_url_takes_every_other_name() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from aws_events import encode
@@ -74,3 +75,22 @@ def test_a_stream_error_gets_the_status_of_its_word(provider: str, word: str, st
         translator.receive_data(error_event(provider, word))
     expected = from_provider(status, "why")
     assert (caught.value.status, caught.value.code) == (expected.status, expected.code)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"type": "invalid_request_error", "code": 429}, 429),
+        ({"type": "invalid_request_error", "code": 7}, 400),
+        ({"type": "overloaded_error", "code": 400}, 503),
+        ({"code": 504}, 504),
+        ({}, 502),
+    ],
+)
+def test_a_number_wins_over_a_word_that_only_means_400(error: dict[str, Any], status: int) -> None:
+    case = next(case for case in cases("anthropic") if case.id == "anthropic/text")
+    translator = case.playing()[0].translator(case.request)
+    event = json.dumps({"type": "error", "error": {**error, "message": "why"}})
+    with pytest.raises(ChoreoError, match="why") as caught:
+        translator.receive_data(b"event: error\ndata: " + event.encode() + b"\n\n")
+    assert caught.value.status == from_provider(status, "why").status

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import quote
 
-from ...errors import ConfigurationError, ProviderNotConfigured
+from ...errors import ConfigurationError
 from ...settings import Settings, setting
 from ..facts import BUILT_IN
 from .provider import OpenAI
@@ -71,11 +71,6 @@ class Azure(OpenAI):
 
     def url(self, path: str, model: str) -> str:
         """Return the URL of *path* for the deployment *model*."""
-        if not (self._base_url and self.options.api_key):
-            raise ProviderNotConfigured(
-                f"provider {self.name!r} has no endpoint or no key: set AZURE_OPENAI_ENDPOINT "
-                "and AZURE_OPENAI_API_KEY"
-            )
         base = self._base_url.removesuffix("/v1").removesuffix("/openai") + "/openai"
         version = self.options.api_version
         if not version:

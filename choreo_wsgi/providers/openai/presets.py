@@ -54,12 +54,11 @@ class Mistral(OpenAI):
 def _with_short_ids(message: dict[str, Json]) -> dict[str, Json]:
     """Return *message* with short ids for its calls, and for the call that it answers."""
     result = dict(message)
-    if message.get("tool_call_id"):
+    if message["role"] == "tool":
         result["tool_call_id"] = _short_id(message["tool_call_id"])
-    if message.get("tool_calls"):
+    if message["role"] == "assistant" and message.get("tool_calls"):
         result["tool_calls"] = [
-            {**call, "id": _short_id(call["id"])} if isinstance(call.get("id"), str) else call
-            for call in message["tool_calls"]
+            {**call, "id": _short_id(call["id"])} for call in message["tool_calls"]
         ]
     return result
 

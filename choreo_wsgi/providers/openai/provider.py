@@ -152,10 +152,9 @@ class OpenAI(OverHTTP):
         """Answer with the events of the upstream, which has the API of *writer* itself."""
         body = {**(request.native or request.original or {}), "model": request.model}
         sent = self._post(request, body, native.DIALECTS[writer.api].path)
-        to_error = self.error if self.options.apis else native.route_error
-        reply = native.forward(self, request, writer, sent, to_error=to_error)
         if self.options.apis:
-            return reply
+            return native.forward(self, request, writer, sent)
+        reply = native.forward(self, request, writer, sent, to_error=native.route_error)
 
         def translate() -> Reply:
             self.apis -= {writer.api}
@@ -165,7 +164,7 @@ class OpenAI(OverHTTP):
 
     def open(self, request: ChatRequest) -> Source:
         """Return the source of the answer to *request*, which reads the upstream's chunks."""
-        if self.strict and request.original is not None:
+        if self.strict:
             request = strict.without_foreign_members(request)
         tools = _tool_names(request)
         return translating.HTTPSource(self._stream(request), self._translator(request.n, tools))

@@ -31,7 +31,7 @@ def without_foreign_members(request: ChatRequest) -> ChatRequest:
     effort = requested_effort(request) if _REASONING.match(request.model) else None
     if effort not in (None, "none"):
         body["reasoning_effort"] = effort
-    return replace(request, messages=body["messages"], body=body)
+    return replace(request, body=body)
 
 
 def _stripped(holder: dict[str, Json]) -> dict[str, Json]:

@@ -856,6 +856,12 @@ def test_caches_model_list(upstream: Start, provider: Make) -> None:
     assert server.requests[0].headers["Authorization"] == f"Bearer {KEY}"
 
 
+def test_azure_has_no_list_of_its_deployments(upstream: Start) -> None:
+    server = upstream(lambda peer: peer.send(sized(b'{"data":[{"id":"a-model"}]}')))
+    ours = Azure("up", {"base_url": server.base_url, "api_key": "k"}, Settings())
+    assert ours.models() == [] and server.requests == []
+
+
 def test_failed_refresh_keeps_model_list(
     upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -170,18 +170,21 @@ CALL = {"id": "call_0123456789", "type": "function", "function": {"name": "f", "
 
 
 def test_mistral_receives_short_call_ids_and_no_stream_options() -> None:
+    ids = [CALL["id"], "abcDEF123", "abcDEF1234", "\ud800"]
     history = [
         *MESSAGES,
-        {"role": "assistant", "content": None, "tool_calls": [CALL, {**CALL, "id": "abcDEF123"}]},
-        {"role": "tool", "tool_call_id": CALL["id"], "content": "r"},
-        {"role": "tool", "tool_call_id": "abcDEF123", "content": "r"},
+        {"role": "assistant", "content": None, "tool_calls": [{**CALL, "id": id} for id in ids]},
+        *({"role": "tool", "tool_call_id": id, "content": "r"} for id in ids),
+        (stray := {"role": "user", "content": "x", "tool_call_id": 5, "tool_calls": [1]}),
     ]
     for stream in (True, False):
         answer = http(EVENTS if stream else BODY)
         body = json.loads(fetch(answer, stream, type=Mistral, messages=history)[1].requests[0].body)
         calls = [call["id"] for call in body["messages"][1]["tool_calls"]]
-        assert calls == [message["tool_call_id"] for message in body["messages"][2:]]
-        assert calls[1] == "abcDEF123" and len(calls[0]) == 9 and calls[0].isalnum()
+        assert calls == [message["tool_call_id"] for message in body["messages"][2:-1]]
+        assert body["messages"][-1] == stray
+        assert calls[1] == "abcDEF123"
+        assert all(len(id) == 9 and id.isalnum() for id in calls) and len({*calls}) == 4
         assert "stream_options" not in body
 
 
