@@ -363,7 +363,7 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
     "invalid_parameter_value": [
         (with_fields(model="m" * 257), "model"),
         (with_fields(temperature=-0.1), "temperature"),
-        (with_fields(temperature=2.1), "temperature"),
+        (with_fields(temperature=2.001), "temperature"),
         (with_fields(temperature=10**300), "temperature"),
         (with_fields(top_p=-1), "top_p"),
         (with_fields(top_p=1.01), "top_p"),
@@ -388,7 +388,8 @@ INVALID: dict[str, list[tuple[dict[str, Json], str]]] = {
         ),
         (with_fields(top_logprobs=-1), "top_logprobs"),
         (with_fields(top_logprobs=21), "top_logprobs"),
-        (with_fields(seed=10**30), "seed"),
+        (with_fields(seed=9223372036854776001), "seed"),
+        (with_fields(seed=-9223372036854776001), "seed"),
         (with_fields(stop=["a", "b", "c", "d", "e"]), "stop"),
         (with_fields(logit_bias={"50256": 101}), "logit_bias"),
         (with_fields(logit_bias={"50256": -101}), "logit_bias"),

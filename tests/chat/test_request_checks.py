@@ -36,6 +36,14 @@ def test_invalid_request_has_code_and_param(code: str, body: dict[str, Any], par
     assert error.message.startswith(param)
 
 
+def test_error_names_a_long_name_and_a_fraction() -> None:
+    """A long string of a large body is set aside before the body is checked."""
+    with pytest.raises(InvalidRequest, match="model must have at most 256 characters"):
+        chat.parse(encoded(with_fields(model="m" * 100_000)))
+    with pytest.raises(InvalidRequest, match="n must be an integer, not a fraction"):
+        chat.parse(encoded(with_fields(n=1.5)))
+
+
 def _tools(kind: str, name: str) -> list[dict[str, Any]]:
     return [
         {"type": "function", "function": {"name": "other"}},
