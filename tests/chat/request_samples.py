@@ -462,6 +462,7 @@ NOT_JSON: dict[str, bytes] = {
     "-Infinity": b'{"x":[-Infinity]}',
     "1e400": b'{"temperature":1e400}',
     "-1e400": b'{"x":-1e400}',
+    "401 digits": b'{"n":' + b"1" * 401 + b"}",
     "1,000,000 digits": b'{"n":' + b"1" * 1_000_000 + b"}",
     "duplicate": b'{"model":"a","model":"b"}',
     "duplicate by escape": b'{"model":"a","mo\\u0064el":"b"}',

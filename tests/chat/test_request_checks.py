@@ -44,6 +44,12 @@ def test_error_names_a_long_name_and_a_fraction() -> None:
         chat.parse(encoded(with_fields(n=1.5)))
 
 
+def test_null_is_as_absent() -> None:
+    nulls = dict.fromkeys(("n", "stop", "stream", "stream_options", "max_tokens"))
+    request = chat.parse(encoded(with_fields(**nulls)))
+    assert (request.n, request.stop, request.stream, request.max_tokens) == (1, (), False, None)
+
+
 def _tools(kind: str, name: str) -> list[dict[str, Any]]:
     return [
         {"type": "function", "function": {"name": "other"}},
