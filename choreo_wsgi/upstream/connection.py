@@ -239,7 +239,7 @@ class Connection:
                 framing = self.framing
                 if not data or framing is None:
                     return False
-                if framing.feed(data) or framing.error or framing.excess:
+                if framing.feed(data) or framing.excess:
                     return False
         except OSError:
             return False

@@ -252,13 +252,13 @@ def framing_of(method: str, status: int, headers: Headers) -> Callable[[], Frami
         return partial(Sized, 0)
     transfer = headers.get_all("Transfer-Encoding")
     if transfer is not None:
-        if ",".join(transfer).strip().lower() != "chunked":
+        if ",".join(transfer).lower() != "chunked":
             raise FramingError("an unknown transfer coding")
         return Chunked
     lengths = set(headers.get_all("Content-Length") or ())
     if not lengths:
         return UntilClose
-    length = lengths.pop().strip()
+    length = lengths.pop()
     if lengths or not _LENGTH.fullmatch(length):
         raise FramingError("its Content-Length is invalid")
     return partial(Sized, int(length))

@@ -9,6 +9,7 @@ import math
 import pickle
 import select
 import socket
+import ssl
 import threading
 import time
 import weakref
@@ -19,6 +20,7 @@ from both_clients import both
 from raw_server import DEADLINE, answer, chat_chunk, frame
 
 import choreoai
+from choreoai.transports.base import NOT_READY, Nested
 
 COMPLETION = {
     "id": "chatcmpl-1",
@@ -317,6 +319,46 @@ def test_reaches_an_https_server_through_a_tunnel(
     tls_server.scripts[:] = [lambda peer: peer.stream(answer("a")[:2], framing="close", done=False)]
     with pytest.raises(choreoai.StreamInterruptedError):
         list(client.chat.completions.create(model="m", messages=HI, stream=True))
+
+
+def test_tls_inside_tls_loses_no_bytes_to_a_full_socket(tls):
+    near, far = socket.socketpair()
+    near.setblocking(False)
+    is_full, received = threading.Event(), []
+
+    def serve():
+        with tls[0].wrap_socket(far, server_side=True) as peer:
+            is_full.wait(DEADLINE)
+            while sum(map(len, received)) < len(data):
+                received.append(peer.recv(65536))
+            peer.send(b"all")
+
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cafile=tls[1])
+    inner = context.wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    nested = Nested(near, inner, incoming, outgoing)
+
+    def perform(operation, *args):
+        while True:
+            try:
+                return operation(*args)
+            except NOT_READY:
+                if nested.unsent:
+                    is_full.set()
+                write = [near] if nested.unsent else []
+                assert any(select.select([near], write, [], DEADLINE))
+
+    data = b"".join(b"%07d\n" % number for number in range(100_000))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    with near:
+        perform(nested.do_handshake)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[perform(nested.send, rest) :]
+        assert perform(nested.recv, 16) == b"all" and is_full.is_set()
+    thread.join(DEADLINE)
+    assert b"".join(received) == data
 
 
 @both

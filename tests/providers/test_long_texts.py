@@ -242,6 +242,26 @@ def test_large_arguments_take_under_four_times_the_request(
     assert arguments in list(objects(json.loads(sent[0])))
 
 
+def test_arguments_of_many_short_texts_are_no_text_in_between() -> None:
+    """From the object in a Messages request to that in the provider's body."""
+    given = {"a": ["é" + "y" * 100] * 2_000}
+    called = {"type": "tool_use", "id": "c1", "name": "f", "input": given}
+    result = {"type": "tool_result", "tool_use_id": "c1", "content": "ok"}
+    turns = [{"role": "assistant", "content": [called]}, {"role": "user", "content": [result]}]
+    messages = [{"role": "user", "content": "hi"}, *turns]
+    body = dumped({"model": MODELS["gemini"], "max_tokens": 9, "messages": messages}, False)
+    adapter, read = provider("gemini"), load("messages").read
+
+    def send() -> bytes:
+        request = aside.restore_request(read(body))
+        return longtext.restore(adapter.encode(request).body, request.marks)
+
+    assert given in list(objects(json.loads(send())))
+    with traced() as memory:
+        send()
+    assert memory.peak < 4 * len(body)
+
+
 @pytest.mark.parametrize(
     ("api", "is_ascii", "character"),
     [

@@ -432,6 +432,14 @@ def test_end_of_tls_without_an_answer_is_not_waited_for(
     assert isinstance(error, UpstreamTruncated)
 
 
+def test_body_until_the_close_may_end_without_an_alert_of_tls(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str]
+) -> None:
+    server = upstream(lambda peer: peer.send(until_close([b"hello"])) or peer.cut(), context=tls[0])
+    exchange = client(environ={"SSL_CERT_FILE": tls[1]}).send(post(server.url))
+    assert read(exchange) == b"hello"
+
+
 def test_does_not_retry_on_a_new_connection(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.close())
     _, error = failure(client().send(post(server.url)))
@@ -576,6 +584,17 @@ def test_connecting_has_a_deadline(client: Make) -> None:
             sock.close()
 
 
+@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_tunnel_and_handshake_have_the_deadline_of_connecting(
+    upstream: Start, client: Make, reply: bytes
+) -> None:
+    """The proxy, or the server behind it, is silent."""
+    proxy = upstream(lambda peer: (peer.send(reply), peer.is_left(5), peer.close()))
+    environ = {"https_proxy": proxy.url}
+    _, error = failure(client(connect=0.3, environ=environ).send(post("https://example.com/")))
+    assert isinstance(error, ProviderTimeout)
+
+
 def test_the_head_has_a_deadline(upstream: Start, client: Make) -> None:
     server = upstream(lambda peer: peer.send(b"HTTP/1.1 200 ") or peer.is_left())
     _, error = failure(client(first_byte=0.2).send(post(server.url)))
@@ -583,18 +602,19 @@ def test_the_head_has_a_deadline(upstream: Start, client: Make) -> None:
     assert server.wait(lambda: server.open == 0)
 
 
-def test_prefill_may_last_longer_than_idle(upstream: Start, client: Make) -> None:
-    quiet = threading.Event()
+@pytest.mark.parametrize("at_once", [-11, 0], ids=["head at once, like vLLM", "head late"])
+def test_prefill_may_last_longer_than_idle(upstream: Start, client: Make, at_once: int) -> None:
+    quiet, sent = threading.Event(), chunked([b"x"])
 
     def answer(peer: Peer) -> None:
-        peer.send(chunked([b"x"])[:-11])  # the head at once, like vLLM
+        peer.send(sent[:at_once])
         quiet.wait(DEADLINE)
-        peer.send(chunked([b"x"])[-11:])
+        peer.send(sent[at_once:])
 
     server = upstream(answer)
     exchange = client(idle=0.1).send(post(server.url))
-    while exchange.status is None:
-        exchange.receive(0.25)
+    while not server.requests or (at_once and exchange.status is None):
+        exchange.receive(0.05)
     assert exchange.receive(0.3) == b""  # three times idle
     quiet.set()
     assert read(exchange).endswith(b"x")
@@ -604,6 +624,26 @@ def test_silence_in_a_body_has_a_deadline(upstream: Start, client: Make) -> None
     server = upstream(lambda peer: peer.send(chunked([b"x", b"y"])[:-9]) or peer.is_left())
     body, error = failure(client(idle=0.2).send(post(server.url)))
     assert body == b"x" and isinstance(error, ProviderTimeout)
+
+
+def test_each_piece_of_a_body_moves_the_deadline(upstream: Start, client: Make) -> None:
+    more = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.head().body(b"first")
+        more.wait(DEADLINE)
+        peer.body(b"second")
+        peer.is_left()
+
+    exchange = client().send(post(upstream(answer).url))
+    while exchange.receive(0.25) != b"first":
+        pass
+    due = exchange.due
+    more.set()
+    while exchange.receive(0.25) != b"second":
+        pass
+    assert due is not None and exchange.due is not None and exchange.due > due
+    exchange.close()
 
 
 def test_first_byte_ends_its_own_deadline(upstream: Start, client: Make) -> None:
@@ -1053,6 +1093,15 @@ def test_refusal_by_the_proxy_raises_provider_unavailable(upstream: Start, clien
     proxy = upstream(tunnel(1))
     environ = {"https_proxy": f"http://127.0.0.1:{proxy.port}"}
     _, error = failure(client(environ=environ).send(post("https://example.com/")))
+    assert isinstance(error, ProviderUnavailable) and "answered 407 Proxy Auth" in error.message
+
+
+def test_refusal_by_the_proxy_may_have_any_coding(upstream: Start, client: Make) -> None:
+    refusal = b"HTTP/1.1 407 Proxy Auth\r\nContent-Encoding: br\r\nContent-Length: 1\r\n\r\nx"
+    proxy = upstream(lambda peer: peer.send(refusal) or peer.is_left())
+    _, error = failure(
+        client(environ={"https_proxy": proxy.url}).send(post("https://example.com/"))
+    )
     assert isinstance(error, ProviderUnavailable) and "answered 407 Proxy Auth" in error.message
 
 

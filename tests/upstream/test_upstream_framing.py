@@ -92,7 +92,7 @@ def test_chunks_cut_anywhere_are_truncated(name: str) -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [b"", b"0x5", b" 5", b"123456789", b"5\n"],
+    [b"", b"0x5", b" 5", b"123456789", b"000000005", b"5\n"],
 )
 def test_rejects_sizes_that_are_not_hex_digits(bad: bytes) -> None:
     framing = Chunked()

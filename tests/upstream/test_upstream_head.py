@@ -50,13 +50,14 @@ def parse(text: str, method: str = "POST"):
         ("HTTP/1.1 204 \nContent-Encoding: br\n\n", Sized, True),
         ("HTTP/1.1 101 Switching Protocols\n\n", Sized, True),
         ("HTTP/1.1 304 Not Modified\nContent-Length: 7\n\n", Sized, True),
-        ("HTTP/1.1 200\nContent-Length: 5\nContent-Length: 5\n\n", Sized, True),
-        ("HTTP/1.1 200 OK\n folded\nContent-Encoding: x-gzip\nContent-Length: 5\n\n", Sized, True),
+        ("HTTP/1.1 200\nContent-Length:\t5\nContent-Length: 5\n\n", Sized, True),
+        ("HTTP/1.1 200 OK\n folded\nContent-Encoding: X-gzip\nContent-Length: 5\n\n", Sized, True),
     ],
 )
 def test_head_determines_framing_and_keep_alive(head: str, framing: type, keep: bool) -> None:
     parsed = parse(head)
     assert type(parsed.framing) is framing and parsed.keep_alive is keep
+    assert parsed.framing.done is (parsed.status in (101, 204, 304))
 
 
 def test_headers_are_found_in_any_case_folded_and_repeated() -> None:
@@ -143,9 +144,13 @@ def test_rejects_invalid_urls(url: str) -> None:
 
 
 def test_reads_proxies_from_the_environment() -> None:
-    environ = {"HTTP_PROXY": "http://%75:p%40@px:3128", "https_proxy": "sx:1", "NO_PROXY": "no.com"}
+    environ = {
+        "HTTP_PROXY": "http://%75:p%C3%A9@px:3128",
+        "https_proxy": "sx:1",
+        "NO_PROXY": "no.com",
+    }
     address, target = parse_url("http://h/v1", environ)
-    assert address.proxy == Proxy("px", 3128, "Basic dTpwQA==")
+    assert address.proxy == Proxy("px", 3128, "Basic dTpww6k=")
     assert target == "http://h/v1"  # the absolute form
     address, target = parse_url("https://h/v1", environ)
     assert address.proxy == Proxy("sx", 1) and target == "/v1"

@@ -464,6 +464,26 @@ def test_retries_without_rejected_stream_options(
     assert with_it == [True, False, False, False]
 
 
+def test_request_sent_in_another_form_leaves_the_first_connection(
+    upstream: Start, provider: Make
+) -> None:
+    """Though the refusal's body, of which the beginning suffices, does not end."""
+
+    def answer(peer: Peer) -> None:
+        if b"stream_options" in peer.request.body:
+            peer.send(head("400 Bad Request", "text/html", "Transfer-Encoding: chunked"))
+            peer.send(chunk(b"x" * 70_000))
+            peer.wait_until_left()
+        else:
+            peer.send(chunked([*STREAM[:-2], sse.DONE]))
+
+    server = upstream(answer)
+    reply = stream(provider(server))
+    first = reply._exchange
+    assert read(reply) == (RELAYED, None)
+    assert reply._exchange is not first and server.wait(lambda: server.open == 1)
+
+
 @pytest.mark.parametrize("name", ["stream_options", "include_usage"])
 def test_retries_without_options_that_error_names(
     upstream: Start, provider: Make, name: str
