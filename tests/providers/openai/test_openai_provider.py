@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -846,6 +847,20 @@ def test_translator_requires_finish_or_done_marker() -> None:
             items(stream)
 
 
+def test_stream_that_is_done_keeps_its_connection(upstream: Start, provider: Make) -> None:
+    """Though the end of its body is missing."""
+    kept = threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.head().body(b"".join(STREAM))
+        kept.wait(DEADLINE)
+        peer.end()
+
+    ours = provider(upstream(answer))
+    assert read(stream(ours)) == (RELAYED, None) and idle_in(ours.client) == 1
+    kept.set()
+
+
 def test_open_reads_items_and_reuses_connection(upstream: Start, provider: Make) -> None:
     server = upstream(lambda peer: peer.send(chunked(STREAM)))
     ours = provider(server)
@@ -902,6 +917,22 @@ def test_retries_failed_list_sooner_than_missing_one(
     server = upstream(lambda peer: peer.send(replies.pop(0)))
     ours = provider(server)
     assert ours.models() == ours.models() == ours.models() == [] and not replies
+
+
+def test_list_is_kept_for_five_minutes_and_a_failure_for_half_a_minute(
+    upstream: Start, provider: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = [sized(b'{"data":[{"id":"%b"}]}' % name) for name in (b"a", b"b")]
+    replies = [sized(b"no", "500 Internal Server Error"), *lists]
+    server = upstream(lambda peer: peer.send(replies.pop(0)))
+    now = time.monotonic()
+    clock = SimpleNamespace(monotonic=lambda: now)
+    monkeypatch.setattr(provider_module, "time", clock)
+    ours, found = provider(server), []
+    for seconds in (0, 29, 2, 299, 2):
+        now += seconds
+        found.append(ours.models())
+    assert found == [[], [], ["a"], ["a"], ["b"]]
 
 
 def test_list_has_limits_of_time_and_size(
