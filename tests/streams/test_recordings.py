@@ -60,6 +60,14 @@ def test_orphan_leaves_the_loop_after_some_blocks(
     assert recording.writer.last == blocks
 
 
+def test_closing_ended_recording_makes_no_orphan(logs: Store) -> None:
+    adopted: list[Recording] = []
+    recording = Recording(SILENCE, create(logs), lambda one: not adopted.append(one))
+    recording.ended, recording.outcome = True, "completed"
+    recording.close()
+    assert (adopted, recording.outcome) == ([], "completed")
+
+
 def test_recording_is_due_with_its_source_and_at_every_second(logs: Store) -> None:
     source = SimpleNamespace(**vars(SILENCE))
     recording = Recording(source, create(logs), lambda one: True)
