@@ -90,9 +90,12 @@ def test_first_wait_reports_all_streams_as_changes_were_missed(backend: Backend)
 
 
 @pytest.mark.parametrize("silently", [False, True])
-def test_subscription_is_repeated_after_each_failure(tmp_path: Path, silently: bool) -> None:
+def test_subscription_is_repeated_after_each_failure(
+    request: pytest.FixtureRequest, tmp_path: Path, silently: bool
+) -> None:
     """Changes in between were missed, so all streams may have grown."""
     server = RedisServer(tmp_path)
+    request.addfinalizer(server.stop)
     backend = RedisBackend(server.url, SETTINGS)
     assert not reports_changes(backend)
     server.start()
@@ -106,7 +109,6 @@ def test_subscription_is_repeated_after_each_failure(tmp_path: Path, silently: b
             assert client.client_kill_filter(_type="pubsub") == 1
     eventually(lambda: reports_changes(backend))
     backend.close()
-    server.stop()
 
 
 def test_stream_ended_as_lost_expires(shared_url: str) -> None:

@@ -274,8 +274,11 @@ def test_frames_missing_from_a_snapshot_are_a_gap(own_redis: RedisServer) -> Non
     store.close()
 
 
-def test_stream_begun_before_redis_starts_is_stored_later(tmp_path: Path) -> None:
+def test_stream_begun_before_redis_starts_is_stored_later(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     server = RedisServer(tmp_path)
+    request.addfinalizer(server.stop)
     store = open_store(server.url, Settings())
     writer = create(store)
     write(writer, 3, end=True)
@@ -285,7 +288,6 @@ def test_stream_begun_before_redis_starts_is_stored_later(tmp_path: Path) -> Non
     eventually(lambda: is_ended(store, writer))
     assert read_all(store.read(writer.id, "alice")) == frames(1, 3)
     store.close()
-    server.stop()
 
 
 def test_rejects_a_file_that_is_no_database(tmp_path: Path) -> None:
