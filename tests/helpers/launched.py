@@ -37,7 +37,8 @@ def accepts(port: int) -> bool:
 
 def environment(home: Path, **more: str) -> dict[str, str]:
     """Return a process's environment: this Python's programs first in PATH, no settings or keys."""
-    kept = {name: os.environ[name] for name in ("LANG", "XDG_CACHE_HOME") if name in os.environ}
+    names = ("LANG", "PYTHONPATH", "XDG_CACHE_HOME")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**kept, "PATH": path, "HOME": str(home), "PYTHONUNBUFFERED": "1", **more}
 

@@ -29,8 +29,8 @@ from .events import read_chunks
 AT_ONCE = 16
 #: Limit of bytes of a value in which the code reads the strings; all others are only forwarded.
 _MOST_READ = 64 * 1024
-#: The same for signed thoughts, which a translation reads.
-_MOST_THOUGHT = 1024 * 1024
+#: The same for signed thoughts, which take 17 times their bytes in a translation.
+_MOST_THOUGHT = 384 * 1024
 #: Bytes of a string in an error that are read: more than its message may have characters.
 _SHOWN = 32 * 1024
 #: The members with such values: of a chunk, a choice or a message, and of a call.

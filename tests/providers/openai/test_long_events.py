@@ -268,9 +268,9 @@ def test_other_events_are_refused_in_words(
     assert "~more~" not in refused.value.message
 
 
-def test_a_signed_thought_is_translated_up_to_1_mib() -> None:
+def test_a_signed_thought_is_translated_up_to_384_kib() -> None:
     """LiteLLM sends it once more in a member of its own."""
-    thought = {"type": "thinking", "thinking": "é" * 100_000, "signature": "c2ln"}
+    thought = {"type": "thinking", "thinking": "é" * 60_000, "signature": "c2ln"}
     translator = OpenAITranslator()
     items = translator.receive_data(event(json.dumps({"thinking_blocks": [thought]})).encode())
     while translator.waiting:
@@ -278,7 +278,7 @@ def test_a_signed_thought_is_translated_up_to_1_mib() -> None:
     assert [item.extra for item in items if isinstance(item, Delta)] == [
         {"thinking_blocks": [thought]}
     ]
-    thought["thinking"] *= 10
+    thought["thinking"] *= 2
     with pytest.raises(UpstreamInvalid, match="long text"):
         translator.receive_data(event(json.dumps({"thinking_blocks": [thought]})).encode())
 
