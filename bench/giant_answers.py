@@ -73,6 +73,21 @@ def chat_parts(text: str) -> bytes:
     return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
 
 
+def chat_thoughts(text: str) -> bytes:
+    """Return a chat stream in which one event has as long a signed thought as is translated."""
+    thought = '{"type":"thinking","thinking":"%s","signature":"c2ln"}' % text[: 390_000 // 12 * 12]
+    middle = _chat('{"thinking_blocks":[%s]}' % thought)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+
+
+def chat_citations(text: str) -> bytes:
+    """Return a chat stream in which one event has 1,500 citations with long titles."""
+    citation = '{"type":"url_citation","url_citation":{"url":"u","title":"%s"}}'
+    citations = ",".join([citation % text[: len(text) // 1600 // 12 * 12]] * 1500)
+    middle = _chat('{"content":"a","annotations":[%s]}' % citations)
+    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+
+
 def chat_strings(text: str) -> bytes:
     """Return a chat stream in which one event has as many short strings as allowed, or fewer."""
     strings = ",".join(['"%s"' % text[:90]] * min(9_000, max(1, len(text) // 100)))
@@ -222,6 +237,8 @@ ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "chat member": (EVENTS, chat_member),
     "chat details": (EVENTS, chat_details),
     "chat parts": (EVENTS, chat_parts),
+    "chat thoughts": (EVENTS, chat_thoughts),
+    "chat citations": (EVENTS, chat_citations),
     "chat strings": (EVENTS, chat_strings),
     "chat document": ("application/json", chat_document),
     "claude text": (EVENTS, claude_text),

@@ -66,6 +66,7 @@ _ANSWERS = {
     "m": (
         *("chat text", "chat arguments", "chat many calls"),
         *("chat member", "chat details", "chat parts", "chat strings"),
+        *("chat thoughts", "chat citations"),
     ),
     "claude": ("claude text", "claude arguments"),
     "gemini": ("gemini text", "gemini arguments", "gemini picture"),
