@@ -330,8 +330,14 @@ def test_first_requests_of_two_threads_start_one_pair_of_threads(
 
     counters, others = opened(f"sqlite:{tmp_path / 'x'}"), renewing()
     with ThreadPoolExecutor(2) as pool:
+        both = threading.Barrier(2)
+
+        def take(_: int) -> None:
+            both.wait(harness.DEADLINE)
+            counters.take("k", [Rule("max_streams", 5, 0, 1)])
+
         monkeypatch.setattr(threading, "Event", SlowEvent)
-        list(pool.map(lambda _: counters.take("k", [Rule("max_streams", 5, 0, 1)]), range(2)))
+        list(pool.map(take, range(2)))
         monkeypatch.undo()
     assert len(renewing() - others) == 2  # one counts, one renews
 

@@ -37,6 +37,13 @@ def copy_project(folder: Path) -> None:
             (folder / name).symlink_to(ROOT / name)
 
 
+def generate(fault: Fault, folder: Path) -> None:
+    """Generate the sync client in *folder* from the async one, if that has the *fault*."""
+    if fault.file.startswith("choreoai/aio/"):
+        script = [sys.executable, "tests/generate/unasync.py"]
+        subprocess.run(script, cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
 def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
     """Plant *fault* in *folder*; return whether a test of pytest's *arguments* fails or hangs.
 
@@ -45,6 +52,7 @@ def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
     path = folder / fault.file
     text = path.read_text("utf-8")
     path.write_text(fault.planted_in(text), "utf-8")
+    generate(fault, folder)
     environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += [f"--timeout={TEST_PATIENCE}", *arguments]
@@ -66,6 +74,7 @@ def is_noticed(fault: Fault, folder: Path, *arguments: str) -> bool:
                 os.killpg(run.pid, signal.SIGKILL)
             run.wait()
             path.write_text(text, "utf-8")
+            generate(fault, folder)
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if status not in (0, 1, 5) and "error" not in text:  # 1: tests failed; 5: no tests

@@ -401,8 +401,13 @@ def test_rejects_event_above_size_limit_after_known_pattern() -> None:
 def test_relays_event_of_one_megabyte() -> None:
     large = text("é" * 500_000)
     raw = b"".join([ROLE, large, STOP, sse.DONE])
-    frames, error, relay = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
+    frames, error, _ = relay_all([raw[at : at + 65536] for at in range(0, len(raw), 65536)])
     assert error is None and frames == without_usage([ROLE, large, STOP])
+
+
+def test_keeps_no_part_of_a_long_event() -> None:
+    relay = EventRelay(Normaliser())
+    assert len(relay.receive_data(ROLE + text("é" * 500_000))) > 1_000_000
     assert not relay.normaliser.marks
 
 
