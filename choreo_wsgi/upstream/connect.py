@@ -131,7 +131,8 @@ def _connect_to(sock: socket.socket, address: object, until: float) -> Steps:
         sock.connect(address)  # type: ignore[arg-type]
         return
     except BlockingIOError:
-        pass
+        if sock.family == socket.AF_UNIX:  # its queue is full, and no event reports its end
+            raise
     yield POLLOUT, until
     error = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error:

@@ -874,6 +874,17 @@ def test_reuses_a_connection_to_a_unix_socket(
     assert server.accepted == 1 and server.requests[0].headers["Host"] == "localhost"
 
 
+def test_unix_socket_with_a_full_queue_is_unavailable(client: Make, tmp_path: Path) -> None:
+    """No connection is made, so that the request may be sent elsewhere."""
+    path = str(tmp_path / "s")
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as first:
+        listener.bind(path)
+        listener.listen(0)
+        first.connect(path)
+        with pytest.raises(ProviderUnavailable, match="no connection"):
+            read(client(unix_socket=path).send(post("http://localhost")))
+
+
 @pytest.mark.parametrize("timeout", [0, 0.25])
 def test_streams_and_reuses_connections_over_tls(
     upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str], timeout: float
