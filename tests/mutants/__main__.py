@@ -21,7 +21,10 @@ PATIENCE, TEST_PATIENCE = 150, 45
 COPIED = ("choreo_wsgi", "choreoai", "tests", "docs", "deploy", "examples", "bench")
 #: The file of ``--families`` with the cases that no fault made fail.
 DETAILS = ROOT / "build" / "mutants-families.txt"
-FILES = ("setup.cfg", "setup.py", "pyproject.toml", "README.rst", "Makefile", "CHANGES.rst")
+FILES = (
+    *("setup.cfg", "setup.py", "pyproject.toml", "ruff.toml"),
+    *("README.rst", "Makefile", "CHANGES.rst"),
+)
 
 
 def copy_project(folder: Path) -> None:
