@@ -190,15 +190,17 @@ def test_a_closed_producer_is_lost_at_once(
     ours, theirs, other = (open_shared() for _ in range(3))  # with the default lease of 5 s
     backend = theirs._backend  # type: ignore[attr-defined]
     monkeypatch.setattr(backend, "wait_for_changes", lambda _, stop: stop.wait(DEADLINE) and ())
+    theirs._keeper.recheck = other._keeper.recheck = 1000.0
     writer = create(ours)
-    write(writer, 3)
+    write(writer, 2)
+    waiting = [other.read(writer.id, "alice", 2)]
+    assert waiting[0].receive(0) == b""
+    write(writer, 1)
+    assert waiting[0].receive(DEADLINE) == frame(3)  # its subscription has begun
     reader = theirs.read(writer.id, "alice")
     assert receive(reader, len(frames(1, 3))) == frames(1, 3)
-    waiting = []
-    for store in (theirs, other):
-        store._keeper.recheck = 1000.0
-        waiting.append(store.read(writer.id, "alice", 3))
-        assert waiting[-1].receive(0) == b""
+    waiting.append(theirs.read(writer.id, "alice", 3))
+    assert waiting[1].receive(0) == b""
     ours.close()
     reader.wake()
     for _ in range(2):  # without waiting for the next poll
