@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import harness
 import openai
 import pytest
 import requests
-from raw_server import Peer, RawServer, Request, sized
+from raw_server import Peer, RawServer, Request, chunk, head, sized
 from wsgi_calls import call
 
 from choreo_wsgi import apis, sse
@@ -608,6 +609,62 @@ def test_message_without_message_stop_is_complete(native: Make) -> None:
     )
 
 
+def test_message_begins_only_once(native: Make) -> None:
+    made = native("anthropic", HEAD + frames(MESSAGES[0], *MESSAGES))
+    with pytest.raises(anthropic.APIError, match="a second time"):
+        create_message(made.url)
+
+
+def test_ping_of_the_upstream_is_not_forwarded(native: Make) -> None:
+    made = native("anthropic", HEAD + frames({"type": "ping", "x": "theirs"}, *MESSAGES))
+    body = {"model": "real", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]}
+    answer = requests.post(f"{made.url}/v1/messages", json={**body, "stream": True}, timeout=60)
+    assert b"theirs" not in answer.content and answer.content.endswith(frames(MESSAGES[-1]))
+
+
+def test_count_of_zero_does_not_replace_an_earlier_one(
+    native: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "choreo_wsgi")
+    last = {**MESSAGES[-2], "usage": {"input_tokens": 0, "output_tokens": 7}}
+    create_message(native("anthropic", HEAD + frames(*MESSAGES[:-2], last, MESSAGES[-1])).url)
+
+    def lines() -> list[Any]:
+        return [record.account for record in caplog.records if hasattr(record, "account")]
+
+    harness.wait_until(lines, "the request is logged")
+    assert (lines()[0]["tokens_in"], lines()[0]["tokens_out"]) == (5, 7)
+
+
+def test_long_document_is_an_error(native: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("choreo_wsgi.providers.native.MAX_DOCUMENT", 100)
+    made = native("openai", DOCUMENT + json.dumps({**RESPONSE, "x": "y" * 100}).encode())
+    with pytest.raises(openai.APIStatusError, match="too long"):
+        create_response(made.url)
+
+
+def test_connection_is_reused_after_the_last_event(
+    application: Callable[..., Application], serve: Callable[..., harness.Server]
+) -> None:
+    received, ended = threading.Event(), threading.Event()
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Transfer-Encoding: chunked"))
+        peer.send(chunk(frames(*MESSAGES)))
+        received.wait(harness.DEADLINE)
+        peer.send(chunk(b""))
+        ended.set()
+
+    with RawServer(answer) as upstream:
+        section = {"type": "anthropic", "base_url": upstream.url, "api_key": "k", "models": "real"}
+        server = serve(application({"up": section}))
+        for _ in range(2):
+            assert create_message(server.url).content[0].text == FULL_TEXT
+            received.set()
+            assert ended.wait(harness.DEADLINE)
+        assert upstream.accepted == 1
+
+
 def test_truncated_message_raises_an_error(native: Make) -> None:
     for cut in range(1, len(MESSAGES), 6):
         made = native("anthropic", HEAD + frames(*MESSAGES[:cut]))
@@ -702,7 +759,7 @@ def test_legacy_completions_are_forwarded(native: Make) -> None:
         for text, reason in (("a", None), ("b", "stop"))
     ]
     block = b"".join(sse.frame(json.dumps(chunk).encode()) for chunk in chunks)
-    made = native("openai", HEAD + block + sse.DONE)
+    made = native("openai", HEAD + sse.frame(b"null") + block + sse.DONE)  # llama.cpp's first event
     with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
         members: Any = {"model": "alias", "prompt": "once", "echo": True, "n": 1}
         read = list(client.completions.create(stream=True, **members))
