@@ -252,12 +252,14 @@ class _Choice:
 
 def _tool_call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
     arguments = [piece.arguments for piece in pieces]
+    # Setting the marks of a hundred pieces aside would copy the texts that they stand for.
+    is_long = any(map(aside.has_marks, arguments))
     call: dict[str, Json] = {
         "id": next((piece.id for piece in pieces if piece.id), ""),
         "type": "function",
         "function": {
             "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": aside.set_aside(arguments, marks),
+            "arguments": "".join(arguments) if is_long else aside.set_aside(arguments, marks),
         },
     }
     for piece in pieces:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import traced
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity, merge
@@ -358,3 +359,13 @@ def test_last_item_closes_the_source() -> None:
         reading = Answer(source, writer, 1, "label")
         assert reading.receive(0) and reading.ended
         assert source.closed
+
+
+def test_long_arguments_in_pieces_are_copied_only_into_the_document() -> None:
+    writer, piece = document(), "z" * 65536
+    for number in range(110):
+        writer.write(Delta(tool_calls=[ToolCall(0, "1" * (not number), "f", piece)]))
+    with traced() as memory:
+        answer = writer.finish()
+    assert answer.count(b"z") == 110 * len(piece)
+    assert memory.peak < 1.3 * len(answer)
