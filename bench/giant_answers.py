@@ -58,10 +58,8 @@ def chat_member(text: str) -> bytes:
 
 
 def chat_details(text: str) -> bytes:
-    """Return a chat stream in which one event has thousands of reasoning details."""
-    details = ",".join(
-        ['{"type":"reasoning.text","text":"%s"}' % text[:2_000]] * (len(text) // 2_700)
-    )
+    """Return a chat stream in which one event has as many reasoning details as allowed."""
+    details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:1_980]] * 1_000)
     middle = _chat('{"reasoning_details":[%s]}' % details)
     return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
 

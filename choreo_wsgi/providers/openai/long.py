@@ -31,6 +31,8 @@ AT_ONCE = 16
 _MOST_READ = 64 * 1024
 #: The same for signed thoughts, which take 17 times their bytes in a translation.
 _MOST_THOUGHT = 384 * 1024
+#: The same for reasoning details, whose texts are sent as reasoning too.
+_MOST_DETAILS = 2 * 1024 * 1024
 #: Bytes of a string in an error that are read: more than its message may have characters.
 _SHOWN = 32 * 1024
 #: The members with such values: of a chunk, a choice or a message, and of a call.
@@ -136,6 +138,9 @@ def _join_texts(message: Members, marks: Marks) -> bool:
                 _restore(holder, _READ_IN_CALL, marks)
                 changed += (_encode(holder, name, marks) for name in ARGUMENTS)
     if isinstance(details, list) and not any(map(message.get, REASONING)):
+        parts_of = (part for one in details for part in longtext.restored(dump(one), marks))
+        if sum(map(len, parts_of)) > _MOST_DETAILS:
+            raise UpstreamInvalid("the provider sent more than 2 MiB of reasoning details at once")
         message[REASONING[0]] = details
     for name in REASONING:
         if isinstance(message.get(name), list):
