@@ -12,14 +12,16 @@ from collections.abc import Callable
 EVENTS = "text/event-stream"
 
 
-_STOP = '"stop"'
-
-
 def _chat(delta: str, finish: str = "null") -> str:
     return (
         'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m",'
         f'"choices":[{{"index":0,"delta":{delta},"finish_reason":{finish}}}]}}\n\n'
     )
+
+
+def _stream(delta: str) -> bytes:
+    """Return a chat stream with one event with *delta* before its end."""
+    return f"""{_chat(delta)}{_chat("{}", '"stop"')}data: [DONE]\n\n""".encode()
 
 
 def chat_text(text: str) -> bytes:
@@ -53,44 +55,38 @@ def chat_many(text: str) -> bytes:
 
 def chat_member(text: str) -> bytes:
     """Return a chat stream in which one event has *text* in a member that chat does not have."""
-    middle = _chat('{"content":"a","x":{"y":["%s"]}}' % text)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"content":"a","x":{"y":["%s"]}}' % text)
 
 
 def chat_details(text: str) -> bytes:
     """Return a chat stream in which one event has as many reasoning details as allowed."""
     details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:1_980]] * 1_000)
-    middle = _chat('{"reasoning_details":[%s]}' % details)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"reasoning_details":[%s]}' % details)
 
 
 def chat_parts(text: str) -> bytes:
     """Return a chat stream in which one event has thousands of content parts."""
     content = ",".join(['{"type":"text","text":"%s"}' % text[:2_000]] * (len(text) // 2_700))
-    middle = _chat('{"content":[%s]}' % content)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"content":[%s]}' % content)
 
 
 def chat_thoughts(text: str) -> bytes:
     """Return a chat stream in which one event has as long a signed thought as is translated."""
     thought = '{"type":"thinking","thinking":"%s","signature":"c2ln"}' % text[: 390_000 // 12 * 12]
-    middle = _chat('{"thinking_blocks":[%s]}' % thought)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"thinking_blocks":[%s]}' % thought)
 
 
 def chat_citations(text: str) -> bytes:
     """Return a chat stream in which one event has 1,500 citations with long titles."""
     citation = '{"type":"url_citation","url_citation":{"url":"u","title":"%s"}}'
     citations = ",".join([citation % text[: len(text) // 1600 // 12 * 12]] * 1500)
-    middle = _chat('{"content":"a","annotations":[%s]}' % citations)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"content":"a","annotations":[%s]}' % citations)
 
 
 def chat_strings(text: str) -> bytes:
     """Return a chat stream in which one event has as many short strings as allowed, or fewer."""
     strings = ",".join(['"%s"' % text[:90]] * min(9_000, max(1, len(text) // 100)))
-    middle = _chat('{"content":"a","x":[%s]}' % strings)
-    return f"{middle}{_chat('{}', _STOP)}data: [DONE]\n\n".encode()
+    return _stream('{"content":"a","x":[%s]}' % strings)
 
 
 def chat_document(text: str) -> bytes:

@@ -138,8 +138,8 @@ def _join_texts(message: Members, marks: Marks) -> bool:
                 _restore(holder, _READ_IN_CALL, marks)
                 changed += (_encode(holder, name, marks) for name in ARGUMENTS)
     if isinstance(details, list) and not any(map(message.get, REASONING)):
-        parts_of = (part for one in details for part in longtext.restored(dump(one), marks))
-        if sum(map(len, parts_of)) > _MOST_DETAILS:
+        encoded = (part for one in details for part in longtext.restored(dump(one), marks))
+        if sum(map(len, encoded)) > _MOST_DETAILS:
             raise UpstreamInvalid("the provider sent more than 2 MiB of reasoning details at once")
         message[REASONING[0]] = details
     for name in REASONING:
