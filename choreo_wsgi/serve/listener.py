@@ -23,7 +23,7 @@ EXHAUSTED = 0.5
 
 #: Seconds for which a process with more than its share of the connections lets others accept.
 #: Enough for an idle process to accept; if all others are stuck, clients wait no longer than that.
-REST = 0.002
+REST = 0.001
 
 
 class Listener(Load):

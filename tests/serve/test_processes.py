@@ -316,7 +316,7 @@ def test_process_with_most_connections_stops_accepting() -> None:
     counts = ConnectionCounts(2)
     assert not counts.report(0, 100)  # the other has not started yet
     assert not counts.report(1, 0)
-    assert not counts.report(0, 2)  # a difference of two is tolerated
+    assert not counts.report(0, 8)  # a difference that short requests cause is tolerated
     assert counts.report(0, 10)
     assert not counts.report(1, 9)
     assert not counts.report(0, 10)
