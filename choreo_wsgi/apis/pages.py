@@ -26,16 +26,12 @@ def page(
     if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= most):
         raise InvalidRequest(f"limit must be from 1 to {most}", param="limit")
     size, ids = int(limit), [item["id"] for item in items]
-    first, last = 0, len(ids)
-    for name in filter(query.get, (after, before)):
+    ends = {after: -1, before: len(ids)}
+    for name in filter(query.get, ends):
         if query[name] not in ids:
             raise InvalidRequest(f"{name} must be the id of a listed item", param=name)
-    if query.get(after):
-        first = ids.index(query[after]) + 1
-    if query.get(before):
-        last = ids.index(query[before])
-        data = items[max(first, last - size) : last]
-    else:
-        data = items[first:last][:size]
-    ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
-    return {"data": data, "has_more": len(data) < last - first, **ends}
+        ends[name] = ids.index(query[name])
+    between = items[ends[after] + 1 : ends[before]]
+    data = between[-size:] if query.get(before) else between[:size]
+    found = {"first_id": data[0]["id"], "last_id": data[-1]["id"]} if data else {}
+    return {"data": data, "has_more": len(data) < len(between), **found}

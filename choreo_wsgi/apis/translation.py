@@ -10,8 +10,9 @@ from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
 from ..chat.longtext import LazyJson, new_mark
 from ..chat.request import ChatRequest, request_of
-from ..chat.schema import Check, Fault
+from ..chat.schema import Check, Fault, demand
 from ..errors import InvalidRequest
+from .chat import merge
 
 #: Above about this many characters a call's arguments are set aside, as a mark.
 _LONG = 300
@@ -27,9 +28,9 @@ def to_chat(
     """Return the chat request for the checked *fields*; *more* are further attributes of it.
 
     *names* maps the members that chat has too, also nested ones (``a.b``), to chat's names.
-    *supported* rejects members that chat lacks and that must not be dropped; *translate* adds
-    the remaining members to the chat body.  A Fault or InvalidRequest that either raises is
-    kept as the request's ``native_only``: a provider that speaks the API may still accept it.
+    *supported* rejects members that chat lacks and that must not be dropped, by a Fault;
+    *translate* adds the remaining members to the chat body, or raises InvalidRequest.  Such an
+    error is kept as ``native_only``: a provider that speaks the API may still accept the request.
     """
     body: dict[str, Json] = {"model": fields["model"], "messages": []}
     for name, chat_name in names.items():
@@ -40,15 +41,13 @@ def to_chat(
             body[chat_name] = value
     native_only: InvalidRequest | None = None
     try:
-        try:
-            supported(fields)
-        except Fault as fault:
-            raise Fault(f"{fault.text} with this model", fault.path, fault.code) from None
+        supported(fields)
         translate(body)
         for message in body["messages"]:
             if not (message["content"] or "tool_calls" in message):
                 message["content"] = ""  # only a message with tool calls may have null
     except Fault as fault:
+        fault.text += " with this model"
         native_only = fault.error()
     except InvalidRequest as error:
         native_only = error
@@ -105,12 +104,12 @@ def unsupported_tool(kind: str, where: str) -> InvalidRequest:
 
 
 def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
-    """Put *tools* and the ``tool_choice`` into *body*; raises InvalidRequest or Fault."""
+    """Put *tools* and the ``tool_choice`` into *body*; raises InvalidRequest."""
     if tools:
         body["tools"] = tools
         if choice is not None:
             body["tool_choice"] = choice
-        check_tool_choice(body)
+        demand(check_tool_choice, body)
     elif choice == "required" or isinstance(choice, dict):
         raise InvalidRequest("tool_choice requires a tool, but there is none", param="tool_choice")
     else:
@@ -119,14 +118,8 @@ def add_tools(body: dict[str, Json], tools: list[Json], choice: Json) -> None:
 
 def extend_member(message: dict[str, Json], name: str, more: Json) -> None:
     """Append *more*, a text or a list, to the member *name* of *message*."""
-    if not more:
-        return
-    old = message.pop(name, None)  # CPython appends in place to a text with one reference
-    if old is None:
-        message[name] = more
-    else:
-        old += more
-        message[name] = old
+    if more:
+        merge(message, {name: more})
 
 
 #: Types of parts whose tokens do not depend on their number of bytes.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from .. import sse
 from ..apis import API
 from ..apis.pages import page
 from ..apis.responses.items import kind_of, listed_item
 from ..apis.responses.log import read_events
-from ..apis.responses.request import input_items, read_request
+from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
@@ -128,8 +128,7 @@ def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response |
         resumption.store.cancel(stream, owner)
         resumption.store.delete(stream, owner)
         return json_response({"id": id, "object": "response", "deleted": True})
-    query = parse_qs(call.environ.get("QUERY_STRING", ""), keep_blank_values=True)
-    parameters = {name: values[-1] for name, values in query.items()}
+    parameters = dict(parse_qsl(call.environ.get("QUERY_STRING", ""), keep_blank_values=True))
     if part:  # input_items
         items = enumerate(_items(resumption, call, id))
         listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
@@ -151,27 +150,22 @@ def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response |
 
 def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
     """Return the items of the conversation up to and including the response *id*."""
+    problem = f"response {id!r} does not exist or has expired"
     try:
         # A client may continue a response that it has seen end before the end is in the log.
         response = _response(resumption, call, id, timeout=_LAG)
-        if response["status"] in ("queued", "in_progress"):
-            text = f"the response {id!r} has not ended yet"
-            raise InvalidRequest(
-                text, param="previous_response_id", code="previous_response_not_found"
-            )
-        # An incomplete function call is left out: its arguments are not valid JSON.
-        output = [
-            item
-            for item in response["output"]
-            if item.get("status") != "incomplete" or kind_of(item) != "function_call"
-        ]
-        return [*_items(resumption, call, id), *output]
+        if response["status"] not in ("queued", "in_progress"):
+            # An incomplete function call is left out: its arguments are not valid JSON.
+            output = [
+                item
+                for item in response["output"]
+                if item.get("status") != "incomplete" or kind_of(item) != "function_call"
+            ]
+            return [*_items(resumption, call, id), *output]
+        problem = f"the response {id!r} has not ended yet"
     except (NotFound, StreamGone):
-        raise InvalidRequest(
-            f"response {id!r} does not exist or has expired",
-            param="previous_response_id",
-            code="previous_response_not_found",
-        ) from None
+        pass
+    raise unknown_previous(problem)
 
 
 def _resolved(

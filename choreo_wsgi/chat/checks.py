@@ -13,7 +13,9 @@ from collections.abc import Mapping
 
 from .items import Json
 from .schema import (
+    Check,
     Fault,
+    Notation,
     anything,
     by_type,
     check_of,
@@ -73,12 +75,19 @@ _PART = by_type(
 _CONTENT = text_or(_PART)
 
 
-def _content(value: Json) -> None:
-    _CONTENT(value)
-    if value == []:
-        raise Fault("must not be empty", code="invalid_messages_format")
+def not_empty(notation: Notation) -> Check:
+    """Check as *notation* says, and that the value is not an empty array."""
+    check = check_of(notation)
+
+    def test(value: Json) -> None:
+        check(value)
+        if value == []:
+            raise Fault("must not be empty", code="invalid_messages_format")
+
+    return test
 
 
+_content = not_empty(_CONTENT)
 _TOOL_CALL = by_type(
     {
         "function": {"id!": str, "function!": {"name!": _function_name, "arguments!": str}},
@@ -127,15 +136,6 @@ def _message(value: Json) -> None:
     if test is None:
         raise Fault(f"must be one of {', '.join(_ROLES)}", ".role", code="invalid_messages_format")
     test(value)
-
-
-_MESSAGES = check_of([_message])
-
-
-def _messages(value: Json) -> None:
-    _MESSAGES(value)
-    if not value:
-        raise Fault("must not be empty", code="invalid_messages_format")
 
 
 def filled(value: Json) -> None:
@@ -198,7 +198,7 @@ REQUEST = check_of(
     {
         **SAMPLING,
         "model!": model_name,
-        "messages!": _messages,
+        "messages!": not_empty([_message]),
         "stream logprobs parallel_tool_calls store": bool,
         "stream_options": {"include_usage include_obfuscation": bool},
         "max_tokens max_completion_tokens": integer(0, MAX_TOKENS),

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from ...chat.aside import whole
-from ...chat.checks import MAX_TOKENS, filled, model_name, remote_url
+from ...chat.checks import MAX_TOKENS, filled, model_name, not_empty, remote_url
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -61,15 +61,8 @@ _MESSAGE = {
     "role!": "user assistant system",
     "content!": text_or(by_type({**_BLOCKS, "tool_result": _RESULT})),
 }
-_MESSAGES = check_of([_MESSAGE])
 _TOOL = {"name!": filled, "description": str, "input_schema!": dict, "strict": bool}
 _FORMAT = {"type!": "json_schema", "schema!": dict}
-
-
-def _messages(value: Json) -> None:
-    _MESSAGES(value)
-    if not value:
-        raise Fault("must not be empty", code="invalid_messages_format")
 
 
 def _kind_of(tool: Mapping[str, Json]) -> str:
@@ -78,7 +71,7 @@ def _kind_of(tool: Mapping[str, Json]) -> str:
 
 _REQUEST: dict[str, Notation] = {
     "model!": model_name,
-    "messages!": _messages,
+    "messages!": not_empty([_MESSAGE]),
     "system": text_or({"type!": "text", "text!": str}),
     "stream": bool,
     "temperature top_p": number(0, 1),

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from ...chat import jsontext
 from ...chat.aside import whole
 from ...chat.items import Json, Marks
+from ...chat.schema import check_of, passes
 from ...errors import InvalidRequest
 from ..translation import arguments_of, extend_member, members, translate_content
 
@@ -15,6 +16,7 @@ from ..translation import arguments_of, extend_member, members, translate_conten
 THINKING_PREFIX = "choreo."
 #: Stands for the type of an item without one, if its members do not imply it either.
 UNTYPED = "untyped"
+_THINKING = check_of([{"type!": "thinking redacted_thinking"}])
 
 
 def chat_name(item: Mapping[str, Json]) -> str:
@@ -124,11 +126,7 @@ def _decode_thinking(text: str) -> list[Json]:
         blocks = jsontext.parse(base64.b64decode(text.removeprefix(THINKING_PREFIX), validate=True))
     except ValueError:
         return []
-    kinds = ("thinking", "redacted_thinking")
-    is_right = isinstance(blocks, list) and all(
-        isinstance(block, dict) and block.get("type") in kinds for block in blocks
-    )
-    return blocks if is_right else []
+    return blocks if passes(_THINKING, blocks) else []
 
 
 def _content(content: Json, where: str) -> Json:

@@ -146,11 +146,7 @@ def read_request(
         if _LOGPROBS in (fields.get("include") or ()):
             body |= {"logprobs": True, "top_logprobs": int(fields.get("top_logprobs") or 0)}
         if fields.get("previous_response_id") and past is None:
-            raise InvalidRequest(
-                "the previous response is not stored here, or has expired",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
+            raise unknown_previous("the previous response is not stored here, or has expired")
         if past and not passes(_ITEMS, past):
             text = "the previous response has items that this model cannot read"
             raise InvalidRequest(text, param="previous_response_id")
@@ -164,6 +160,12 @@ def read_request(
 
     native = _native(fields, items, past, marks)
     return to_chat(fields, NAMES, _SUPPORTED, translate, native=native, marks=marks)
+
+
+def unknown_previous(problem: str) -> InvalidRequest:
+    """Return the error for a *problem* with the previous response."""
+    code = "previous_response_not_found"
+    return InvalidRequest(problem, param="previous_response_id", code=code)
 
 
 def input_items(fields: Mapping[str, Json]) -> list[dict[str, Json]]:
