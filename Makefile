@@ -51,7 +51,7 @@ build/web/.installed: $(WEB)/package.json $(WEB)/package-lock.json | tools
 # Two processes per core and one more, as tests mostly wait.  The tests of a file run in one
 # process: they share its servers.
 WORKERS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN) + 1)
-test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores
+test: $(VENV)/.test tools build/openai-0.28/.installed build/web/.installed  ## run the tests on all cores; make check runs those too that need linters or sphinx
 	$(BIN)/choreo-wsgi fetch-model
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

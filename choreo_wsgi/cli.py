@@ -108,6 +108,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     if not arguments:
         parser.print_help(sys.stderr)
         parser.exit(2)
+    if called and arguments[0] not in (called, "-h", "--help", "--version"):
+        parser.error(f"put the COMMAND first: choreo-wsgi serve {' '.join(arguments[:2])}")
     options, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [flag for action in options.parser._actions for flag in action.option_strings]

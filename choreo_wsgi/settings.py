@@ -261,6 +261,8 @@ def _parse(text: str, item: dataclasses.Field[Any], hint: Any, where: str) -> An
     cast, kind = _CASTS[hint]
     if text[1:] and text[0] == text[-1] and text[0] in "'\"":
         raise ConfigurationError(f"{where}: leave out the quotation marks around the value")
+    if hint in (str, Secret) and (line := re.search(r"\n(\w+) *=", text)):  # it was indented
+        raise ConfigurationError(f"{where}: begin the line {line[1]!r} in the first column")
     try:
         value = cast(text)
     except (ValueError, KeyError):
@@ -284,8 +286,7 @@ _BOOLEANS |= dict.fromkeys(("0", "false", "no", "off"), False)
 
 def _int(text: str) -> int:
     # int() would accept +1, 1_000 and the digits of other scripts.
-    digits = text.removeprefix("-")
-    if not (digits.isascii() and digits.isdigit()):
+    if not re.fullmatch("-?[0-9]+", text):
         raise ValueError(text)
     return int(text)
 

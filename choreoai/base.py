@@ -97,6 +97,8 @@ class BaseClient:
         self.default_query: dict[str, object] = dict(default_query or {})
         if not isinstance(http_client, requests.Session | None):
             raise TypeError("http_client must be a requests.Session")
+        if not isinstance(proxies, Mapping | None):
+            raise TypeError("proxies must be a dictionary: {'https': 'http://proxy:3128'}")
         session = http_client or requests.Session()
         if http_client is None:
             session.proxies.update(proxies or {})
@@ -170,6 +172,9 @@ class BaseClient:
         for name in REQUIRED & kind.__annotations__.keys() - body.keys():
             raise TypeError(f"missing keyword argument {name!r}")
         options = {name: body.pop(name) for name in CallOptions.__annotations__ if name in body}
+        for name in ("extra_headers", "extra_query", "extra_body"):
+            if not isinstance(options.get(name), Mapping | None):
+                raise TypeError(f"{name} must be a dictionary")
         retries, resumable = options.get("max_retries"), options.get("resumable")
         return {**body, **(options.get("extra_body") or {})}, Options(
             timeout_of(options.get("timeout", self.timeout)),
@@ -206,7 +211,8 @@ class BaseClient:
             for name, value in headers.items():
                 if not (_NAME.fullmatch(name) and isinstance(value, str)):
                     raise ChoreoAIError(f"the header {name!r} needs a valid name and a string")
-                value.encode("latin-1")
+                if value > "" and max(value) > "\xff":
+                    raise ChoreoAIError(f"the header {name!r} has a character beyond Latin-1")
             query = [*_query({**self.default_query, **options.query})]
             return requests.Request(
                 method, self.base_url + path, headers, data=data, params=query
@@ -267,6 +273,8 @@ def _base(url: str) -> str:
     url = str(url).strip().rstrip("/")
     if not re.match(r"https?://[^/]", url):
         raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
+    if "?" in url or "#" in url:
+        raise ValueError("the base URL must not have a query: pass it as default_query")
     path = "/" + url.split("//", 1)[1].partition("/")[2]
     return url if _VERSIONED.search(path) else url + "/v1"
 

@@ -74,6 +74,13 @@ def timeout_of(value: Any) -> Timeout:
     return Timeout(*parts)
 
 
+def is_streamed(stream: Any) -> bool:
+    """Return whether *stream* requests a stream; raises TypeError for what is no boolean."""
+    if not isinstance(stream, bool | NotGiven | None):
+        raise TypeError("stream must be True or False")
+    return bool(stream)
+
+
 #: Messages: dictionaries, objects of this package (an earlier answer's message), or objects with
 #: ``model_dump`` or ``to_dict``, such as pydantic's and openai's.
 Messages = Iterable[Any]

@@ -282,5 +282,5 @@ def _after(call: Call) -> int:
         (query[name][-1] for name in names if name in query), "0"
     )
     if not _NUMBER.fullmatch(number):
-        raise InvalidRequest("must be the number of a frame", param="after")
+        raise InvalidRequest("after must be the number of a frame", param="after")
     return int(number)

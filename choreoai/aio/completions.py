@@ -10,7 +10,7 @@ from ..base import path_of
 from ..events import ChatCompletionStreamEvent, EventReading
 from ..models import ChatCompletion, ParsedChatCompletion
 from ..objects import Object
-from ..options import NOT_GIVEN, T, TimeoutLike, with_parameters
+from ..options import NOT_GIVEN, T, TimeoutLike, is_streamed, with_parameters
 from ..params import FormattedParams
 from ..parsing import Parser
 from ..reading import Reading, completion_of
@@ -143,7 +143,7 @@ class AsyncCompletions(AsyncResource):
         n = body.get("n")
         n = n if isinstance(n, int) and n > 0 else 1
         reading: Reading | None = None
-        if stream:
+        if is_streamed(stream):
             reading = Reading(n) if parser is None else EventReading(n, parser)
 
         def parse(answer: bytes) -> ChatCompletion:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
 from ..base import path_of
 from ..models import ParsedResponse, Response, ResponseEvent
-from ..options import T, with_parameters
+from ..options import T, is_streamed, with_parameters
 from ..params import ResponseParams
 from ..reading import object_of
 from ..responses import ResponseParser, ResponseReading, response_of
@@ -135,7 +135,7 @@ class AsyncResponses(AsyncResource):
         """Return the exchange for a response; it is *parsed*, its text into a *kind*, or not."""
         body, options = self._client._body_and_options(params, ResponseParams)
         parser = ResponseParser[Any](body, kind) if parsed else None
-        if stream:
+        if is_streamed(stream):
             body["stream"] = True
             if options.resumable or body.get("background"):
                 options = options._replace(resumable=True)

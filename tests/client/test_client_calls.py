@@ -441,6 +441,38 @@ def test_rejects_invalid_header_names_and_values(server, client):
     assert not server.requests
 
 
+def test_header_beyond_latin_1_is_named(server, client):
+    with pytest.raises(choreoai.ChoreoAIError, match="the header 'X-A' has a character beyond"):
+        client.models.list(extra_headers={"X-A": "\u20ac"})
+    assert not server.requests
+
+
+@pytest.mark.parametrize("name", ["extra_headers", "extra_query", "extra_body", "proxies"])
+def test_option_that_is_no_dictionary_is_named(server, clients, name):
+    with pytest.raises(TypeError, match=f"{name} must be a dictionary"):
+        if name == "proxies":
+            clients(server.url, proxies="http://proxy:3128")
+        clients(server.url).models.list(**{name: ["a"]})
+    assert not server.requests
+
+
+@pytest.mark.parametrize("stream", ["yes", 1])
+def test_stream_that_is_no_boolean_is_rejected_before_any_request(server, client, stream):
+    messages = [{"role": "user", "content": "hi"}]
+    for create, more in (
+        (client.chat.completions.create, {"messages": messages}),
+        (client.responses.create, {"input": "hi"}),
+    ):
+        with pytest.raises(TypeError, match="stream must be True or False"):
+            create(model="m", stream=stream, **more)
+    assert not server.requests
+
+
+def test_base_url_with_a_query_is_rejected(server, clients):
+    with pytest.raises(ValueError, match="pass it as default_query"):
+        clients(f"{server.url}/v1?key=1")
+
+
 def test_rejects_an_empty_id(server, client):
     calls = (client.models.retrieve, client.responses.retrieve, client.chat.completions.resume)
     for call in calls:

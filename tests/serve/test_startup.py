@@ -129,6 +129,17 @@ def test_rejects_quoted_values(run: Run, environment: dict[str, str], ini: str) 
     assert "a-key" not in done.stderr
 
 
+def test_indented_setting_is_not_taken_into_the_value_above(run: Run) -> None:
+    done = run("models", ini="[choreo]\nunix_socket = /s\n  port = 9\n")
+    assert done.returncode == 2 and "in the first column" in done.stderr
+
+
+def test_option_before_the_command_is_explained(run: Run) -> None:
+    done = run("--port", "9", "serve")
+    assert done.returncode == 2
+    assert "put the COMMAND first: choreo-wsgi serve --port 9" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
