@@ -106,6 +106,7 @@ class Endpoints:
         is_stored = name == "responses" and any(fields.get(member) for member in _STORING)
         resumable = not is_stored and _is_resumable(call)
         digest = hashlib.sha256(body).hexdigest() if is_stored or resumable else ""
+        del body  # so that it and the provider's are not in memory at once
         if is_stored:
             return stored.create(self._resumption(), call, api, request, digest)
         if resumable:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import masked_window, shorten
-from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
+from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
 from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
 if TYPE_CHECKING:
@@ -232,7 +232,8 @@ def restore_request(request: ChatRequest) -> ChatRequest:
         return request
     texts = [text for message in request.messages for text in _forwarded(message, request.marks)]
     known = sum(map(count_marks, texts))
-    return request if known == count_marks(dump(request.body).decode()) else request.whole()
+    all_marks = count_marks(dump_large(request.body).decode("latin-1"))  # marks are ASCII
+    return request if known == all_marks else request.whole()
 
 
 def _forwarded(message: dict[str, Json], marks: Marks) -> Iterator[str]:

@@ -59,6 +59,8 @@ def write_to(
     output.write(b"}" if is_object else b"]" if before == b"," else b"[]")
 
 
+#: The members of an element whose values, few words, are shared by all of them as the names are.
+_KINDS = frozenset(("role", "type"))
 #: Characters of the longest literal, number or escape that may be cut by the end of the window.
 _LITERAL = 1024
 
@@ -134,7 +136,12 @@ class _Reader:
                 names.append(share(name, name))
             value = self.value(levels - 1)
             if type(value) is dict:
-                value = {share(name, name): member for name, member in value.items()}
+                value = {
+                    share(name, name): share(one, one)
+                    if name in _KINDS and type(one) is str
+                    else one
+                    for name, one in value.items()
+                }
             values.append(value)
             symbol = self.symbol()
         if symbol != end:

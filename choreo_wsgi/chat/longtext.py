@@ -10,6 +10,7 @@ is written.  :mod:`~choreo_wsgi.chat.aside` reads them where a text is translate
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 
@@ -71,8 +72,11 @@ class LazyJson:
 
 def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
-    parts = [*restored(text, marks)]
-    return b"".join(parts) if len(parts) > 1 else text
+    if next(find_marks(text, marks), None) is None:
+        return text
+    whole = io.BytesIO()
+    whole.writelines(restored(text, marks))  # a list of thousands of parts would be as large
+    return whole.getvalue()
 
 
 def restored(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:

@@ -148,12 +148,14 @@ def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
     """Yield runs of turns whose sides alternate, ``user`` first.
 
     The user's side, which may be empty, has tool results first, in the order of their calls; system
-    messages belong to it.  Empty turns of the assistant are dropped.
+    messages belong to it.  Empty turns of the assistant are dropped.  *turns* is emptied meanwhile:
+    thousands of them take as much memory as the request that is made of them.
     """
-    turns = [turn for turn in turns if turn.role != "assistant" or turn.parts or turn.thoughts]
-    if not turns or turns[0].role == "assistant":
+    turns[:] = [t for t in reversed(turns) if t.role != "assistant" or t.parts or t.thoughts]
+    if not turns or turns[-1].role == "assistant":
         yield "user", []
-    for by_assistant, turns_of_side in groupby(turns, lambda turn: turn.role == "assistant"):
+    taken = (turns.pop() for _ in range(len(turns)))
+    for by_assistant, turns_of_side in groupby(taken, lambda turn: turn.role == "assistant"):
         run = list(turns_of_side)
         yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
 
