@@ -80,6 +80,8 @@ class Channel(Load):
         self.last_received = self.began = time.monotonic()
         #: The complete requests.
         self.requests: list[Parser] = []
+        #: Received bytes that are parsed once fewer requests wait; parsed, they take more memory.
+        self._unparsed = b""
         #: The bytes that the system has not accepted yet.
         self.unsent: list[memoryview] = []
         self._sending = threading.Lock()
@@ -157,10 +159,15 @@ class Channel(Load):
                 self._send_continue(request)
             if request.completed:
                 self.request = None
-                if not request.empty:
-                    self.requests.append(request)
-                    if len(self.requests) == 1:
-                        self._begin_next()
+                if request.empty:  # a parser for each of thousands of blank lines would take long
+                    data, at = data[at:].lstrip(b"\r\n"), 0
+                    continue
+                self.requests.append(request)
+                if len(self.requests) == 1:
+                    self._begin_next()
+                if at < len(data) and len(self.requests) > self.server.lookahead:
+                    self._unparsed = data[at:]
+                    return
 
     def _begin_next(self) -> None:
         self.task = task = Task(self, self.requests[0])
@@ -201,6 +208,9 @@ class Channel(Load):
             self._begin_next()
         elif waiting is not None and waiting.expect_continue and waiting.headers_finished:
             self._send_continue(waiting)
+        if self._unparsed:
+            data, self._unparsed = self._unparsed, b""
+            self._receive(data)
         self._carrier.update(self)
 
     def _flush(self) -> None:

@@ -12,6 +12,9 @@ import harness
 import pytest
 from plain_apps import Running, body_app
 
+from choreo_wsgi.serve import channel as channels
+from choreo_wsgi.serve.parser import Parser
+
 RunApp = Callable[..., Running]
 
 SECOND = b"GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -259,6 +262,25 @@ def test_ignores_empty_lines_before_request(server: Running, paths: list[str]) -
         client.send(b"\r\n\r\n")
         assert client.exchange("GET", "/").body == b"ok"
     assert paths == ["/"]
+
+
+def test_thousands_of_empty_lines_cost_one_parser(
+    server: Running, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A parser for each would keep every stream waiting for as long as a large body."""
+    parsers: list[Parser] = []
+
+    def count(*args: Any) -> Parser:
+        parsers.append(Parser(*args))
+        return parsers[-1]
+
+    monkeypatch.setattr(channels, "Parser", count)
+    lines = b"\r\n" * 8192
+    with server.connect() as client:
+        client.send(lines + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert client.read_answer().body == b"ok"
+    assert paths == ["/"]
+    assert len(parsers) <= 64  # one or two for each packet, of which loopback makes large ones
 
 
 def test_bytes_after_rejection_are_not_parsed(server: Running, paths: list[str]) -> None:
