@@ -55,7 +55,7 @@ def create(
         fields["input"] = [_resolved(resumption, call, item, outputs) for item in fields["input"]]
     if fields.get("background"):
         if fields.get("store") is False:
-            raise InvalidRequest("must not be false with background: true", param="store")
+            raise InvalidRequest("store must not be false with background: true", param="store")
         fields["store"] = True
     request = replace(read_request(fields, {}, past), trace=request.trace)
     if not fields.get("store"):
@@ -139,12 +139,13 @@ def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response |
         return json_response({"object": "list", **page(listed, parameters, 100, 20, "after")})
     streamed = parameters.get("stream", "false").lower()
     if streamed not in ("true", "1", "false", "0"):
-        raise InvalidRequest("must be true or false", param="stream")
+        raise InvalidRequest("stream must be true or false", param="stream")
     if streamed in ("false", "0"):
         return json_response(_response(resumption, call, id))
     after = parameters.get("starting_after")
     if after and not _NUMBER.fullmatch(after):
-        raise InvalidRequest("must be the number of an event", param="starting_after")
+        text = "starting_after must be the number of an event"
+        raise InvalidRequest(text, param="starting_after")
     return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
 
 

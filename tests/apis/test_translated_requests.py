@@ -381,6 +381,11 @@ def test_texts_in_parts_are_joined(forward: Forward) -> None:
     assert found["text"] == "t\ns\na\nb"
 
 
+def test_an_empty_user_message_is_sent(forward: Forward) -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": []}]}
+    assert forward("messages", body)["messages"] == [{"role": "user", "content": ""}]
+
+
 def test_tool_references_become_tool_names(forward: Forward) -> None:
     """Claude's tool search returns references; other models have all tools anyway."""
     found = {"type": "tool_reference", "tool_name": "weather"}

@@ -167,7 +167,7 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
                     chat_parts.append(part(block, here))
             if is_reply and not chat_parts:
                 result["content"] = None
-        if result["content"] != []:
+        if result["content"] != [] or not content:  # not if it had only results
             messages.append(result)
     return messages
 
