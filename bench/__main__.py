@@ -10,7 +10,7 @@ from collections.abc import Callable
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.chat.items import Delta
 
-from . import client, hostile, metrics, pace
+from . import client, hostile, metrics, pace, processes
 from .load import PYTHON, Gateway, Upstream, documents, gateway, streams
 
 RUNS = 3
@@ -125,6 +125,7 @@ BENCHES = {
     "client": client.main,
     "hostile": hostile.main,
     "many": pace.many,
+    "processes": processes.main,
     "metrics": metrics.main,
 }
 

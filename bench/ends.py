@@ -1,9 +1,12 @@
 """The two ends of a paced stream, each a process: ``python -m bench.ends upstream|client ...``.
 
 ``upstream FRAMES SECONDS`` prints its port and answers each request with FRAMES frames, one every
-SECONDS, after a random delay for each stream: OpenAI's chat completions, or Anthropic's Messages.
-A frame's text is the time at which it was sent.  ``client PORT PATH MODEL STREAMS RATE FRAMES``
-opens STREAMS streams, RATE per second (0: as fast as it can), and prints the results as JSON.
+SECONDS, after a random delay for each stream (0: all at once): OpenAI's chat completions, or
+Anthropic's Messages.  A frame's text is the time at which it was sent.
+``client PORT PATH MODEL STREAMS RATE FRAMES [READERS [AT_ONCE [TURNS]]]`` opens STREAMS streams,
+RATE per second (0: as fast as it can), and prints the results as JSON.  FRAMES 0 requests plain
+answers.  The last READERS of the streams are read from the server's log of the first ones, which
+are resumable.  At most AT_ONCE (0: all) run at once, each after a conversation of TURNS turns.
 Both are fast enough for ten thousand frames a second.
 """
 
@@ -72,7 +75,9 @@ DIALECTS = {
         + b"0\r\n\r\n",
     ),
 }
-_STAMP = re.compile(rb'"content":"t(\d+)"')
+_STAMP = re.compile(rb'"(?:content|delta)":"t(\d+)"')
+_ID = re.compile(rb"(?i)\r\nchoreo-stream-id: *([^\r]+)")
+_ENDS = b"[DONE]", b"event: response.completed"
 
 
 def upstream(frames: int, seconds: float) -> None:
@@ -91,6 +96,8 @@ def upstream(frames: int, seconds: float) -> None:
             if descriptor == listener.fileno():
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if not seconds:  # room for a whole stream
+                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
                 connection.setblocking(False)
                 open_[connection.fileno()] = connection
                 requests[connection.fileno()] = b""
@@ -118,6 +125,12 @@ def upstream(frames: int, seconds: float) -> None:
             if b"/messages" in body.partition(b"\r\n")[0]:
                 dialect = "anthropic"
             connection.send(STREAM_HEAD + DIALECTS[dialect][0])
+            if not seconds:
+                _, text, last = DIALECTS[dialect]
+                connection.setblocking(True)
+                connection.sendall(chunked(text % time.monotonic_ns()) * frames + last)
+                connection.setblocking(False)
+                continue
             first = time.monotonic() + random.random() * seconds
             heapq.heappush(due, (first, descriptor, frames, dialect))
         now = time.monotonic()
@@ -143,15 +156,40 @@ def _is_whole(request: bytes) -> bool:
     return bool(mark) and len(body) >= int(lengths[0] if lengths else 0)
 
 
-def client(port: int, path: str, model: str, count: int, rate: float, frames: int) -> None:
-    """Read *count* streams of *frames* frames; print how many frames were received, and delays."""
-    messages = [{"role": "user", "content": "hi"}]
-    content = {"model": model, "messages": messages, "max_tokens": 1000, "stream": True}
+def request(path: str, model: str, plain: bool, resumable: bool, turns: int) -> bytes:
+    """Return a request for an answer to *turns* turns of a conversation."""
+    responses = path.endswith("/responses")
+    words = "The quick brown fox jumps over the lazy dog. " * (5 if turns > 1 else 0) + "hi"
+    content = {
+        "model": model,
+        "input" if responses else "messages": [
+            {"role": ("user", "assistant")[turn % 2], "content": words} for turn in range(turns)
+        ],
+        "max_output_tokens" if responses else "max_tokens": 1000,
+        "stream": not plain,
+    }
     body = json.dumps(content).encode()
-    request = (
-        b"POST %b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-bench\r\n"
+    return (
+        b"POST %b HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer sk-bench\r\n%b"
         b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
-    ) % (path.encode(), len(body), body)
+    ) % (path.encode(), b"Choreo-Resumable: 1\r\n" * resumable, len(body), body)
+
+
+def client(
+    port: int,
+    path: str,
+    model: str,
+    count: int,
+    rate: float,
+    frames: int,
+    readers: int = 0,
+    at_once: int = 0,
+    turns: int = 1,
+) -> None:
+    """Read *count* streams of *frames* frames; print how many frames were received, and delays."""
+    usual = request(path, model, not frames, False, turns)
+    resumable = request(path, model, not frames, True, turns)
+    ids: list[bytes] = []  # of the resumable streams
     poll = select.epoll()
     streams: dict[int, tuple[socket.socket, int]] = {}
     # *delays* has ms per frame, *first* seconds to a stream's first bytes.  The percentiles count
@@ -160,19 +198,25 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
     received = 0
     tails: dict[int, bytes] = {}
     began: dict[int, float] = {}
-    start = time.monotonic()
+    start, start_cpu = time.monotonic(), time.process_time()
     while opened < count or streams:
         wanted = int((time.monotonic() - start) * rate) + 1 if rate else opened + 1
-        while opened < min(count, wanted):
-            opened += 1
+        while opened < min(count, wanted) and not (at_once and len(streams) >= at_once):
+            reader = opened - (count - readers)  # the first one is 0
             connection = socket.create_connection(("127.0.0.1", port))
-            connection.sendall(request)
+            if reader >= 0:
+                head = b"Host: localhost\r\nAuthorization: Bearer sk-bench\r\n\r\n"
+                connection.sendall(b"GET /v1/streams/%b HTTP/1.1\r\n" % ids[reader] + head)
+            else:
+                connection.sendall(resumable if opened < readers else usual)
+            opened += 1
             connection.setblocking(False)
             poll.register(connection.fileno(), select.EPOLLIN)
             streams[connection.fileno()] = connection, 0
             began[connection.fileno()] = time.monotonic()
             steady_from = len(delays)
-        for descriptor, _ in poll.poll(30 if opened == count else 0.002 if rate else 0):
+        full = opened == count or (at_once and len(streams) >= at_once)
+        for descriptor, _ in poll.poll(30 if full else 0.002 if rate else 0):
             connection, seen = streams[descriptor]
             try:
                 data = connection.recv(65536)
@@ -182,17 +226,20 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
             if not seen and data:
                 first.append(now / 1e9 - began[descriptor])
                 refused += not data.startswith(b"HTTP/1.1 200")
+                ids += _ID.findall(data)
             block = tails.pop(descriptor, b"") + data
             stamps = _STAMP.findall(block)
-            delays.extend((now - int(stamp)) / 1e6 for stamp in stamps)
+            times = map(int, stamps)
+            if readers:  # without the frames that they replay
+                times = filter((began[descriptor] * 1e9).__le__, times)
+            delays.extend((now - stamp) / 1e6 for stamp in times)
             received += len(stamps)
-            if data and b"[DONE]" not in block:
+            if data and not (frames and any(end in block for end in _ENDS)):
                 streams[descriptor] = connection, seen + len(stamps) + 1
-                # A stamp split between two reads is counted with the second one.
-                if not block.endswith(b"\n\n\r\n"):
-                    tails[descriptor] = block[block.rfind(b'"content"') :][-64:]
+                # A stamp split between two reads is counted with the second one, no other twice.
+                tails[descriptor] = block[block.rfind(stamps[-1]) if stamps else 0 :][-64:]
                 continue
-            done += bool(data)
+            done += bool(data) or not frames
             del streams[descriptor]
             connection.close()
     steady = sorted(delays[steady_from:]) or [0.0]
@@ -211,7 +258,8 @@ def client(port: int, path: str, model: str, count: int, rate: float, frames: in
                 "p50_ms": percentile(steady, 0.5),
                 "p99_ms": percentile(steady, 0.99),
                 "first_p99_s": percentile(first_sorted, 0.99),
-                "seconds": round(time.monotonic() - start, 1),
+                "seconds": round(time.monotonic() - start, 3),
+                "cpu_s": round(time.process_time() - start_cpu, 3),
             }
         )
     )
@@ -221,5 +269,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "upstream":
         upstream(int(sys.argv[2]), float(sys.argv[3]))
     else:
-        port, path, model, count, rate, frames = sys.argv[2:]
-        client(int(port), path, model, int(count), float(rate), int(frames))
+        port, path, model, count, rate, *more = sys.argv[2:]
+        client(int(port), path, model, int(count), float(rate), *map(int, more))
