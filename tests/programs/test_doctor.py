@@ -474,7 +474,8 @@ def test_check_trusts_a_self_signed_certificate_by_its_file(
         assert result.returncode == 0, result.stdout + result.stderr
         plain = check(f"http://{host}:{port}", *options)
         assert (plain.returncode, plain.stdout) == (1, "")
-        assert "HTTP 400" in plain.stderr
+        # Caddy closes with the request unread, so a reset may overtake its answer.
+        assert "HTTP 400" in plain.stderr or "reset by peer" in plain.stderr
     finally:
         proxy.abandon()
 
