@@ -209,8 +209,9 @@ def examine(route: Route, seconds: float) -> Iterator[tuple[int, str]]:
     paced = route.request(_WORDS, _GAP)
     saw = _SAW.fullmatch(paced.headers.get("Choreo-Saw", ""))
     if paced.wrong or saw is None or len(paced.words) != _WORDS:
-        answered = f"from {paced.headers.get('Choreo-Provider')} (is --model the echo?)"
-        wrong = paced.wrong or f"{len(paced.words)} of {_WORDS} words arrived {answered}"
+        provider = paced.headers.get("Choreo-Provider", "unknown")
+        arrived = f"{len(paced.words)} of {_WORDS} words arrived"
+        wrong = paced.wrong or f"{arrived} (provider: {provider}; is --model the echo?)"
         raise ChoreoError(f"no usable stream: {wrong}")
     proxy = route.proxy or ("a proxy" if saw[2] == "forwarded" else "")
     yield 0, f"the server answers {f'through {proxy}' if proxy else 'directly'}"
