@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from hashlib import sha256
+from typing import TypeVar
 
 _SIZE = 32
 #: Ids per call of ``os.urandom``.
 _BATCH = 128
 _HASHED_AT_ONCE = 2047
+
+V = TypeVar("V")
 
 _pool: deque[str] = deque()
 if hasattr(os, "register_at_fork"):  # two processes must not share ids
@@ -30,6 +33,12 @@ def random_hex() -> str:
         except IndexError:
             digits = os.urandom(_BATCH * _SIZE // 2).hex()
             _pool.extend(digits[at : at + _SIZE] for at in range(0, len(digits), _SIZE))
+
+
+def keep(values: dict[str, V], value: V) -> bytes:
+    """Add *value* to *values* under a new name, which is returned."""
+    values[(name := random_hex())] = value
+    return name.encode()
 
 
 def digest(text: bytes | bytearray) -> bytes:

@@ -9,7 +9,7 @@ import re
 import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, Union
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.structures import CaseInsensitiveDict
@@ -273,6 +273,13 @@ def _base(url: str) -> str:
     url = str(url).strip().rstrip("/")
     if not re.match(r"https?://[^/]", url):
         raise ValueError(f"the base URL must begin with http:// or https://, not {url!r}")
+    try:
+        split = urlsplit(url)
+        is_valid = bool(split.hostname) and split.port != 0
+    except ValueError:  # of a bracket, or a port that is no number up to 65535
+        is_valid = False
+    if not is_valid:
+        raise ValueError(f"the base URL has no valid host and port: {url!r}")
     if "?" in url or "#" in url:
         raise ValueError("the base URL must not have a query: pass it as default_query")
     path = "/" + url.split("//", 1)[1].partition("/")[2]

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..chat.items import Json
-from ..chat.longtext import LONG, new_mark
+from ..chat.longtext import LONG
 from ..errors import UpstreamInvalid
+from ..ids import keep
 
 #: Parsed values, or the errors of parsing them, by the strings that stand for them.
 Held = dict[str, Json]
@@ -28,8 +29,7 @@ def hold(
         value = parse(short)
     except UpstreamInvalid as error:
         value = error
-    held[(name := new_mark())] = value
-    return name.encode()
+    return keep(held, value)
 
 
 def taken(held: Held, name: str) -> Json:

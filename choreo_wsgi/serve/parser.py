@@ -119,6 +119,11 @@ class Parser(HTTPRequestParser):
         had_head = self.headers_finished
         if not (had_head or self.header_plus) and (end := self._parse_ordinary(data)):
             return end + self._receive_body(data, end)
+        if data.startswith(b"\x16") and not (had_head or self.header_plus):
+            # A TLS handshake, which has no empty line to end the head.
+            self.error = BadRequest("this port speaks plain http, not https")
+            self.completed = True
+            return len(data)
         try:
             consumed = int(super().received(data))
         except OSError as error:  # a large body goes to a temporary file

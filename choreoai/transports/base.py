@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 import threading
@@ -33,6 +34,8 @@ _SEND_SIZE = 256 * 1024
 _IDLE_CONNECTIONS = 100
 
 PORTS = {"http": 80, "https": 443}
+#: Errors of a TLS handshake with a server that speaks plain http: it answers so, or waits for more.
+_PLAIN = re.compile("WRONG_VERSION_NUMBER|record layer failure|handshake .*timed out")
 
 #: The exceptions of an attempt that must wait.
 NOT_READY = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -161,6 +164,8 @@ class Route(NamedTuple):
         """Return the error for a failed connection; *no_retry* if a retry would fail as well."""
         kind = APITimeoutError if isinstance(error, TimeoutError) else APIConnectionError
         reason = str(error) or "the time limit passed"
+        if self.scheme == "https" and _PLAIN.search(reason):
+            reason += " (the server may speak plain http: try an address that begins with http://)"
         result = kind(f"could not connect to {self.origin}: {reason}")
         result._no_retry = no_retry or isinstance(error, ssl.SSLError)
         return result

@@ -98,12 +98,12 @@ async def _connect(info: Any, route: Route, deadline: float) -> socket.socket:
             await _perform(sock, _check_connected, True, deadline)
         if route.proxy is not None and route.proxy.startswith("https:"):
             sock = _with_tls(sock, _context(route.verify, None), urlsplit(route.proxy).hostname)
-            await _perform(sock, _shake_hands, True, deadline)
+            await _shake_hands(sock, deadline)
         if route.scheme == "https":
             if route.proxy is not None:
                 await _tunnel(sock, route, deadline)
             sock = _with_tls(sock, _context(route.verify, route.cert), route.host)
-            await _perform(sock, _shake_hands, True, deadline)
+            await _shake_hands(sock, deadline)
     except BaseException:
         sock.close()
         raise
@@ -118,7 +118,11 @@ async def _perform(sock: socket.socket, attempt: Attempt[T], write: bool, deadli
         waiter.release()
 
 
-_shake_hands: Attempt[None] = methodcaller("do_handshake")
+async def _shake_hands(sock: Any, deadline: float) -> None:
+    try:
+        await _perform(sock, methodcaller("do_handshake"), True, deadline)
+    except Stalled:
+        raise Stalled("the TLS handshake timed out") from None
 
 
 def _check_connected(sock: socket.socket) -> None:

@@ -13,6 +13,7 @@ import ssl
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
@@ -471,6 +472,35 @@ def test_stream_that_is_no_boolean_is_rejected_before_any_request(server, client
 def test_base_url_with_a_query_is_rejected(server, clients):
     with pytest.raises(ValueError, match="pass it as default_query"):
         clients(f"{server.url}/v1?key=1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://h:99999", "http://h:abc", "http://h:-1/v1", "http://h:0", "http://h: 80"),
+        *("http://:8000", "http://[::1", "http://user@", "https://h:443x/v1"),
+    ],
+)
+def test_base_url_without_a_valid_host_and_port_is_rejected(clients, url):
+    with pytest.raises(ValueError, match="no valid host and port: ") as caught:
+        clients(url)
+    assert repr(url) in str(caught.value)
+
+
+@both
+def test_https_to_a_server_of_plain_http_says_so(clients):
+    with socket.create_server(("127.0.0.1", 0)) as plain, ThreadPoolExecutor() as threads:
+
+        def refuse():
+            with plain.accept()[0] as peer:
+                peer.recv(65536)
+                peer.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+        refused = threads.submit(refuse)
+        client = clients(f"https://127.0.0.1:{plain.getsockname()[1]}", max_retries=2)
+        with pytest.raises(choreoai.APIConnectionError, match="may speak plain http"):
+            client.models.list()
+        refused.result(DEADLINE)
 
 
 def test_rejects_an_empty_id(server, client):

@@ -229,14 +229,15 @@ def test_connect_limit_covers_the_tls_handshake(run):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"https://127.0.0.1:{silent.getsockname()[1]}"
         limits = choreoai.Timeout(connect=0.1)
+        problem = "could not connect .*handshake .*timed out .*may speak plain http"
 
         async def main():
             client = choreoai.AsyncChoreoAI(base_url=url, timeout=limits, max_retries=0)
-            with pytest.raises(choreoai.APITimeoutError, match=r"connect to .*: the time limit"):
+            with pytest.raises(choreoai.APITimeoutError, match=problem):
                 await client.models.list()
 
         run(main)
-        with pytest.raises(choreoai.APITimeoutError, match="could not connect") as caught:
+        with pytest.raises(choreoai.APITimeoutError, match=problem) as caught:
             choreoai.ChoreoAI(base_url=url, timeout=limits, max_retries=0).models.list()
         for _ in range(2):  # both connections are closed
             with silent.accept()[0] as peer:

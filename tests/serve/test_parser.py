@@ -19,7 +19,7 @@ ADJUSTMENTS = Adjustments(listen="127.0.0.1:1")
 class Slow(Parser):
     """Leaves every head to waitress."""
 
-    def _read_ordinary(self, data: bytes) -> int:
+    def _parse_ordinary(self, data: bytes) -> int:
         return 0
 
 

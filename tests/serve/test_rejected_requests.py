@@ -134,6 +134,13 @@ def test_rejects_invalid_request_line(server: Running, request_line: bytes) -> N
     assert answer.error["type"] == "invalid_request_error"
 
 
+def test_rejects_a_tls_handshake_at_once(server: Running) -> None:
+    """Its bytes have no empty line: the rest of a head would never arrive."""
+    answer, ended = rejection(server, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03")
+    assert (answer.status, ended) == (400, True)
+    assert "plain http" in answer.error["message"]
+
+
 def test_rejection_returns_x_request_id(server: Running) -> None:
     request = b"POST / HTTP/1.1\r\nX-Request-Id: mine-1\r\nContent-Length: x\r\n\r\n"
     answer, _ = rejection(server, request)

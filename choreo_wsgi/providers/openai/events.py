@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ... import sse
 from ...chat.items import Json, dump
 from ...errors import ChoreoError, UpstreamInvalid
-from ...ids import random_hex
+from ...ids import keep
 from ...late import Late
 from ..reading import find_error, most_values, parse_json, parse_object, unwrapped
 
@@ -91,7 +91,7 @@ class EventReader(sse.Decoder):
         self.error: ChoreoError | None = None
         #: The data of long events, which stay bytes, by the strings in their place.
         self.kept: dict[str, bytes] = {}
-        self.shorten = partial(_keep, self.kept)
+        self.shorten = partial(keep, self.kept)
 
     def data(self, event: sse.Event) -> bytes:
         """Return the data of *event*."""
@@ -124,13 +124,6 @@ def without_usage(raw: bytes) -> bytes | None:
         return raw[: -len(_LAST_MEMBER)] + b"}"
     cut, count = _NULL_USAGE.subn(b"", raw, count=1)
     return cut if count else None
-
-
-def _keep(kept: dict[str, bytes], data: bytes) -> bytes:
-    """Keep *data* under a new name, which is returned."""
-    name = random_hex()
-    kept[name] = data
-    return name.encode()
 
 
 class WholeEvents:
