@@ -53,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = _options(sys.argv[1:] if arguments is None else arguments)
     try:
-        return int(options.run(options))
-    except ConfigurationError as error:
-        print(f"choreo-wsgi: {error.message}", file=sys.stderr)
-        return 2
+        status = int(options.run(options))
+        sys.stdout.flush()
+        return status
     except ChoreoError as error:
         print(f"choreo-wsgi: {error.message}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    except BrokenPipeError:  # the program that reads the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except KeyboardInterrupt:
         return 130

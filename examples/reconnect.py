@@ -22,6 +22,8 @@ STATE = Path(os.environ.get("STATE", "reconnect.json"))
 client = ChoreoAI(resumable=True)
 
 if sys.argv[1:] == ["--continue"]:
+    if not STATE.exists():
+        sys.exit("there is no answer to continue")
     state = json.loads(STATE.read_text())
     print(state["text"], end="", flush=True)
     stream = client.chat.completions.resume(state["id"], after=state["after"])

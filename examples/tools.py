@@ -3,7 +3,8 @@
     python examples/tools.py What time is it in Tokyo?
 
 A call arrives in pieces, its arguments as JSON text.  The loop joins the pieces, runs the requested
-functions, and sends the results to the model until it answers with text.
+functions, and sends the results to the model until it answers with text.  The demo model of
+``make run`` cannot call tools: set MODEL to one that can.
 """
 
 import json

@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,17 @@ def test_settings_output_documents_each_setting_and_masks_keys(run: Run) -> None
         assert f"# {item.metadata['text']}\n{item.name} =" in done.stdout
     assert "hidden" not in done.stdout
     assert shown(done, "api_keys") == "***"
+
+
+@pytest.mark.parametrize("command", ["settings", "models"])
+def test_output_that_nobody_reads_is_no_error(command: str) -> None:
+    """As in ``choreo-wsgi settings | head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-m", "choreo_wsgi", command]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, timeout=harness.DEADLINE)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_boolean_option_can_be_set_and_negated(run_here: Run) -> None:
