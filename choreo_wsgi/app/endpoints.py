@@ -108,7 +108,7 @@ class Endpoints:
         digest = hashlib.sha256(body).hexdigest() if is_stored or resumable else ""
         del body  # so that it and the provider's are not in memory at once
         if is_stored:
-            return stored.create(self._resumption(), call, api, request, digest)
+            return stored.StoredResponses(self._resumption(), call).create(api, request, digest)
         if resumable:
             return self._resumption().begin(call, api, request, digest)
         return self._completions.answer(call, api, request)

@@ -39,7 +39,7 @@ class Pending:
         self,
         readable: Readable[bytes],
         decide: Callable[[bytes], Response],
-        abandon: Callable[[Exception | None], None],
+        abandon: Callable[[Exception | None], None] = lambda error: None,
         *,
         client_left: Callable[[], bool],
         control: Control,

@@ -7,8 +7,11 @@ Its first frame contains the request's items and is never sent, so event n is fr
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 from urllib.parse import parse_qsl
 
 from .. import sse
@@ -40,181 +43,172 @@ _PATIENCE = 3.0
 _LAG = 1.0
 
 
-def create(
-    resumption: Resumption, call: Call, api: API, request: ChatRequest, digest: str
-) -> Response | Pending:
-    """Answer a request that stores its response, or continues from a stored one."""
-    request = request.whole()
-    fields = request.original or {}
-    past: list[Json] | None = None
-    previous = fields.get("previous_response_id")
-    if previous and _ID.fullmatch(previous):
-        past = _past(resumption, call, previous)
-    if isinstance(fields.get("input"), list):
-        outputs: dict[str, list[Json]] = {}
-        fields["input"] = [_resolved(resumption, call, item, outputs) for item in fields["input"]]
-    if fields.get("background"):
-        if fields.get("store") is False:
-            raise InvalidRequest("store must not be false with background: true", param="store")
-        fields["store"] = True
-    request = replace(read_request(fields, {}, past), trace=request.trace)
-    if not fields.get("store"):
-        return resumption.completions.answer(call, api, request)
-    claim = resumption.store.create(
-        call.account.key.id, key=resumption.idempotency_key(call), digest=digest
-    )
-    id = "resp_" + claim.id.removeprefix("strm_")
-    if claim.writer is None:
-        if request.stream:
-            return resumption.join(call, claim.id, 1)
-        return json_response(_response(resumption, call, id))
-    streamed = replace(request, stream=True, answer_id=id)
-    writer: Json = api.writer(streamed)
-    queued = writer.response("queued")
-    first = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
-    try:
-        claim.writer.append(sse.frame(first, 1, event="choreo.request"), 1)
-    except BaseException:
-        claim.writer.discard()
-        raise
-    if request.stream:
-        return resumption.record(call, api, streamed, claim.writer)
-    recording = resumption.record_alone(call, api, streamed, claim.writer)
-    if fields.get("background"):
-        recording.close()  # it continues as a stream that has lost its client
-        return json_response(queued)
-
-    def decide(last: bytes) -> Response:
-        failure = recording.generation.failure
-        if failure is not None and failure.code != "stream_cancelled":
-            raise failure
-        return json_response(_response(resumption, call, id))
-
-    return Pending(
-        recording,
-        decide,
-        lambda error: None,
-        client_left=call.client_left,
-        control=resumption.control,
-        whole=True,
-    )
-
-
 def route(resumption: Resumption, call: Call) -> Response | Pending:
     """Answer a request under ``/v1/responses/{id}``."""
     id, _, part = call.environ["PATH_INFO"].removeprefix("/v1/responses/").partition("/")
     call.account.api = "responses"
     try:
-        return _route(resumption, call, id, part)
+        return StoredResponses(resumption, call).route(id, part)
     except NotFound:
         text = f"response {id[:100]!a} does not exist or has expired"
         raise NotFound(text, code="response_not_found") from None
 
 
-def _route(resumption: Resumption, call: Call, id: str, part: str) -> Response | Pending:
-    method, stream, owner = call.environ["REQUEST_METHOD"], _stream_of(id), call.account.key.id
-    if method == "POST":
-        resumption.cancel(call, stream)
-        return Pending(
-            resumption.playback(call, stream, _BEYOND),
-            lambda last: json_response(_response(resumption, call, id, "cancelled")),
-            lambda error: None,
-            client_left=call.client_left,
-            control=resumption.control,
-            patience=_PATIENCE,
-            whole=True,
-        )
-    if method == "DELETE":
-        resumption.store.cancel(stream, owner)
-        resumption.store.delete(stream, owner)
-        return json_response({"id": id, "object": "response", "deleted": True})
-    parameters = dict(parse_qsl(call.environ.get("QUERY_STRING", ""), keep_blank_values=True))
-    if part:  # input_items
-        items = enumerate(_items(resumption, call, id))
-        listed = [listed_item(item, f"{id.removeprefix('resp_')}_in{at}") for at, item in items]
-        order = parameters.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise InvalidRequest("order must be one of asc, desc", param="order")
-        listed = listed if order == "asc" else listed[::-1]
-        return json_response({"object": "list", **page(listed, parameters, 100, 20, "after")})
-    streamed = parameters.get("stream", "false").lower()
-    if streamed not in ("true", "1", "false", "0"):
-        raise InvalidRequest("stream must be true or false", param="stream")
-    if streamed in ("false", "0"):
-        return json_response(_response(resumption, call, id))
-    after = parameters.get("starting_after")
-    if after and not _NUMBER.fullmatch(after):
-        text = "starting_after must be the number of an event"
-        raise InvalidRequest(text, param="starting_after")
-    return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
+class StoredResponses:
+    """The stored responses that *call* may use; *resumption* has their logs."""
 
+    def __init__(self, resumption: Resumption, call: Call) -> None:
+        self._resumption = resumption
+        self._call = call
+        self._owner = call.account.key.id
+        self._outputs: dict[str, list[Json]] = {}  # of the responses that items refer to
 
-def _past(resumption: Resumption, call: Call, id: str) -> list[Json]:
-    """Return the items of the conversation up to and including the response *id*."""
-    problem = f"response {id!r} does not exist or has expired"
-    try:
-        # A client may continue a response that it has seen end before the end is in the log.
-        response = _response(resumption, call, id, timeout=_LAG)
-        if response["status"] not in ("queued", "in_progress"):
-            # An incomplete function call is left out: its arguments are not valid JSON.
-            output = [
-                item
-                for item in response["output"]
-                if item.get("status") != "incomplete" or kind_of(item) != "function_call"
-            ]
-            return [*_items(resumption, call, id), *output]
-        problem = f"the response {id!r} has not ended yet"
-    except (NotFound, StreamGone):
-        pass
-    raise unknown_previous(problem)
-
-
-def _resolved(
-    resumption: Resumption, call: Call, item: Json, outputs: dict[str, list[Json]]
-) -> Json:
-    """Return the item that *item* refers to, or *item*; *outputs* caches those of responses."""
-    match = _ITEM_ID.fullmatch(str(item.get("id")))
-    if kind_of(item) != "item_reference" or match is None:
-        return item
-    try:
-        if match[1] not in outputs:
-            outputs[match[1]] = _response(resumption, call, f"resp_{match[1]}")["output"]
-        return outputs[match[1]][int(match[2])]
-    except (NotFound, LookupError):
-        return item
-
-
-def _response(
-    resumption: Resumption,
-    call: Call,
-    id: str,
-    status: str = "in_progress",
-    timeout: float = 0.0,
-) -> dict[str, Json]:
-    """Return a response from the events logged so far; *status* is used if it has not ended."""
-    stream, owner = _stream_of(id), call.account.key.id
-    # A read beyond the end of an ended log returns its last event.  It has the whole response,
-    # unless the provider's own events broke off: then all events are read.
-    events = resumption.events(stream, owner, _BEYOND, timeout)
-    if not (events and (events[-1].get("response") or {}).get("output")):
+    def create(self, api: API, request: ChatRequest, digest: str) -> Response | Pending:
+        """Answer a request that stores its response, or continues from a stored one."""
+        resumption, call = self._resumption, self._call
+        request = request.whole()
+        fields = request.original or {}
+        previous = fields.get("previous_response_id")
+        past = self._past(previous) if previous and _ID.fullmatch(previous) else None
+        if isinstance(fields.get("input"), list):
+            fields["input"] = list(map(self._resolved, fields["input"]))
+        if fields.get("background"):
+            if fields.get("store") is False:
+                raise InvalidRequest("store must not be false with background: true", param="store")
+            fields["store"] = True
+        request = replace(read_request(fields, {}, past), trace=request.trace)
+        if not fields.get("store"):
+            return resumption.completions.answer(call, api, request)
+        key = resumption.idempotency_key(call)
+        claim = resumption.store.create(self._owner, key=key, digest=digest)
+        id = "resp_" + claim.id.removeprefix("strm_")
+        if claim.writer is None:
+            if request.stream:
+                return resumption.join(call, claim.id, 1)
+            return json_response(self._response(id))
+        streamed = replace(request, stream=True, answer_id=id)
+        writer: Json = api.writer(streamed)
+        queued = writer.response("queued")
+        first = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
         try:
-            events = resumption.events(stream, owner)
-        except StreamGone:
-            if not events:
-                raise
-    response = read_events(events, status)[0]
-    if "id" not in response:
-        raise NotFound("a stream of another API")
-    return response
+            claim.writer.append(sse.frame(first, 1, event="choreo.request"), 1)
+        except BaseException:
+            claim.writer.discard()
+            raise
+        if request.stream:
+            return resumption.record(call, api, streamed, claim.writer)
+        recording = resumption.record_alone(call, api, streamed, claim.writer)
+        if fields.get("background"):
+            recording.close()  # it continues as a stream that has lost its client
+            return json_response(queued)
 
+        def decide(last: bytes) -> Response:
+            failure = recording.generation.failure
+            if failure is not None and failure.code != "stream_cancelled":
+                raise failure
+            return json_response(self._response(id))
 
-def _items(resumption: Resumption, call: Call, id: str) -> list[Json]:
-    """Return the input items of a response, with those of the responses before it."""
-    first, *_ = resumption.events(_stream_of(id), call.account.key.id) or [{}]
-    if "items" not in first:
-        raise NotFound("not a stored response")
-    items: list[Json] = first["items"]
-    return items
+        return self._at_the_end(recording, decide)
+
+    def route(self, id: str, part: str) -> Response | Pending:
+        """Answer a request for the response *id*, or for *part* of it; raises NotFound."""
+        resumption, call = self._resumption, self._call
+        method, stream = call.environ["REQUEST_METHOD"], _stream_of(id)
+        if method == "POST":
+            resumption.cancel(call, stream)
+            return self._at_the_end(
+                resumption.playback(call, stream, _BEYOND),
+                lambda last: json_response(self._response(id, "cancelled")),
+                _PATIENCE,
+            )
+        if method == "DELETE":
+            resumption.store.cancel(stream, self._owner)
+            resumption.store.delete(stream, self._owner)
+            return json_response({"id": id, "object": "response", "deleted": True})
+        parameters = dict(parse_qsl(call.environ.get("QUERY_STRING", ""), keep_blank_values=True))
+        if part:  # input_items
+            prefix = f"{id.removeprefix('resp_')}_in"
+            listed = [listed_item(item, f"{prefix}{at}") for at, item in enumerate(self._items(id))]
+            order = parameters.get("order", "desc")
+            if order not in ("asc", "desc"):
+                raise InvalidRequest("order must be one of asc, desc", param="order")
+            listed = listed if order == "asc" else listed[::-1]
+            return json_response({"object": "list", **page(listed, parameters, 100, 20, "after")})
+        streamed = parameters.get("stream", "false").lower()
+        if streamed not in ("true", "1", "false", "0"):
+            raise InvalidRequest("stream must be true or false", param="stream")
+        if streamed in ("false", "0"):
+            return json_response(self._response(id))
+        after = parameters.get("starting_after")
+        if after and not _NUMBER.fullmatch(after):
+            text = "starting_after must be the number of an event"
+            raise InvalidRequest(text, param="starting_after")
+        return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
+
+    def _at_the_end(
+        self, log: Any, decide: Callable[[bytes], Response], patience: float = math.inf
+    ) -> Pending:
+        """Return the answer that *decide* makes at the end of *log*, or after *patience* s."""
+        left, control = self._call.client_left, self._resumption.control
+        return Pending(
+            log, decide, client_left=left, control=control, patience=patience, whole=True
+        )
+
+    def _past(self, id: str) -> list[Json]:
+        """Return the items of the conversation up to and including the response *id*."""
+        problem = f"response {id!r} does not exist or has expired"
+        try:
+            # A client may continue a response that it has seen end before the end is in the log.
+            response = self._response(id, timeout=_LAG)
+            if response["status"] not in ("queued", "in_progress"):
+                # An incomplete function call is left out: its arguments are not valid JSON.
+                output = [
+                    item
+                    for item in response["output"]
+                    if item.get("status") != "incomplete" or kind_of(item) != "function_call"
+                ]
+                return [*self._items(id), *output]
+            problem = f"the response {id!r} has not ended yet"
+        except (NotFound, StreamGone):
+            pass
+        raise unknown_previous(problem)
+
+    def _resolved(self, item: Json) -> Json:
+        """Return the item that *item* refers to, or *item*."""
+        match = _ITEM_ID.fullmatch(str(item.get("id")))
+        if kind_of(item) != "item_reference" or match is None:
+            return item
+        try:
+            if match[1] not in self._outputs:
+                self._outputs[match[1]] = self._response(f"resp_{match[1]}")["output"]
+            return self._outputs[match[1]][int(match[2])]
+        except (NotFound, LookupError):
+            return item
+
+    def _response(self, id: str, status: str = "in_progress", timeout: float = 0.0) -> Json:
+        """Return a response from the events logged so far; *status* is used if it has not ended."""
+        stream, events_of = _stream_of(id), self._resumption.events
+        # A read beyond the end of an ended log returns its last event.  It has the whole response,
+        # unless the provider's own events broke off: then all events are read.
+        events = events_of(stream, self._owner, _BEYOND, timeout)
+        if not (events and (events[-1].get("response") or {}).get("output")):
+            try:
+                events = events_of(stream, self._owner)
+            except StreamGone:
+                if not events:
+                    raise
+        response = read_events(events, status)[0]
+        if "id" not in response:
+            raise NotFound("a stream of another API")
+        return response
+
+    def _items(self, id: str) -> list[Json]:
+        """Return the input items of a response, with those of the responses before it."""
+        first, *_ = self._resumption.events(_stream_of(id), self._owner) or [{}]
+        if "items" not in first:
+            raise NotFound("not a stored response")
+        items: list[Json] = first["items"]
+        return items
 
 
 def _stream_of(id: str) -> str:
