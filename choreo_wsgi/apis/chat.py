@@ -220,18 +220,13 @@ class _Choice:
     finish: Finish | None = None
 
     def add(self, delta: Delta) -> None:
-        if delta.text:
-            self.text.append(delta.text)
-        if delta.reasoning:
-            self.reasoning.append(delta.reasoning)
-        if delta.refusal:
-            self.refusal.append(delta.refusal)
+        for name in ("text", "reasoning", "refusal"):
+            if piece := getattr(delta, name):
+                getattr(self, name).append(piece)
         for call in delta.tool_calls:
             self.calls.setdefault(call.index, []).append(call)
-        if delta.extra:
-            merge(self.extra, delta.extra)
-        if delta.logprobs:
-            merge(self.logprobs, delta.logprobs)
+        merge(self.extra, delta.extra or {})
+        merge(self.logprobs, delta.logprobs or {})
 
     def message(self, marks: Marks) -> dict[str, Json]:
         """Return the message; its long texts are set aside in *marks*."""

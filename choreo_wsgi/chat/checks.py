@@ -182,7 +182,6 @@ def check_tool_choice(body: Mapping[str, Json]) -> None:
 
 
 _JSON_SCHEMA = {"name!": str, "description": str, "schema": dict, "strict": bool}
-RESPONSE_FORMAT = by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}})
 
 #: Fields that the legacy completions have too.
 SAMPLING = {
@@ -194,23 +193,30 @@ SAMPLING = {
     "logit_bias": mapping_of(number(-100, 100)),
     "seed": integer(-9223372036854776000, 9223372036854776000),  # as the schema has it
 }
+#: Fields that Responses have too.
+SHARED = {
+    **SAMPLING,
+    "model!": model_name,
+    "stream parallel_tool_calls store": bool,
+    "max_tokens": integer(0, MAX_TOKENS),
+    "top_logprobs": integer(0, 20),
+    "response_format": by_type({"json_schema": {"json_schema!": _JSON_SCHEMA}}),
+    "metadata": mapping_of(str),
+    "user safety_identifier service_tier reasoning_effort": str,
+    "prompt_cache_key prompt_cache_retention": str,
+}
 REQUEST = check_of(
     {
-        **SAMPLING,
-        "model!": model_name,
+        **SHARED,
         "messages!": not_empty([_message]),
-        "stream logprobs parallel_tool_calls store": bool,
+        "logprobs": bool,
         "stream_options": {"include_usage include_obfuscation": bool},
-        "max_tokens max_completion_tokens": integer(0, MAX_TOKENS),
-        "top_logprobs": integer(0, 20),
+        "max_completion_tokens": integer(0, MAX_TOKENS),
         "tools": [_TOOL],
         "tool_choice": either(str, "none auto required", dict, _TOOL_CHOICE),
         "functions": [_FUNCTION],
         "function_call": either(str, anything, dict, _NAMED),
-        "response_format": RESPONSE_FORMAT,
         "modalities": [str],
-        "metadata": mapping_of(str),
-        "user safety_identifier service_tier reasoning_effort verbosity": str,
-        "prompt_cache_key prompt_cache_retention": str,
+        "verbosity": str,
     }
 )

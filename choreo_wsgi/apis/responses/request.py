@@ -7,27 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from ...chat.checks import (
-    AUDIO_PART,
-    MAX_TOKENS,
-    RESPONSE_FORMAT,
-    SAMPLING,
-    filled,
-    model_name,
-    remote_url,
-)
+from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
-from ...chat.schema import (
-    by_type,
-    check_of,
-    demand,
-    either,
-    integer,
-    mapping_of,
-    passes,
-    text_or,
-)
+from ...chat.schema import by_type, check_of, demand, either, integer, passes, text_or
 from ...errors import InvalidRequest
 from ..translation import add_tools, members, to_chat, unsupported, unsupported_tool
 from .items import UNTYPED, chat_name, is_own_thinking, kind_of, messages_of
@@ -70,14 +53,11 @@ _SCHEMA = {"name!": str, "schema!": dict, "description": str, "strict": bool}
 _FORMAT = by_type({"text json_object": {}, "json_schema": _SCHEMA}, only=True)
 _REQUEST = check_of(
     {
-        "model!": model_name,
+        **SHARED,
         "input": text_or(_ITEM),
-        "stream background store parallel_tool_calls": bool,
-        **SAMPLING,
-        "response_format": RESPONSE_FORMAT,
-        "max_output_tokens max_tokens": integer(0, MAX_TOKENS),
+        "background": bool,
+        "max_output_tokens": integer(0, MAX_TOKENS),
         "max_tool_calls": integer(0),
-        "top_logprobs": integer(0, 20),
         "tools": [by_type({**_CALLER_TOOLS, "namespace": _NAMESPACE})],
         "tool_choice": either(
             str,
@@ -89,10 +69,8 @@ _REQUEST = check_of(
         "reasoning": {"effort": str, "summary generate_summary": "auto concise detailed"},
         "truncation": "auto disabled",
         "stream_options": {"include_obfuscation": bool},
-        "metadata": mapping_of(str),
         "include": [str],
-        "instructions previous_response_id user safety_identifier": str,
-        "prompt_cache_key prompt_cache_retention service_tier reasoning_effort": str,
+        "instructions previous_response_id": str,
     }
 )
 
@@ -184,23 +162,20 @@ def _native(
     own encoding, and past items that refer to state of the provider.
     """
     stored = bool(fields.get("store"))  # also true for every background response
-    kept = [item for item in items if not is_own_thinking(item, marks)]
-    if past is None and not stored and len(kept) == len(items):
+    whole = [
+        item
+        for item in past or ()
+        if kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
+    ]
+    kept = [item for item in (*whole, *items) if not is_own_thinking(item, marks)]
+    has_new_input = past is not None or len(kept) < len(items)
+    if not (stored or has_new_input):
         return None
     native = {name: value for name, value in fields.items() if name != "background"}
     native |= {"store": False, "stream": True} if stored else {}
+    native |= {"input": kept} if has_new_input else {}
     if past is not None:
         del native["previous_response_id"]
-        kept[:0] = [
-            item
-            for item in past
-            if not is_own_thinking(item, marks)
-            and (
-                kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
-            )
-        ]
-    if past is not None or len(kept) < len(items):
-        native["input"] = kept
     return native
 
 
