@@ -55,11 +55,9 @@ class ChunkWriter(AnswerWriter):
     reports the usage.
     """
 
-    identity: Identity
-
     def __init__(self, identity: Identity, include_usage: bool = False) -> None:
         super().__init__(identity["model"])
-        self.identity = identity
+        self.identity: Identity = identity
         self.include_usage = include_usage
         self._usage: Usage | None = None
         self._wrapping: dict[int, tuple[str, str]] = {}
@@ -161,11 +159,9 @@ def _call_piece(call: ToolCall) -> dict[str, Json]:
 class CompletionWriter(AnswerWriter):
     """Collects the items of an answer of *n* choices into one ``chat.completion``."""
 
-    identity: Identity
-
     def __init__(self, identity: Identity, n: int = 1) -> None:
         super().__init__(identity["model"])
-        self.identity = identity
+        self.identity: Identity = identity
         self._n = n
         self._marks: Marks = {}
         self._usage: Usage | None = None
@@ -220,13 +216,18 @@ class _Choice:
     finish: Finish | None = None
 
     def add(self, delta: Delta) -> None:
-        for name in ("text", "reasoning", "refusal"):
-            if piece := getattr(delta, name):
-                getattr(self, name).append(piece)
+        if delta.text:
+            self.text.append(delta.text)
+        if delta.reasoning:
+            self.reasoning.append(delta.reasoning)
+        if delta.refusal:
+            self.refusal.append(delta.refusal)
         for call in delta.tool_calls:
             self.calls.setdefault(call.index, []).append(call)
-        merge(self.extra, delta.extra or {})
-        merge(self.logprobs, delta.logprobs or {})
+        if delta.extra:
+            merge(self.extra, delta.extra)
+        if delta.logprobs:
+            merge(self.logprobs, delta.logprobs)
 
     def message(self, marks: Marks) -> dict[str, Json]:
         """Return the message; its long texts are set aside in *marks*."""
