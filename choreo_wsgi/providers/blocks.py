@@ -17,8 +17,9 @@ from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_
 from ..chat.jsontext import whole_number
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
+from .dialects import MESSAGES
 from .failures import provider_error, stream_error
-from .reading import MESSAGES, Counts, find_error, text
+from .reading import Counts, find_error, text
 from .whole_calls import arguments
 
 

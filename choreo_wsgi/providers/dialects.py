@@ -9,7 +9,16 @@ from dataclasses import dataclass
 from ..chat.endings import RESPONSE_ENDINGS
 from ..chat.items import Json
 from ..chat.schema import check_of, integer, passes
-from .reading import CHAT, MESSAGES, RESPONSES, Counts
+from .reading import CHAT, Counts, openai_counts
+
+#: Anthropic's ``input_tokens`` do not include cached ones, so those are added.
+MESSAGES = Counts(
+    *("input_tokens cache_creation_input_tokens cache_read_input_tokens", "output_tokens"),
+    cached="cache_read_input_tokens",
+    cache_write="cache_creation_input_tokens",
+    reasoning="output_tokens_details.thinking_tokens",
+)
+RESPONSES = openai_counts("input", "output")
 
 
 @dataclass(frozen=True)

@@ -202,7 +202,8 @@ class Counts:
         return read
 
 
-def _openai_counts(prompt: str, completion: str) -> Counts:
+def openai_counts(prompt: str, completion: str) -> Counts:
+    """Return a reader of OpenAI's counts, which are of *prompt* and *completion* tokens."""
     return Counts(
         *(f"{prompt}_tokens", f"{completion}_tokens"),
         cached=f"{prompt}_tokens_details.cached_tokens",
@@ -212,15 +213,7 @@ def _openai_counts(prompt: str, completion: str) -> Counts:
     )
 
 
-#: Readers for chat completions, for Responses and for Anthropic's Messages.  The input tokens of
-#: Messages do not include cached ones, so those are added.
-CHAT, RESPONSES = _openai_counts("prompt", "completion"), _openai_counts("input", "output")
-MESSAGES = Counts(
-    *("input_tokens cache_creation_input_tokens cache_read_input_tokens", "output_tokens"),
-    cached="cache_read_input_tokens",
-    cache_write="cache_creation_input_tokens",
-    reasoning="output_tokens_details.thinking_tokens",
-)
+CHAT = openai_counts("prompt", "completion")
 
 
 def read_usage(usage: Mapping[str, Json]) -> Usage:
