@@ -189,6 +189,8 @@ class Route:
             answer.wrong = cut + (str(error) or type(error).__name__)
             if type(error) is BadStatusLine:
                 answer.wrong = "the server does not speak HTTP"
+            if getattr(error, "reason", "") == "WRONG_VERSION_NUMBER":
+                answer.wrong = "the server does not speak https"
             if untrusted := getattr(error, "verify_message", ""):
                 answer.wrong = f"{untrusted} (SSL_CERT_FILE names the authorities to trust)"
         finally:

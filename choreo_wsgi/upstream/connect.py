@@ -75,7 +75,7 @@ def _out_of_descriptors() -> bool:
 
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLError):
-        return f"TLS: {error.reason or error.args[-1]}"
+        return f"TLS: {error.reason or error.args[-1]} (the server may speak plain http)"
     return error.strerror or str(error)
 
 

@@ -361,6 +361,11 @@ def test_server_of_another_protocol_is_reported() -> None:
     assert answer.wrong == "the server does not speak HTTP"
 
 
+def test_https_to_a_server_of_plain_http_is_reported(keyed_server: Launched) -> None:
+    answer = doctor.Route(keyed_server.url.replace("http:", "https:"), KEY, "echo").request(1)
+    assert answer.wrong == "the server does not speak https"
+
+
 @pytest.mark.parametrize("status", [503, 504])
 def test_only_a_gateway_status_is_a_time_out(status: int) -> None:
     def refuse(environ: Any, start_response: Any) -> list[bytes]:
