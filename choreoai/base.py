@@ -61,8 +61,8 @@ class BaseClient:
     ``requests.Session``; they (and ``trust_env``) are taken from *http_client*, such a session,
     if it is passed.
 
-    Use it as a context manager, or call ``close()``.  Raises ValueError for an API key or an
-    address with characters that cannot be sent.
+    Use it as a context manager, or call ``close()``.  Raises ValueError for an API key that cannot
+    be sent, and for an address without a valid host and port.
     """
 
     def __init__(
