@@ -17,7 +17,7 @@ from ..errors import ChoreoError
 
 if TYPE_CHECKING:
     from ..chat.answer import AnswerWriter
-    from ..chat.items import Json
+    from ..chat.items import Json, Marks
     from ..chat.request import ChatRequest
 
 
@@ -29,15 +29,20 @@ def _as_chat(error: ChoreoError) -> tuple[int, bytes]:
 class API:
     """A public API; each module lists its own in ``APIS``.
 
-    *read* parses a request body, or raises InvalidRequest.  *writer* returns a new writer for
-    the answer to a request.  *error* returns the status and the JSON document of an error.
-    *estimate* returns the answer's document when the provider does not support the API.
+    *parse* reads a request body and *request* its object, with marks; both raise InvalidRequest.
+    *writer* returns a new writer for the answer to a request, *error* the status and the document
+    of an error, and *estimate* the answer's document if the provider does not support the API.
     """
 
-    read: Callable[[bytes], ChatRequest]
+    parse: Callable[[bytes], tuple[dict[str, Json], Marks]]
+    request: Callable[[dict[str, Json], Marks], ChatRequest]
     writer: Callable[[ChatRequest], AnswerWriter]
     error: Callable[[ChoreoError], tuple[int, bytes]] = _as_chat
     estimate: Callable[[ChatRequest], dict[str, Json]] | None = None
+
+    def read(self, body: bytes) -> ChatRequest:
+        """Return the request in *body*; raises InvalidRequest."""
+        return self.request(*self.parse(body))
 
 
 #: The API of each path.

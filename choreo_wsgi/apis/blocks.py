@@ -8,6 +8,7 @@ but write no events.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -74,7 +75,7 @@ class BlockWriter(AnswerWriter):
 
     # The hooks that an API implements; all but _new_block return frames.  The block end gets its
     # status, thinking is signed or redacted, an image has a media type, base64 data and its part.
-    _first_events: Callable[[], Iterator[bytes]]
+    _first_events: Callable[[], Iterator[bytes | memoryview]]
     _new_block: Callable[[str, ToolCall | None], Block]  # for a kind of text, or for a call
     _block_start: Callable[[Block], Iterator[bytes]]
     _block_end: Callable[[Block, str], Iterator[bytes]]
@@ -99,7 +100,11 @@ class BlockWriter(AnswerWriter):
 
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*."""
-        first = b"" if self.count or not self._stream else b"".join(self._first_events())
+        if not self.count and self._stream:
+            output = io.BytesIO()  # the first events may repeat megabytes of the request
+            output.writelines(self._first_events())
+            output.write(self.write(item))
+            return output.getvalue()
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
@@ -108,9 +113,9 @@ class BlockWriter(AnswerWriter):
             block = self._open_text
             more = item.reasoning or item.refusal or item.extra
             if block is None or block.kind != "text" or more or item.tool_calls or item.logprobs:
-                return b"".join([first, *self._delta_events(item)])
+                return b"".join(self._delta_events(item))
             return self._text_delta(block, item.text) if item.text else b""  # the usual case
-        return first
+        return b""
 
     def _delta_events(self, delta: Delta) -> Iterator[bytes]:
         extra = delta.extra or {}
@@ -224,10 +229,13 @@ class BlockWriter(AnswerWriter):
 
     def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` if the answer is no stream."""
+        return restore(self._marked_event(type, **members), self._marks)
+
+    def _marked_event(self, type: str, **members: Json) -> bytes:
+        """Return :meth:`_event` with the marks still in it."""
         if not self._stream:
             return b""
         number = {"sequence_number": self.count} if self.repeats else {}
         self.count += 1
         encode = dump_large if self._has_many else dump
-        frame = sse.frame(encode({"type": type, **number, **members}), event=type)
-        return restore(frame, self._marks)
+        return sse.frame(encode({"type": type, **number, **members}), event=type)

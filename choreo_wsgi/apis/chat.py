@@ -16,7 +16,7 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
 from ..chat.longtext import restore
-from ..chat.request import ChatRequest, parse
+from ..chat.request import ChatRequest, checked, loads_marked
 from ..late import Late
 from . import API
 
@@ -286,4 +286,4 @@ def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
         into[name] = whole
 
 
-APIS = {"chat": API(parse, new_writer)}
+APIS = {"chat": API(loads_marked, checked, new_writer)}

@@ -5,9 +5,11 @@ https://platform.openai.com/docs/api-reference/completions and /embeddings.
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..chat.answer import AnswerWriter
 from ..chat.checks import MAX_TOKENS, SAMPLING, model_name
-from ..chat.items import Json
+from ..chat.items import Json, Marks
 from ..chat.request import ChatRequest, loads_marked
 from ..chat.schema import Fault, anything, check_of, demand, either, integer
 from ..errors import InvalidRequest
@@ -54,8 +56,7 @@ _CHECKS = {
 
 
 def _api(name: str) -> API:
-    def read(body: bytes) -> ChatRequest:
-        fields, marks = loads_marked(body, _VALUES)
+    def request(fields: dict[str, Json], marks: Marks) -> ChatRequest:
         demand(_CHECKS[name], fields)
         prompts = fields.get("prompt")
         if not isinstance(prompts, list) or type(prompts[0]) is int:
@@ -71,7 +72,8 @@ def _api(name: str) -> API:
             marks=marks,
         )
 
-    return API(read, lambda request: AnswerWriter(request.model, name))
+    parse = partial(loads_marked, values=_VALUES)
+    return API(parse, request, lambda request: AnswerWriter(request.model, name))
 
 
 APIS = {name: _api(name) for name in _CHECKS}

@@ -90,7 +90,14 @@ class Endpoints:
         api = apis.load(name)
         body = read_body(call.environ, self._settings)
         with while_parsing(len(body)):
-            request = api.read(body)
+            fields, marks = api.parse(body)
+            if name == "responses" and self._settings.keep_responses:
+                fields.setdefault("store", True)
+            is_stored = name == "responses" and any(map(fields.get, _STORING))
+            needs_digest = is_stored or "HTTP_CHOREO_RESUMABLE" in call.environ
+            digest = hashlib.sha256(body).hexdigest() if needs_digest else ""
+            del body  # so that it and the provider's are not in memory at once
+            request = api.request(fields, marks)
         request.version = _header(call.environ, "HTTP_ANTHROPIC_VERSION")
         request.betas = _header(call.environ, "HTTP_ANTHROPIC_BETA")
         call.account.requested(name, request.model, trace(call))
@@ -100,13 +107,7 @@ class Endpoints:
             target = self._completions.router.targets(request.model)[0]
             if name not in target.provider.apis:
                 return json_response(api.estimate(request))
-        fields = request.original or {}
-        if name == "responses" and self._settings.keep_responses:
-            fields.setdefault("store", True)
-        is_stored = name == "responses" and any(fields.get(member) for member in _STORING)
         resumable = not is_stored and _is_resumable(call)
-        digest = hashlib.sha256(body).hexdigest() if is_stored or resumable else ""
-        del body  # so that it and the provider's are not in memory at once
         if is_stored:
             return stored.StoredResponses(self._resumption(), call).create(api, request, digest)
         if resumable:

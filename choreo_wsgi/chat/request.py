@@ -94,7 +94,11 @@ def content_text(content: str | list[dict[str, Json]] | None) -> str:
 
 def parse(body: bytes) -> ChatRequest:
     """Return the request in *body*; raises InvalidRequest."""
-    fields, marks = loads_marked(body)
+    return checked(*loads_marked(body))
+
+
+def checked(fields: dict[str, Json], marks: Marks) -> ChatRequest:
+    """Return the request for *fields*, which may hold *marks*; raises InvalidRequest."""
     checks.check(fields)
     return request_of(fields, marks=marks)
 
@@ -124,13 +128,10 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
 # Limit of digits in an integer: more than a float has (309), far below Python's limit for int().
 _MAX_DIGITS = 400
 # Limit of values in a body: _FEW_VALUES and one more for each _BYTES_A_VALUE bytes, up to
-# _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes; a call
-# of a tool and its result have 20 values and a thousand bytes.  A value may take 300 bytes beside
-# its text.
+# _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
-
 # The bytes of a UTF-8 character after its first.
 _CONTINUATIONS = bytes(range(0x80, 0xC0))
 
@@ -142,22 +143,18 @@ _LONE_SURROGATE = re.compile(
 
 
 def loads(body: bytes) -> dict[str, Json]:
-    """Return the JSON object in *body*.
-
-    Raises InvalidRequest for text that is not UTF-8 or not JSON, for NaN, Infinity and numbers
-    too big for a double, duplicate names in an object, nesting deeper than
-    :data:`~choreo_wsgi.chat.jsontext.MAX_DEPTH`, more values than a conversation of this length
-    has, lone surrogates, and any JSON value but an object.
-    """
+    """Return the JSON object in *body*, without marks; see :func:`loads_marked`."""
     return loads_marked(body, longest=len(body))[0]
 
 
 def loads_marked(
     body: bytes, values: int = 0, longest: int = _LARGE
 ) -> tuple[dict[str, Json], Marks]:
-    """Return the JSON object in *body* as :func:`loads` does, with marks for its long strings.
+    """Return the JSON object in *body*, with marks for its long strings.
 
     *values* may raise the limit of values.  A body of at most *longest* bytes has no marks.
+    Raises InvalidRequest for anything but a JSON object in UTF-8, for NaN, numbers too big for a
+    double, duplicate names, lone surrogates, and more values or levels than a conversation has.
     """
     short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)

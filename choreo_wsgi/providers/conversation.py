@@ -14,10 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from ..chat import jsontext
-from ..chat.aside import parse_pieces, pieces
 from ..chat.items import Json, Marks
-from ..chat.longtext import LazyJson
 from ..chat.request import ChatRequest
 from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, content
@@ -160,6 +157,11 @@ def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
         yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
 
 
+def count_parts(run: list[Turn]) -> int:
+    """Return how many parts the turns of *run* have."""
+    return sum(len(turn.parts) for turn in run)
+
+
 def rank(turn: Turn) -> tuple[int, int]:
     """Return the sort key of *turn* in the user's side: results first, in the order of calls."""
     result = turn.parts[0] if turn.role == "tool" else None
@@ -189,7 +191,8 @@ class _Calls:
             call = Call(
                 self._valid_id(member["id"]),
                 function["name"],
-                _arguments(function.get("arguments"), self._marks),
+                function.get("arguments"),
+                self._marks,
                 len(self._used),
                 extra if isinstance(extra, dict) else None,
                 member.get("cache_control"),
@@ -209,7 +212,7 @@ class _Calls:
             return []
         failed = message.get("is_error") is True
         cache = next((part.cache for part in reversed(parts) if part.cache), None)
-        result = Result(call.id, call.name, parts, call.order, failed, cache)
+        result = Result(call.id, call.name, parts, call.order, failed, cache, self._marks)
         self.results[call.id] = result
         return [result]
 
@@ -227,25 +230,6 @@ class _Calls:
         if number:
             self._attempts[id] = number
         return valid
-
-
-def _arguments(text: str | None, marks: Marks) -> dict[str, Json]:
-    """Return a call's arguments, ``{"_raw": text}`` if they are not a JSON object.
-
-    A truncated or malformed call must not fail every later request of the session.
-    """
-    lazy = marks.get((text or "").encode("utf-8", "replace")) if marks else None
-    value: Json = lazy.value if isinstance(lazy, LazyJson) else {}
-    try:
-        if not value and text and text.strip():
-            value = parse_pieces(pieces(text, marks), marks, jsontext.strict)
-        if isinstance(value, str):  # encoded twice
-            value = parse_pieces(pieces(value, marks), marks, jsontext.strict)
-    except ValueError:
-        value = text
-    if value is None:
-        return {}
-    return value if isinstance(value, dict) else {"_raw": text}
 
 
 def _thoughts(message: dict[str, Json]) -> list[dict[str, Json]]:

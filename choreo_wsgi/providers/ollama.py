@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from ..chat.endings import finish_reason
-from ..chat.items import new_call_id
+from ..chat.items import FEW, Marks, new_call_id
 from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
@@ -36,7 +36,7 @@ from .capabilities import Capabilities, requested_effort
 from .conversation import Turn, conversation, rank
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
-from .parts import Call, Media, Result, Text
+from .parts import Call, Media, Result, Text, joined
 from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
 from .tools import choice, functions, schema
@@ -103,7 +103,9 @@ def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     }
     payload: dict[str, Json] = {
         "model": request.model,
-        "messages": map(_message, [*chat.system, *_in_order(chat.turns)]),
+        "messages": (
+            _message(turn, request.marks) for turn in (*chat.system, *_in_order(chat.turns))
+        ),
         "stream": True,
         **without_empty({"options": without_empty(options)}),
     }
@@ -145,9 +147,9 @@ def _in_order(turns: list[Turn]) -> list[Turn]:
     return ordered
 
 
-def _message(turn: Turn) -> dict[str, Json]:
+def _message(turn: Turn, marks: Marks) -> dict[str, Json]:
     texts = [part.text for part in turn.parts if isinstance(part, (Text, Result))]
-    message: dict[str, Json] = {"role": turn.role, "content": "".join(texts)}
+    message: dict[str, Json] = {"role": turn.role, "content": joined(texts, marks)}
     images: list[str] = []
     for part in turn.parts:
         if isinstance(part, Media):
@@ -162,9 +164,8 @@ def _message(turn: Turn) -> dict[str, Json]:
         message["thinking"] = reasoning
     calls = [part for part in turn.parts if isinstance(part, Call)]
     if calls:
-        message["tool_calls"] = [
-            {"function": {"name": call.name, "arguments": call.arguments}} for call in calls
-        ]
+        found = ({"function": {"name": call.name, "arguments": call.arguments}} for call in calls)
+        message["tool_calls"] = found if len(calls) > FEW else [*found]
     return message
 
 

@@ -14,8 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Union
 
-from ..chat.aside import has_marks
-from ..chat.items import Json
+from ..chat import jsontext
+from ..chat.aside import has_marks, join, parse_pieces, pieces
+from ..chat.items import FEW, Json, Marks
+from ..chat.longtext import LazyJson
 from ..errors import InvalidRequest
 
 # RFC 2397, base64 only.
@@ -74,14 +76,38 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call by the model; *order* is its place among all calls of the conversation."""
+    """A tool call by the model; *order* is its place among all calls of the conversation.
+
+    *json* is the text of its arguments, which may hold *marks*; new ones are added to them.
+    """
 
     id: str
     name: str
-    arguments: dict[str, Json]
+    json: str | None
+    marks: Marks
     order: int
     extra: Mapping[str, Json] | None = None
     cache: Json = None
+
+    @property
+    def arguments(self) -> dict[str, Json]:
+        """The arguments, ``{"_raw": json}`` if they are not a JSON object.
+
+        A truncated or malformed call must not fail every later request of the session.
+        """
+        text, marks = self.json, self.marks
+        lazy = marks.get((text or "").encode("utf-8", "replace")) if marks else None
+        value: Json = lazy.value if isinstance(lazy, LazyJson) else {}
+        try:
+            if not value and text and text.strip():
+                value = parse_pieces(pieces(text, marks), marks, jsontext.strict)
+            if isinstance(value, str):  # encoded twice
+                value = parse_pieces(pieces(value, marks), marks, jsontext.strict)
+        except ValueError:
+            value = text
+        if value is None:
+            return {}
+        return value if isinstance(value, dict) else {"_raw": text}
 
 
 @dataclass(slots=True)
@@ -94,11 +120,12 @@ class Result:
     order: int
     failed: bool = False
     cache: Json = None
+    marks: Marks = field(default_factory=dict)
 
     @property
     def text(self) -> str:
-        """The joined texts of its parts."""
-        return "".join(part.text for part in self.parts if isinstance(part, Text))
+        """The joined texts of its parts, see :func:`joined`."""
+        return joined([part.text for part in self.parts if isinstance(part, Text)], self.marks)
 
     @property
     def media(self) -> list[Media]:
@@ -107,6 +134,20 @@ class Result:
 
 
 Part = Union[Text, Media, Call, Result]
+
+
+def joined(texts: list[str], marks: Marks, between: str = "") -> str:
+    """Return *texts* joined; if they are many and long, a mark for them, added to *marks*."""
+    if len(texts) <= FEW:
+        return between.join(texts)
+    return join([piece for text in texts for piece in (between, text)][1:], marks)
+
+
+def taken(parts: list[Part]) -> Iterator[Part]:
+    """Yield *parts*, which are removed: thousands take as much memory as what is made of them."""
+    parts.reverse()
+    while parts:
+        yield parts.pop()
 
 
 def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text | Media]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest, loads, loads_marked
@@ -24,9 +26,10 @@ def _count(request: ChatRequest) -> dict[str, Json]:
 
 
 APIS = {
-    "messages": API(lambda body: read_request(*loads_marked(body)), MessageWriter, _error),
+    "messages": API(loads_marked, read_request, MessageWriter, _error),
     "count_tokens": API(
-        lambda body: read_request(loads(body), {}, counting=True),
+        lambda body: (loads(body), {}),
+        partial(read_request, counting=True),
         lambda request: AnswerWriter(request.model, "count_tokens"),
         _error,
         _count,

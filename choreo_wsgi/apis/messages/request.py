@@ -189,7 +189,7 @@ def _part(block: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     kind = block["type"]
     cached = members(block, "cache_control")
     if kind == "text":
-        return {"type": "text", "text": block["text"], **cached}
+        return block if len(block) == 2 else {"type": "text", "text": block["text"], **cached}
     if kind == "search_result":
         lines = [block["title"], block["source"], *(part["text"] for part in block["content"])]
         return {"type": "text", "text": "\n".join(lines), **cached}

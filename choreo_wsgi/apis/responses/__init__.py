@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Json
+from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest, loads, loads_marked
 from ...errors import ChoreoError, InvalidRequest
 from .. import API
@@ -38,17 +38,20 @@ def _side_api(
 ) -> API:
     """Return the API *name*; *missing* is the error text for models that do not support it."""
 
-    def read(body: bytes) -> ChatRequest:
-        request = read_request(loads(body), {})
+    def read(fields: dict[str, Json], marks: Marks) -> ChatRequest:
+        request = read_request(fields, marks)
         request.stream = False
         request.native_only = InvalidRequest(missing, param="model")
         return request
 
-    return API(read, lambda request: AnswerWriter(request.model, name), _error, estimate)
+    def writer(request: ChatRequest) -> AnswerWriter:
+        return AnswerWriter(request.model, name)
+
+    return API(lambda body: (loads(body), {}), read, writer, _error, estimate)
 
 
 APIS = {
-    "responses": API(lambda body: read_request(*loads_marked(body)), ResponseWriter, _error),
+    "responses": API(loads_marked, read_request, ResponseWriter, _error),
     "input_tokens": _side_api("input_tokens", "this model does not count tokens", _count),
     "compact": _side_api("compact", "this model cannot compact input: send the input as it is"),
 }

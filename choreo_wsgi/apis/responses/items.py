@@ -6,8 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 
 from ...chat import jsontext
-from ...chat.aside import whole
-from ...chat.items import Json, Marks
+from ...chat.aside import join, whole
+from ...chat.items import FEW, Json, Marks
 from ...chat.schema import check_of, passes
 from ...errors import InvalidRequest
 from ..translation import arguments_of, extend_member, members, translate_content
@@ -16,6 +16,7 @@ from ..translation import arguments_of, extend_member, members, translate_conten
 THINKING_PREFIX = "choreo."
 #: Stands for the type of an item without one, if its members do not imply it either.
 UNTYPED = "untyped"
+_TEXTS = ("input_text", "output_text", "text", "refusal")
 _THINKING = check_of([{"type!": "thinking redacted_thinking"}])
 
 
@@ -45,7 +46,7 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
         is_picture = kind == "image_generation_call"
         if not (is_call or is_text or is_picture or kind == "reasoning"):
             reply = {}
-            messages.append(_other_message(kind, item, where))
+            messages.append(_other_message(kind, item, where, marks))
             continue
         if not reply or (not is_call and (reply["content"] or "tool_calls" in reply)):
             reply = {"role": "assistant", "content": None}
@@ -60,7 +61,7 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
             encrypted = whole(item.get("encrypted_content") or "", marks)
             extend_member(reply, "thinking_blocks", _decode_thinking(encrypted))
         else:
-            reply["content"] = _content(item["content"], f"{where}.content")
+            reply["content"] = _content(item["content"], f"{where}.content", marks)
     return messages
 
 
@@ -82,14 +83,14 @@ def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:
     return {"id": f"{prefix}_{id}", "type": kind, "status": "completed", **listed}
 
 
-def _other_message(kind: str, item: dict[str, Json], where: str) -> dict[str, Json]:
+def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -> dict[str, Json]:
     if kind == "message" and item["role"] != "developer" and isinstance(item["content"], str):
         return item if len(item) == 2 else {name: item[name] for name in ("role", "content")}
     if kind == "message":
         role = "user" if item["role"] == "user" else "system"
-        return {"role": role, "content": _content(item["content"], f"{where}.content")}
+        return {"role": role, "content": _content(item["content"], f"{where}.content", marks)}
     if kind in ("function_call_output", "custom_tool_call_output"):
-        content = _content(item["output"], f"{where}.output")
+        content = _content(item["output"], f"{where}.output", marks)
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
@@ -129,17 +130,21 @@ def _decode_thinking(text: str) -> list[Json]:
     return blocks if passes(_THINKING, blocks) else []
 
 
-def _content(content: Json, where: str) -> Json:
-    parts = translate_content(content, where, _part)
-    if isinstance(parts, list) and all(part["type"] == "text" for part in parts):
-        return "".join(part["text"] for part in parts)
-    return parts
+def _content(content: Json, where: str, marks: Marks) -> Json:
+    if isinstance(content, list) and all(part["type"] in _TEXTS for part in content):
+        texts = list(map(_text, content))
+        return join(texts, marks) if len(texts) > FEW else "".join(texts)
+    return translate_content(content, where, _part)
+
+
+def _text(part: dict[str, Json]) -> str:
+    return str(part["refusal" if part["type"] == "refusal" else "text"])
 
 
 def _part(part: dict[str, Json], where: str) -> dict[str, Json]:
     kind = part["type"]
-    if kind in ("input_text", "output_text", "text", "refusal"):
-        return {"type": "text", "text": part["refusal" if kind == "refusal" else "text"]}
+    if kind in _TEXTS:
+        return {"type": "text", "text": _text(part)}
     if kind == "input_image" and part.get("image_url"):
         image = {"url": part["image_url"], **members(part, "detail")}
         return {"type": "image_url", "image_url": image}

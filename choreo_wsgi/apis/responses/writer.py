@@ -7,13 +7,14 @@ Their ``sequence_number`` counts from 0.
 from __future__ import annotations
 
 import base64
+import io
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat.aside import marks_in, parse_pieces, set_aside, text_or_mark
-from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large
-from ...chat.longtext import restore
+from ...chat.aside import parse_pieces, set_aside, text_or_mark
+from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
+from ...chat.longtext import new_number, restore, restored
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ...ids import random_hex
@@ -77,19 +78,22 @@ class ResponseWriter(BlockWriter):
         self._created = int(time.time())
         present = {name: fields[name] for name in _REPEATED if fields.get(name) is not None}
         self._repeated = {**_REPEATED, **present}
-        self._marks = marks_in(dump(present), request.marks)
-        #: The caller's tools by their names in chat, from which tool calls are mapped back.
+        self._request_marks: Marks | None = request.marks  # until the members are encoded
+        #: By their names in chat: the caller's tools that are not functions with these names.
         self._tools = {
-            chat_name(tool): tool for tool in caller_tools(fields.get("tools") or (), strict=False)
+            chat_name(tool): tool
+            for tool in caller_tools(fields.get("tools") or (), strict=False)
+            if tool["type"] != "function" or tool.get("namespace")
         }
         reasoning = fields.get("reasoning") or {}
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
-    def _first_events(self) -> Iterator[bytes]:
-        response = self.response("in_progress")
-        yield self._event("response.created", response=response)
-        yield self._event("response.in_progress", response=response)
+    def _first_events(self) -> Iterator[bytes | memoryview]:
+        response = self._marked_response("in_progress")
+        for name in ("created", "in_progress"):
+            frame = self._marked_event(f"response.{name}", response=response)
+            yield from restored(frame, self._marks)
 
     def _new_block(self, kind: str, call: ToolCall | None) -> Block:
         if call is None:
@@ -199,7 +203,7 @@ class ResponseWriter(BlockWriter):
         reason = reasons.get(self._finish.reason)
         status = "incomplete" if reason else "completed"
         yield from self._close_blocks(status)
-        response = self.response(status)
+        response = self._marked_response(status)
         if reason:
             response["incomplete_details"] = {"reason": reason}
         if self._stream:
@@ -216,12 +220,28 @@ class ResponseWriter(BlockWriter):
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
         self.count = next_number(self._forwarded) or self.count
-        first = b"" if self.count else b"".join(self._first_events())
+        output = io.BytesIO()
+        output.writelines(() if self.count else self._first_events())
         number = self.count
         for _ in self._close_blocks("incomplete"):
             pass  # open blocks end in the response object only, without events of their own
-        failed = failed_event(self.response("failed"), error, number)
-        return first + restore(failed, self._marks)
+        failed = failed_event(self._marked_response("failed"), error, number)
+        output.writelines(restored(failed, self._marks))
+        return output.getvalue()
+
+    def _marked_response(self, status: str) -> dict[str, Json]:
+        """Return :meth:`response` with marks for large members of the request.
+
+        Thousands of tools take several times the memory of their JSON text, which is sent in three
+        events.
+        """
+        marks, self._request_marks = self._request_marks, None
+        for name, value in self._repeated.items() if marks is not None else ():
+            if value and (marks or has_many(value)):
+                mark = new_number()
+                self._marks[mark.encode()] = restore(dump_large(value), marks or {})
+                self._repeated[name] = int(mark)
+        return self.response(status)
 
     def response(self, status: str) -> dict[str, Json]:
         """Return the response object with *status* and the output so far."""

@@ -6,15 +6,16 @@ The fields are documented at https://docs.anthropic.com/en/api/messages.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import chain
 
-from ...chat.items import Json
+from ...chat.items import FEW, Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, requested_effort
-from ..conversation import EMPTY, Conversation, Turn, conversation, merged
-from ..parts import Call, Media, Part, Result, Text
+from ..conversation import EMPTY, Conversation, Turn, conversation, count_parts, merged
+from ..parts import Call, Media, Part, Result, Text, joined, taken
 from ..support import without_empty
 from ..tools import Function, choice, functions, schema
 
@@ -41,10 +42,10 @@ def body(request: ChatRequest, default_max_tokens: int, caps: Capabilities) -> d
         **sampling(request, caps),
     }
     system = chat.instructions
-    as_blocks = any(text.cache for text in system)
+    blocks = [*map(_block, system)] if any(text.cache for text in system) else None
     user = fields.get("safety_identifier") or fields.get("user")
     optional = {
-        "system": [*map(_block, system)] if as_blocks else "\n\n".join(t.text for t in system),
+        "system": blocks or joined([text.text for text in system], request.marks, "\n\n"),
         "cache_control": fields.get("cache_control"),
         "top_k": fields.get("top_k"),
         "stop_sequences": [text for text in request.stop if text.strip()],
@@ -166,8 +167,13 @@ def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:
             yield {"role": "system", "content": [_block(part) for part in texts]}
 
 
-def _content(run: list[Turn]) -> str | list[dict[str, Json]]:
-    blocks = [block for turn in run for block in (*turn.thoughts, *map(_block, turn.parts))]
+def _content(run: list[Turn]) -> str | Iterable[dict[str, Json]]:
+    found = (
+        block for turn in run for block in chain(turn.thoughts, map(_block, taken(turn.parts)))
+    )
+    if count_parts(run) > FEW:
+        return found
+    blocks = list(found)
     if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         return str(blocks[0]["text"])
     return blocks or EMPTY

@@ -7,16 +7,17 @@ https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ConverseStre
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 
-from ...chat.items import Json
+from ...chat.items import FEW, Json
 from ...chat.request import ChatRequest
 from ...chat.shapes import compact
 from ...errors import InvalidRequest
 from ..anthropic.request import forwarded, sampling, thinking
 from ..capabilities import Capabilities, requested_effort
 from ..conversation import EMPTY, Conversation, Turn, conversation, merged
-from ..parts import Call, Media, Part, Text
+from ..parts import Call, Media, Part, Text, taken
 from ..support import without_empty
 from ..tools import Function, choice, functions, schema
 
@@ -147,31 +148,39 @@ def _messages(chat: Conversation, cache: Json) -> Iterator[dict[str, Json]]:
         if last:
             yield last
         last = {"role": role, "content": _content(run, names)}
-    if cache is not None and "cachePoint" not in last["content"][-1]:
-        last["content"].append(_cache_point(cache))
+    if cache is not None:
+        last["content"] = [*last["content"]]
+        if "cachePoint" not in last["content"][-1]:
+            last["content"].append(_cache_point(cache))
     yield last
 
 
-def _content(run: list[Turn], names: set[str]) -> list[dict[str, Json]]:
+def _content(run: list[Turn], names: set[str]) -> Iterable[dict[str, Json]]:
     """Return the blocks of a *run* of turns of one side.
 
     *names* collects the names of documents, which must be unique in the request.
     """
-    blocks: list[dict[str, Json]] = []
+    parts = [part for turn in run for part in turn.parts]
+    has_documents = any(isinstance(part, Media) and part.kind == "file" for part in parts)
+    has_text = any(isinstance(part, Text) for part in parts)
+    blocks = _blocks(run, names)
+    # Bedrock refuses an empty message, and a document without a text.
+    if has_documents and not has_text:
+        blocks = chain([{"text": EMPTY}], blocks)
+    many = len(parts) > FEW and not has_documents  # whose names have an order
+    return blocks if many else [*blocks] or [{"text": EMPTY}]
+
+
+def _blocks(run: list[Turn], names: set[str]) -> Iterator[dict[str, Json]]:
     for turn in run:
         for thought in turn.thoughts:
             reasoning: dict[str, Json] = {"redactedContent": thought.get("data")}
             if thought["type"] == "thinking":
                 signed = {"text": thought["thinking"], "signature": thought["signature"]}
                 reasoning = {"reasoningText": signed}
-            blocks.append({"reasoningContent": reasoning})
-        for part in turn.parts:
-            blocks += _cached(_block(part, names), part.cache)
-    # Bedrock refuses an empty message, and a document without a text.
-    kinds = {kind for block in blocks for kind in block}
-    if not blocks or ("document" in kinds and "text" not in kinds):
-        blocks.insert(0, {"text": EMPTY})
-    return blocks
+            yield {"reasoningContent": reasoning}
+        for part in taken(turn.parts):
+            yield from _cached(_block(part, names), part.cache)
 
 
 def _block(part: Part, names: set[str]) -> dict[str, Json]:

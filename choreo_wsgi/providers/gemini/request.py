@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 
 from ...chat.aside import parse_pieces, pieces
-from ...chat.items import Json, Marks
+from ...chat.items import FEW, Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, requested_effort
-from ..conversation import EMPTY, Turn, conversation, merged
-from ..parts import Call, Media, Part, Text
+from ..conversation import EMPTY, Turn, conversation, count_parts, merged
+from ..parts import Call, Media, Part, Text, joined, taken
 from ..support import without_empty
 from ..tools import choice, functions, schema
 
@@ -50,7 +51,8 @@ def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
         "contents": (_content(role, run, signed, request.marks) for role, run in merged(chat.turns))
     }
     if chat.instructions:
-        system = "\n\n".join(text.text for text in chat.instructions)
+        texts = [text.text for text in chat.instructions]
+        system = joined(texts, request.marks, "\n\n")
         payload["systemInstruction"] = {"parts": [{"text": system}], "role": "user"}
     _add_tools(payload, request, caps)
     return payload | without_empty({"generationConfig": _generation(request, caps)})
@@ -116,29 +118,29 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
 
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
-    parts: list[dict[str, Json]] = []
-    for turn in run:
-        translated = [each for part in turn.parts for each in _parts(part, marks)]
-        if role == "assistant":
-            _sign(translated, turn, signed)
-        parts += translated
-    return {"role": "user" if role == "user" else "model", "parts": parts or [{"text": EMPTY}]}
+    found = (part for turn in run for part in _parts(turn, signed, marks))
+    many = count_parts(run) > FEW
+    return {
+        "role": "user" if role == "user" else "model",
+        "parts": found if many else [*found] or [{"text": EMPTY}],
+    }
 
 
-def _sign(parts: list[dict[str, Json]], turn: Turn, signed: bool) -> None:
-    """Put the signatures back on the calls and the last text; if *signed*, a call must have one."""
-    calls = [part for part in parts if "functionCall" in part]
-    for part, call in zip(calls, (p for p in turn.parts if isinstance(p, Call)), strict=True):
-        signature = _signature(call.extra)
-        if signature:
-            part["thoughtSignature"] = signature
+def _parts(turn: Turn, signed: bool, marks: Marks) -> Iterator[dict[str, Json]]:
+    """Yield the parts of *turn* with their signatures; if *signed*, a call must have one."""
+    calls = [part for part in turn.parts if isinstance(part, Call)]
     # Of parallel calls only the first has a signature, which is required.
-    if signed and calls and not any("thoughtSignature" in part for part in calls):
-        calls[0]["thoughtSignature"] = _FOREIGN_SIGNATURE
-    signature = _signature(turn.message.get("extra_content"))
-    texts = [part for part in parts if "text" in part]
-    if signature and texts:
-        texts[-1]["thoughtSignature"] = signature
+    lacks = signed and not any(_signature(call.extra) for call in calls)
+    last = next((part for part in reversed(turn.parts) if isinstance(part, Text)), None)
+    for part in taken(turn.parts):
+        signature = ""
+        if isinstance(part, Call):
+            signature = _FOREIGN_SIGNATURE if lacks else _signature(part.extra)
+            lacks = False
+        elif part is last and turn.role == "assistant":
+            signature = _signature(turn.message.get("extra_content"))
+        for one in _translated(part, marks):
+            yield {**one, "thoughtSignature": signature} if signature else one
 
 
 def _signature(extra: Json) -> str:
@@ -147,7 +149,7 @@ def _signature(extra: Json) -> str:
     return signature if isinstance(signature, str) else ""
 
 
-def _parts(part: Part, marks: Marks) -> list[dict[str, Json]]:
+def _translated(part: Part, marks: Marks) -> list[dict[str, Json]]:
     if isinstance(part, Text):
         return [{"text": part.text}]
     if isinstance(part, Media):
