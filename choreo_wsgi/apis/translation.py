@@ -43,6 +43,7 @@ def to_chat(
     try:
         supported(fields)
         translate(body)
+        body["messages"] = _results_behind_calls(body["messages"])
         for message in body["messages"]:
             if not (message["content"] or "tool_calls" in message):
                 message["content"] = ""  # only a message with tool calls may have null
@@ -52,6 +53,47 @@ def to_chat(
     except InvalidRequest as error:
         native_only = error
     return request_of(body, original=fields, native_only=native_only, **more)
+
+
+def _results_behind_calls(messages: list[dict[str, Json]]) -> list[dict[str, Json]]:
+    """Return *messages* with each result of a call directly behind the message with its call.
+
+    Chat refuses any other order.  What stood between follows, in its order.  But messages of the
+    assistant directly after one with calls join that: a conversation that ends with a result must
+    not end with a text, which a model would continue.
+    """
+    groups: list[list[dict[str, Json]]] = []
+    by_call: dict[str, list[dict[str, Json]]] = {}  # by id: the message with the call, its results
+    last: dict[str, Json] = {}
+    for message in messages:
+        results = by_call.get(message["tool_call_id"]) if message["role"] == "tool" else None
+        # The provider that signed thinking checks its place among the calls.
+        joins = message["role"] == "assistant" and "thinking_blocks" not in message
+        if results is not None:
+            results.append(message)
+        elif joins and "tool_calls" in last:
+            _join(last, message)
+            message = last
+        else:
+            groups.append([message])
+        by_call |= {call["id"]: groups[-1] for call in message.get("tool_calls") or ()}
+        last = message
+    return [message for group in groups for message in group]
+
+
+def _join(message: dict[str, Json], more: dict[str, Json]) -> None:
+    """Add *more*, the next message, to the assistant's *message*."""
+    added = {**more}
+    del added["role"]
+    if message["content"] and added["content"]:
+        if isinstance(message["content"], str) and isinstance(added["content"], str):
+            added["content"] = "\n\n" + added["content"]
+        else:
+            for holder in (message, added):
+                if isinstance(holder["content"], str):
+                    holder["content"] = [{"type": "text", "text": holder["content"]}]
+    for name, value in added.items():
+        extend_member(message, name, value)
 
 
 def unsupported(value: Json) -> None:

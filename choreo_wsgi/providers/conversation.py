@@ -105,8 +105,7 @@ def conversation(
             turn.parts[-1] = replace(turn.parts[-1], cache=cache)
         leads = turn.role == "system" and not (system_anywhere and chat.turns)
         (chat.system if leads else chat.turns).append(turn)
-    if not blanks:
-        chat.turns = list(_answered(chat.turns, calls))
+    chat.turns = list(_answered(chat.turns, blanks))
     last = chat.turns[-1] if chat.turns else None
     if last and last.role == "assistant" and last.parts and isinstance(last.parts[-1], Text):
         # The model continues this text (prefill); Claude refuses white space at its end.
@@ -128,46 +127,45 @@ def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> 
     return Turn("system" if role == "developer" else role, parts, message)
 
 
-def _answered(turns: list[Turn], calls: _Calls) -> Iterator[Turn]:
-    """Yield *turns* with an empty result after each call without one.
+def _answered(turns: list[Turn], blanks: bool) -> Iterator[Turn]:
+    """Yield *turns* with the results of calls directly behind these, in their order.
 
-    Providers refuse a history with unanswered calls, as an interrupted session leaves behind.
+    Providers refuse anything between, another order, and calls without a result, as an interrupted
+    session leaves behind: unless *blanks* these get an empty one.  Adjacent turns of the assistant
+    count as one.
     """
-    for turn in turns:
-        yield turn
-        for part in turn.parts:
-            if isinstance(part, Call) and part.id not in calls.results:
-                result = Result(part.id, part.name, [Text(EMPTY)], part.order)
-                yield Turn("tool", [result], {})
+    results = {part.id: turn for turn in turns for part in turn.parts if isinstance(part, Result)}
+    for _, run in groupby(turns, lambda turn: turn.role == "assistant"):
+        calls: list[Call] = []
+        for turn in run:
+            calls += [part for part in turn.parts if isinstance(part, Call)]
+            if turn.role != "tool":
+                yield turn
+        for call in calls:
+            if call.id in results:
+                yield results[call.id]
+            elif not blanks:
+                yield Turn("tool", [Result(call.id, call.name, [Text(EMPTY)])], {})
 
 
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
     """Yield runs of turns whose sides alternate, ``user`` first.
 
-    The user's side, which may be empty, has tool results first, in the order of their calls; system
-    messages belong to it.  Empty turns of the assistant are dropped.  *turns* is emptied meanwhile:
-    thousands of them take as much memory as the request that is made of them.
+    The user's side may be empty; tool results and system messages belong to it.  Empty turns of the
+    assistant are dropped.  *turns* is emptied meanwhile: thousands of them take as much memory as
+    the request that is made of them.
     """
     turns[:] = [t for t in reversed(turns) if t.role != "assistant" or t.parts or t.thoughts]
     if not turns or turns[-1].role == "assistant":
         yield "user", []
     taken = (turns.pop() for _ in range(len(turns)))
-    for by_assistant, turns_of_side in groupby(taken, lambda turn: turn.role == "assistant"):
-        run = list(turns_of_side)
-        yield ("assistant", run) if by_assistant else ("user", sorted(run, key=rank))
+    for by_assistant, run in groupby(taken, lambda turn: turn.role == "assistant"):
+        yield "assistant" if by_assistant else "user", list(run)
 
 
 def count_parts(run: list[Turn]) -> int:
     """Return how many parts the turns of *run* have."""
     return sum(len(turn.parts) for turn in run)
-
-
-def rank(turn: Turn) -> tuple[int, int]:
-    """Return the sort key of *turn* in the user's side: results first, in the order of calls."""
-    result = turn.parts[0] if turn.role == "tool" else None
-    if isinstance(result, Result):
-        return 0, result.order
-    return 1, 0
 
 
 class _Calls:
@@ -193,7 +191,6 @@ class _Calls:
                 function["name"],
                 function.get("arguments"),
                 self._marks,
-                len(self._used),
                 extra if isinstance(extra, dict) else None,
                 member.get("cache_control"),
             )
@@ -212,7 +209,7 @@ class _Calls:
             return []
         failed = message.get("is_error") is True
         cache = next((part.cache for part in reversed(parts) if part.cache), None)
-        result = Result(call.id, call.name, parts, call.order, failed, cache, self._marks)
+        result = Result(call.id, call.name, parts, failed, cache, self._marks)
         self.results[call.id] = result
         return [result]
 

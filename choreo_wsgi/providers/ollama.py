@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import groupby
 
 from ..chat.endings import finish_reason
 from ..chat.items import FEW, Marks, new_call_id
@@ -33,7 +32,7 @@ from . import (
 )
 from .answer import BLANK
 from .capabilities import Capabilities, requested_effort
-from .conversation import Turn, conversation, rank
+from .conversation import Turn, conversation
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text, joined
@@ -103,9 +102,7 @@ def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     }
     payload: dict[str, Json] = {
         "model": request.model,
-        "messages": (
-            _message(turn, request.marks) for turn in (*chat.system, *_in_order(chat.turns))
-        ),
+        "messages": (_message(turn, request.marks) for turn in (*chat.system, *chat.turns)),
         "stream": True,
         **without_empty({"options": without_empty(options)}),
     }
@@ -136,15 +133,6 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
     for tool in () if mode == "none" else tools:
         function = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
         payload.setdefault("tools", []).append({"type": "function", "function": function})
-
-
-def _in_order(turns: list[Turn]) -> list[Turn]:
-    """Return *turns* with results in the order of their calls: Ollama has no ids to match them."""
-    ordered: list[Turn] = []
-    for is_result, run in groupby(turns, lambda turn: turn.role == "tool"):
-        several = list(run)
-        ordered += sorted(several, key=rank) if is_result else several
-    return ordered
 
 
 def _message(turn: Turn, marks: Marks) -> dict[str, Json]:

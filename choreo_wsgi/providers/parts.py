@@ -76,7 +76,7 @@ class Media:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call by the model; *order* is its place among all calls of the conversation.
+    """A tool call by the model.
 
     *json* is the text of its arguments, which may hold *marks*; new ones are added to them.
     """
@@ -85,7 +85,6 @@ class Call:
     name: str
     json: str | None
     marks: Marks
-    order: int
     extra: Mapping[str, Json] | None = None
     cache: Json = None
 
@@ -112,12 +111,11 @@ class Call:
 
 @dataclass(slots=True)
 class Result:
-    """The result of the call *id* of the tool *name*; *order* is that of the call."""
+    """The result of the call *id* of the tool *name*."""
 
     id: str
     name: str
     parts: list[Text | Media]
-    order: int
     failed: bool = False
     cache: Json = None
     marks: Marks = field(default_factory=dict)

@@ -115,12 +115,10 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
         "messages": [
             {"role": "user", "content": "hi"},
             {"role": "assistant", "content": "one", "reasoning_content": "ab"},
-            {"role": "assistant", "content": "two", "tool_calls": [
+            {"role": "assistant", "content": "two\n\nthree", "tool_calls": [
                 {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"},
                  "extra_content": {"x": 1}},
-            ]},
-            {"role": "assistant", "content": "three"},
-            {"role": "assistant", "content": "", "images": [
+            ], "images": [
                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}},
             ]},
             {"role": "user", "content": [
@@ -128,10 +126,9 @@ TRANSLATED: dict[str, tuple[Any, Any]] = {
                 {"type": "file", "file": {"file_data": "https://x/a.pdf", "filename": "file"}},
                 {"type": "image_url", "image_url": {"url": "https://x/a.png"}},
             ]},
-            {"role": "assistant", "content": None, "tool_calls": [
+            {"role": "assistant", "content": "four", "tool_calls": [
                 {"id": "2", "type": "function", "function": {"name": "f", "arguments": "{}"}},
             ]},
-            {"role": "assistant", "content": "four"},
         ],
         "tools": [{"type": "function", "function": {
             "name": "f", "parameters": SCHEMA, "strict": True}}],

@@ -198,10 +198,19 @@ def test_makes_ids_of_parallel_calls_unique(type: str) -> None:
 def test_sends_results_in_the_order_of_the_calls(type: str) -> None:
     calls = calling(call("c1"), call("c2"), call("c3"))
     results = [result("three", "c3"), result("one", "c1"), USER, result("two", "c2")]
-    if type == "ollama":
-        results.pop(2)
     body = json.dumps(sent(type, messages=[USER, calls, *results]))
     assert body.index("one") < body.index("two") < body.index("three")
+
+
+@pytest.mark.parametrize("type", ["anthropic", "bedrock", "gemini"])
+def test_a_result_stays_behind_what_the_assistant_says_after_its_call(type: str) -> None:
+    """A model would continue a text at the end."""
+    hm = {"role": "assistant", "content": "hm"}
+    body = sent(type, messages=[USER, calling(call()), hm, result("so it was")])
+    turns = body["contents" if type == "gemini" else "messages"]
+    assert len(turns) == 3
+    assert ['"hm"' in json.dumps(turn) for turn in turns] == [False, True, False]
+    assert ["so it was" in json.dumps(turn) for turn in turns] == [False, False, True]
 
 
 def test_merges_two_results_of_one_call() -> None:

@@ -91,6 +91,8 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
         return {"role": role, "content": _content(item["content"], f"{where}.content", marks)}
     if kind in ("function_call_output", "custom_tool_call_output"):
         content = _content(item["output"], f"{where}.output", marks)
+        if item.get("call_id") is None:  # of no call in the conversation
+            return {"role": "user", "content": content}
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(

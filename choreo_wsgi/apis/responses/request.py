@@ -31,10 +31,8 @@ _ITEM = by_type(
         "item_reference": {"id!": str},
         "function_call": {"call_id! name! arguments!": str, "extra_content": dict},
         "custom_tool_call": {"call_id! name! input!": str},
-        "function_call_output custom_tool_call_output": {
-            "call_id!": str,
-            "output!": text_or(_PART),
-        },
+        "function_call_output": {"call_id": str, "output!": text_or(_PART)},
+        "custom_tool_call_output": {"call_id!": str, "output!": text_or(_PART)},
         "reasoning": {"summary content": [_TEXT], "encrypted_content": str},
         "image_generation_call": {"result output_format": str, "extra_content": dict},
         UNTYPED: {"type!": str},
