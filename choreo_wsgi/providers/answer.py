@@ -144,11 +144,11 @@ class UpstreamAnswer:
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
         """Return a lane for events that follow *pattern*, or None; *plain* is as in Lane."""
-        chunks = self._exchange.chunks()
         is_paused = self._pause or self._deferred is not None
-        if pattern is None or not self._direct or is_paused or chunks is None:
+        if pattern is None or not self._direct or is_paused:
             return None
-        return Lane(self._exchange, *chunks, pattern, BURST, plain)
+        chunks = self._exchange.chunks()
+        return None if chunks is None else Lane(self._exchange, *chunks, pattern, BURST, plain)
 
     def redact(self, text: str) -> str:
         """Return *text* with ``***`` in place of secrets."""

@@ -58,7 +58,7 @@ _ABORT = struct.pack("ii", 1, 0)  # struct linger: close() resets the connection
 class Channel(Load):
     """One connection to the client at *host*, accepted by *listener*."""
 
-    def __init__(self, listener: Any, sock: socket.socket, host: str) -> None:
+    def __init__(self, listener: Any, sock: socket.SocketType, host: str) -> None:
         super().__init__(steady=True)
         self.connected = True
         #: Whether it is to be closed when all is sent.

@@ -80,7 +80,7 @@ class Listener(Load):
                 return
             try:
                 # Not accept(), which looks up enum members for each connection.
-                number, address = self.socket._accept()  # type: ignore[attr-defined]
+                descriptor, address = self.socket._accept()  # type: ignore[attr-defined]
             except BlockingIOError:
                 return
             except OSError as error:  # such as a client that has left already
@@ -88,7 +88,8 @@ class Listener(Load):
                     logger.warning("no connection can be accepted: %s", error.strerror)
                     self.due = time.monotonic() + EXHAUSTED
                 return
-            connection = socket.socket(*self._kind, fileno=number)
+            # Not socket.socket, whose methods are written in Python.
+            connection = socket.SocketType(*self._kind, descriptor)
             channel = Channel(self, connection, address[0] if address else "localhost")
             server.connections.add(channel)
             server.carrier.schedule(channel)  # usually its request has arrived, too

@@ -225,11 +225,13 @@ class EventRelay:
 
     def _parse_event(self, block: bytes, frames: list[bytes]) -> None:
         """Append the frames of the one event in *block*, which ends in a blank line."""
+        if block == sse.DONE:
+            self.normaliser.mark_done()
+            return
         one_line = block.find(b"\n") == len(block) - 2
         if one_line and block[:1] in b":\n":
             return  # a comment or a blank line, of which there may be thousands
-        usual = one_line and block.startswith((b"data: {", b"data: [DONE]"))
-        if usual and len(block) <= self._limit:
+        if one_line and block.startswith(b"data: {") and len(block) <= self._limit:
             self._parse_data(block[6:-2].rstrip(), frames)
             return
         events, failure = self._reader.read(block)
