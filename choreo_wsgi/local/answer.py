@@ -24,7 +24,8 @@ from ..providers.failures import read_body
 from ..providers.openai.chunks import OpenAITranslator
 from ..providers.translating import HTTPSource
 from ..settings import Settings
-from ..upstream import Client, HTTPRequest, Timeouts
+from ..upstream.pool import Client
+from ..upstream.request import HTTPRequest, Timeouts
 from .process import Endpoint, Run
 
 #: The prompt's length in tokens, in the chunks that report how much of it is processed.  The text

@@ -23,7 +23,7 @@ from ..errors import (
 )
 from ..late import Late
 from ..settings import Secret, Settings, setting
-from ..upstream import HTTPRequest
+from ..upstream.request import HTTPRequest
 from .base import Provider
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import ChoreoError, UpstreamInvalid
 from ..late import Late
-from ..upstream import Exchange
+from ..upstream.exchange import Exchange
 from ..upstream.framing import FramingError
 from .openai.lane import Lane
 from .openai.pattern import Pattern

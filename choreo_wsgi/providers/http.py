@@ -20,7 +20,8 @@ from ..chat.source import Source
 from ..errors import ChoreoError
 from ..late import Late
 from ..settings import Settings
-from ..upstream import Client, HTTPRequest, Timeouts
+from ..upstream.pool import Client
+from ..upstream.request import HTTPRequest, Timeouts
 from .base import Provider, empty_answer
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from ..chat.longtext import LONG, restore
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
-from ..upstream import HTTPRequest
+from ..upstream.request import HTTPRequest
 from .answer import MAX_DOCUMENT, Attempt, UpstreamAnswer
 from .dialects import DIALECTS as DIALECTS
 from .dialects import Numbering

@@ -24,7 +24,7 @@ from choreo_wsgi.chat.request import ChatRequest, parse
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
-from choreo_wsgi.upstream import HTTPRequest
+from choreo_wsgi.upstream.request import HTTPRequest
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 KEY = "test-key"

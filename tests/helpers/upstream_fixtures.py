@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from raw_server import Answer, RawServer
 
-from choreo_wsgi.upstream import Client, Timeouts
+from choreo_wsgi.upstream.pool import Client
+from choreo_wsgi.upstream.request import Timeouts
 
 
 @pytest.fixture
@@ -30,9 +31,7 @@ def client() -> Iterator[Callable[..., Client]]:
     """``client(idle=..., **options)``: a client that uses only the environment in *options*."""
     clients: list[Client] = []
 
-    def make(
-        *, connect: float = 5, first_byte: float = 5, idle: float = 5, **options: Any
-    ) -> Client:
+    def make(connect: float = 5, first_byte: float = 5, idle: float = 5, **options: Any) -> Client:
         options.setdefault("environ", {})
         clients.append(Client(Timeouts(connect, first_byte, idle), **options))
         return clients[-1]

@@ -27,7 +27,7 @@ from choreo_wsgi.errors import (
 from choreo_wsgi.providers.bedrock.answer import BedrockTranslator, EventReader, unwrap
 from choreo_wsgi.providers.bedrock.provider import Bedrock
 from choreo_wsgi.settings import Settings
-from choreo_wsgi.upstream import HTTPRequest
+from choreo_wsgi.upstream.request import HTTPRequest
 
 
 def event(kind: str, **body: Any) -> bytes:

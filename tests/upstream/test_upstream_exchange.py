@@ -31,9 +31,12 @@ from choreo_wsgi.errors import (
     UpstreamInvalid,
     UpstreamTruncated,
 )
-from choreo_wsgi.upstream import Client, Exchange, HTTPRequest, Timeouts, connection
+from choreo_wsgi.upstream import connection
+from choreo_wsgi.upstream.exchange import Exchange
 from choreo_wsgi.upstream.framing import Sized
 from choreo_wsgi.upstream.head import head_end
+from choreo_wsgi.upstream.pool import Client
+from choreo_wsgi.upstream.request import HTTPRequest, Timeouts
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]

@@ -11,7 +11,9 @@ import pytest
 from harness import DEADLINE
 from raw_server import Peer, RawServer
 
-from choreo_wsgi.upstream import Client, HTTPRequest, connection
+from choreo_wsgi.upstream import connection
+from choreo_wsgi.upstream.pool import Client
+from choreo_wsgi.upstream.request import HTTPRequest
 
 
 @pytest.mark.parametrize("system", ["macOS", "Windows"])

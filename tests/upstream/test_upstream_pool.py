@@ -22,15 +22,15 @@ from upstream_fixtures import idle_in
 from work import traced
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
-from choreo_wsgi.upstream import Client, Exchange, HTTPRequest
 from choreo_wsgi.upstream import connection as connection_module
 from choreo_wsgi.upstream import pool as pool_module
 from choreo_wsgi.upstream.address import parse_url
 from choreo_wsgi.upstream.connect import connect
 from choreo_wsgi.upstream.connection import Connection
-from choreo_wsgi.upstream.exchange import PAUSE
+from choreo_wsgi.upstream.exchange import PAUSE, Exchange
 from choreo_wsgi.upstream.framing import Chunked
-from choreo_wsgi.upstream.request import Overdue, Timeouts
+from choreo_wsgi.upstream.pool import Client
+from choreo_wsgi.upstream.request import HTTPRequest, Overdue, Timeouts
 
 Start = Callable[..., RawServer]
 Make = Callable[..., Client]

@@ -14,7 +14,7 @@ from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderError
 from ...late import Late
 from ...settings import Secret, Settings, setting
-from ...upstream import HTTPRequest
+from ...upstream.request import HTTPRequest
 from ..facts import BUILT_IN, CAPABILITIES
 from ..http import OverHTTP
 

@@ -26,7 +26,8 @@ from choreo_wsgi import sse
 from choreo_wsgi.chat.source import Reply, lane_of
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers.openai import template
-from choreo_wsgi.upstream import Client, Timeouts
+from choreo_wsgi.upstream.pool import Client
+from choreo_wsgi.upstream.request import Timeouts
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
