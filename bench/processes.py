@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from typing import NamedTuple
 
 from .gateways import OURS
 from .load import Gateway, gateway
@@ -17,24 +18,41 @@ from .pace import client, upstream
 
 RUNS = int(os.environ.get("RUNS", "7"))
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
-#: For each load: path, model, requests, frames, seconds between frames, requests at once, turns.
-LOADS = {
-    "1,000 starts at once": (CHAT, "gpt-4", 1000, 2, 0.001, 0, 1),
-    "plain completions": (CHAT, "gpt-4", 1500, 0, 0.0, 20, 1),
-    "plain, from Responses, 50 turns": (RESPONSES, "gpt-4", 400, 0, 0.0, 20, 50),
-    "burst": (CHAT, "gpt-4", 400, 500, 0.0, 20, 1),
-    "burst, from Messages": (CHAT, "claude-x", 200, 500, 0.0, 20, 1),
-    "burst, to Responses": (RESPONSES, "gpt-4", 200, 500, 0.0, 20, 1),
-}
 
 
-def run(load: str, running: Gateway, source: Gateway) -> tuple[float, float, float, float]:
+class Load(NamedTuple):
+    """Requests to *path*, so many *at_once* (0: all); plain ones if the answers have no *frames*.
+
+    *pace* is the number of seconds between the frames of a stream.
+    """
+
+    name: str
+    requests: int
+    frames: int
+    path: str = CHAT
+    model: str = "gpt-4"
+    pace: float = 0.0
+    at_once: int = 20
+    turns: int = 1
+
+
+LOADS = (
+    Load("1,000 starts at once", 1000, 2, pace=0.001, at_once=0),
+    Load("plain completions", 1500, 0),
+    Load("plain, from Responses, 50 turns", 400, 0, RESPONSES, turns=50),
+    Load("burst", 400, 500),
+    Load("burst, from Messages", 200, 500, model="claude-x"),
+    Load("burst, to Responses", 200, 500, RESPONSES),
+)
+
+
+def run(load: Load, running: Gateway, source: Gateway) -> tuple[float, float, float, float]:
     """Return the seconds that *load* takes, and the CPU seconds of gateway, client, upstream."""
-    path, model, count, frames, _, at_once, turns = LOADS[load]
     before = running.cpu(), source.cpu()
-    figures = client(running, path, model, count, 0, frames, 0, at_once, turns)
-    if figures["complete"] < count or figures["refused"] or figures["lost"]:
-        raise RuntimeError(f"{load}: {figures}")
+    options = (load.requests, 0, load.frames, 0, load.at_once, load.turns)
+    figures = client(running, load.path, load.model, *options)
+    if figures["complete"] < load.requests or figures["refused"] or figures["lost"]:
+        raise RuntimeError(f"{load.name}: {figures}")
     return (
         figures["seconds"],
         running.cpu() - before[0],
@@ -54,8 +72,8 @@ def main() -> None:
     print(f"processes: medians of {RUNS} runs, one and two processes in turn")
     print(f"  {'':32}{'s: one':>8}{'two':>7}{'ratio':>7}{'at most':>9}", end="")
     print(f"{'CPU s: ours':>13}{'client':>8}{'upstream':>10}")
-    for load, (_, _, _, frames, pace, _, _) in LOADS.items():
-        with upstream(frames, pace) as source:
+    for load in LOADS:
+        with upstream(load.frames, load.pace) as source:
 
             def command(port: int, processes: str, upstream: int = source.port) -> list[str]:
                 return [*OURS.command(port, upstream, ""), "--processes", processes]
@@ -73,7 +91,7 @@ def main() -> None:
         seconds, parts = statistics.median(ones[0]), [*map(statistics.median, ones[1:])]
         other = statistics.median(twos[0])
         print(
-            f"  {load:32}{seconds:8.3f}{other:7.3f}{seconds / other:7.2f}"
+            f"  {load.name:32}{seconds:8.3f}{other:7.3f}{seconds / other:7.2f}"
             f"{least(1, parts) / least(2, parts):9.2f}"
             f"{parts[0]:13.3f}{parts[1]:8.3f}{parts[2]:10.3f}",
             flush=True,
