@@ -26,7 +26,9 @@ access = logging.getLogger("choreo_wsgi.access")
 #: waiting lines are written at once), and the seconds that the exit waits for the last lines.
 MOST, PAUSE, LAST = 10_000, 0.05, 1.0
 
-_plain = re.compile(r"[!#-<>-~]+").fullmatch  # visible ASCII without = and "
+_PLAIN = r"[!#-<>-~]+"  # visible ASCII without = and "
+_plain = re.compile(_PLAIN).fullmatch
+_plain_line = re.compile(rf"(?:\w+={_PLAIN} )*").fullmatch
 
 
 def set_up(logger: logging.Logger, settings: Settings) -> None:
@@ -47,25 +49,18 @@ class Members(dict[str, "str | int | float | None"]):
     """The members of a request's log line; as text ``name=value``, separated by spaces."""
 
     def __str__(self) -> str:
-        # Nearly always no value needs quotes: that is checked for the whole line at once.
-        words = [f"{name}={value} " for name, value in self.items() if value is not None]
-        line = "".join(words)
-        if not (
-            line.isascii()
-            and line.isprintable()
-            and line.count("=") == line.count(" ") == len(words)
-            and "= " not in line
-            and '"' not in line
-        ):
-            words = [
-                f"{name}={value if type(value) is not str or _plain(value) else _quoted(value)} "
-                for name, value in self.items()
-                if value is not None
-            ]
-        return "".join(words)[:-1]
+        members = [(name, value) for name, value in self.items() if value is not None]
+        line = "".join([f"{name}={value} " for name, value in members])
+        if not _plain_line(line):  # checked at once, as nearly always no value needs quotes
+            words = [f"{name}={_quoted(str(value))} " for name, value in members]
+            line = "".join(words)
+        return line[:-1]
 
 
 def _quoted(text: str) -> str:
+    """Return *text* in quotes, if it needs any."""
+    if _plain(text):
+        return text
     return json.dumps(text).replace("\x7f", r"\u007f")  # the one control character json leaves
 
 

@@ -224,10 +224,7 @@ class Server:
         return [one for one in list(self.connections) if one.requests]
 
     @staticmethod
-    def _wait(seconds: float, done: Callable[[], bool]) -> bool:
+    def _wait(seconds: float, done: Callable[[], bool]) -> None:
         deadline = time.monotonic() + seconds
-        while not done():
-            if time.monotonic() >= deadline:
-                return False
+        while time.monotonic() < deadline and not done():
             time.sleep(0.02)
-        return True
