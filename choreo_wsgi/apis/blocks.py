@@ -8,7 +8,6 @@ but write no events.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -75,7 +74,7 @@ class BlockWriter(AnswerWriter):
 
     # The hooks that an API implements; all but _new_block return frames.  The block end gets its
     # status, thinking is signed or redacted, an image has a media type, base64 data and its part.
-    _first_events: Callable[[], Iterator[bytes | memoryview]]
+    _first_events: Callable[[], Iterator[bytes]]
     _new_block: Callable[[str, ToolCall | None], Block]  # for a kind of text, or for a call
     _block_start: Callable[[Block], Iterator[bytes]]
     _block_end: Callable[[Block, str], Iterator[bytes]]
@@ -98,13 +97,13 @@ class BlockWriter(AnswerWriter):
         self._finish = Finish()
         self._usage: Usage | None = None
 
+    def beginning(self) -> Iterator[bytes]:
+        return self._first_events() if self._stream else iter(())
+
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*."""
-        if not self.count and self._stream:
-            output = io.BytesIO()  # the first events may repeat megabytes of the request
-            output.writelines(self._first_events())
-            output.write(self.write(item))
-            return output.getvalue()
+        if not self.count and self._stream:  # nobody called ``beginning``
+            return b"".join([*self.beginning(), self.write(item)])
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
@@ -229,9 +228,9 @@ class BlockWriter(AnswerWriter):
 
     def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` if the answer is no stream."""
-        return restore(self._marked_event(type, **members), self._marks)
+        return restore(self._marked_event(type, members), self._marks)
 
-    def _marked_event(self, type: str, **members: Json) -> bytes:
+    def _marked_event(self, type: str, members: Mapping[str, Json]) -> bytes:
         """Return :meth:`_event` with the marks still in it."""
         if not self._stream:
             return b""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from .. import sse
+from ..chat import items
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
 from ..chat.longtext import restore
@@ -202,7 +203,8 @@ class CompletionWriter(AnswerWriter):
         }
         if self._usage is not None:
             document["usage"] = self._usage.to_dict()
-        return restore(dump(document), self._marks)
+        many = any(len(one.calls) > 8 or one.extra or one.logprobs for one in self._choices)
+        return restore(items.dump_large(document) if many else dump(document), self._marks)
 
 
 @dataclass

@@ -48,6 +48,10 @@ class AnswerWriter:
         """
         return None
 
+    def beginning(self) -> Iterator[bytes]:
+        """Yield the frames before those of the first item, in blocks of whole frames."""
+        yield from ()
+
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*; ``b""`` for none, as in a document."""
         return b""
@@ -77,6 +81,7 @@ class Answer(Delegating):
         self._source = source
         self._writer = writer
         self._n = n
+        self._begun = False
         self._finished: set[int] = set()
         self._frames: Iterator[bytes] | None = None  # blocks that are not returned yet
         self._kept = b""  # the first of them, if it is large
@@ -119,6 +124,9 @@ class Answer(Delegating):
         """Yield the frames of *items* and, if the source has ended, the ending."""
         queue, has_items = deque(items), bool(items)
         del items  # so that each is freed once it is encoded
+        if has_items and not self._begun:
+            self._begun = True
+            yield from self._writer.beginning()
         while queue:
             item = queue.popleft()
             if isinstance(item, Usage):

@@ -10,7 +10,7 @@ import codecs
 import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .items import has_many
@@ -37,26 +37,26 @@ def read(text: bytes, decoder: json.JSONDecoder) -> Any:
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
     """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
     output = io.BytesIO()
-    write_to(output, value, lambda part: (dump(part),))
+    output.writelines(parts(value, lambda part: (dump(part),)))
     return output.getvalue()
 
 
-def write_to(
-    output: io.BytesIO, value: Any, encode: Callable[[Any], Iterable[bytes | memoryview]]
-) -> None:
-    """Write *value* as JSON to *output*; *encode* returns the bytes of parts with few values."""
+def parts(
+    value: Any, encode: Callable[[Any], Iterable[bytes | memoryview]]
+) -> Iterator[bytes | memoryview]:
+    """Yield *value* as JSON; *encode* returns the bytes of parts with few values."""
     if not has_many(value):
-        output.writelines(encode(value))
+        yield from encode(value)
         return
     is_object = isinstance(value, dict)
     before = b"{" if is_object else b"["
     for one in value:
-        output.write(before)
+        yield before
         if is_object:
-            output.writelines((*encode(one), b":"))
-        write_to(output, value[one] if is_object else one, encode)
+            yield from (*encode(one), b":")
+        yield from parts(value[one] if is_object else one, encode)
         before = b","
-    output.write(b"}" if is_object else b"]" if before == b"," else b"[]")
+    yield b"}" if is_object else b"]" if before == b"," else b"[]"
 
 
 #: The members of an element whose values, few words, are shared by all of them as the names are.

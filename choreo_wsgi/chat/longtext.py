@@ -64,7 +64,7 @@ class LazyJson:
             for at in range(0, len(part), WINDOW):
                 yield bytes(part[at : at + WINDOW])
 
-    def escaped(self, marks: Marks) -> Iterator[bytes]:
+    def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
         """Yield the text, escaped for the inside of a JSON string."""
         for piece in self.text(marks):  # JSON has its control characters escaped already
             yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")

@@ -130,6 +130,10 @@ _MAX_DIGITS = 400
 # Limit of values in a body: _FEW_VALUES and one more for each _BYTES_A_VALUE bytes, up to
 # _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
+# So many bytes for each value fit in _ROOM, or in four times the body, beside the texts.
+_BYTES_OF_VALUE, _ROOM = 256, 8 * 1024 * 1024
+# Limit of files in base64 that are too short to be set aside, as each is copied.
+_MOST_SHORT_FILES = 500
 # Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
 # The bytes of a UTF-8 character after its first.
@@ -157,7 +161,8 @@ def loads_marked(
     double, duplicate names, lone surrogates, and more values or levels than a conversation has.
     """
     short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
-    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
+    room = max(_ROOM, 4 * len(body)) - len(body) * 8 // 5
+    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE, room // _BYTES_OF_VALUE)
     try:
         value = jsontext.parse(short, _decode, max(few, values))
     except jsontext.TooMuch as error:
@@ -170,6 +175,11 @@ def loads_marked(
         raise _invalid(_not_json(error.msg, body, start)) from None
     if type(value) is not dict:
         raise _invalid("the body must be a JSON object")
+    if len(short) > _LARGE:
+        files = short.count(b";base64,") + short.count(b'"base64"')
+        if files > _MOST_SHORT_FILES + len(marks):
+            text = f"the body has more than {_MOST_SHORT_FILES} files of less than 2 KiB"
+            raise InvalidRequest(text)
     if _has_lone_surrogate(body):
         raise _invalid("the body has half of a surrogate pair, which is not text")
     return value, marks

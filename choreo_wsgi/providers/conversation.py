@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
-from ..chat.items import Json, Marks
+from ..chat.items import FEW, Json, Marks
 from ..chat.request import ChatRequest
 from .capabilities import Capabilities
 from .parts import Call, Media, Part, Result, Text, content
@@ -166,6 +166,11 @@ def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
 def count_parts(run: list[Turn]) -> int:
     """Return how many parts the turns of *run* have."""
     return sum(len(turn.parts) for turn in run)
+
+
+def listed_if_few(values: Iterable[Json], count: int) -> Json:
+    """Return *values*, about *count*, as a list if they are few; many are encoded one by one."""
+    return values if count > FEW else list(values)
 
 
 class _Calls:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..chat.endings import finish_reason
-from ..chat.items import FEW, Marks, new_call_id
+from ..chat.items import Marks, new_call_id
 from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
@@ -32,7 +32,7 @@ from . import (
 )
 from .answer import BLANK
 from .capabilities import Capabilities, requested_effort
-from .conversation import Turn, conversation
+from .conversation import Turn, conversation, listed_if_few
 from .facts import BUILT_IN, CAPABILITIES
 from .failures import provider_error
 from .parts import Call, Media, Result, Text, joined
@@ -153,7 +153,7 @@ def _message(turn: Turn, marks: Marks) -> dict[str, Json]:
     calls = [part for part in turn.parts if isinstance(part, Call)]
     if calls:
         found = ({"function": {"name": call.name, "arguments": call.arguments}} for call in calls)
-        message["tool_calls"] = found if len(calls) > FEW else [*found]
+        message["tool_calls"] = listed_if_few(found, len(calls))
     return message
 
 

@@ -69,10 +69,10 @@ def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 #: Limit of values: _FEW_VALUES and one for each _BYTES_A_VALUE bytes, but at most _MOST_VALUES.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
-#: Limit with log probabilities: 400 tokens with 20 alternatives each.
-_MOST_WITH_LOGPROBS = 50_000
-#: Limit of bytes that a long text, its values and its marks take, and of those that each takes.
-_MOST_BYTES, _BYTES_OF_VALUE, _BYTES_OF_MARK = 5_000_000, 80, 1_500
+#: Limits of bytes that a long text, its values and its marks take, and of those of each value.
+_ROOM, _BYTES_OF_MARK = (3_350_000, 104), 1_500
+#: The same with log probabilities, and the limit of values: 400 tokens with 20 alternatives each.
+_ROOM_WITH_LOGPROBS, _MOST_WITH_LOGPROBS = (5_000_000, 80), 50_000
 #: As many values are always allowed.
 _FEWEST_VALUES = 8_000
 
@@ -86,8 +86,8 @@ def most_values(text: str | bytes, has_logprobs: bool = False, marks: int = 0) -
     """
     values = min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
     values = _MOST_WITH_LOGPROBS if has_logprobs else values
-    remaining = _MOST_BYTES - len(text) - _BYTES_OF_MARK * marks
-    values = min(values, remaining // _BYTES_OF_VALUE)
+    room, of_value = _ROOM_WITH_LOGPROBS if has_logprobs else _ROOM
+    values = min(values, (room - len(text) - _BYTES_OF_MARK * marks) // of_value)
     return max(values - 2 * _count_wide(text), _FEWEST_VALUES)
 
 

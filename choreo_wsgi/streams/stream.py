@@ -51,6 +51,10 @@ def drop_traceback(error: BaseException) -> None:
     error.__traceback__ = error.__cause__ = error.__context__ = None
 
 
+#: Bytes of a last block that is not joined with the end marker.
+_LARGE = 256 * 1024
+
+
 class Generation:
     """The *frames* of an answer and its one ending, which *writer* writes.
 
@@ -92,8 +96,12 @@ class Generation:
             logger.exception("a provider failed in the middle of a stream")
             return self.fail(ChoreoError("the server failed in the middle of the stream"))
         if self._frames.ended:
+            done = self.writer.done
+            if len(block) > _LARGE and done:
+                self._first = done  # returned alone: joining would copy the block
+                return block
             self._end("completed")
-            return block + self.writer.done
+            return block if block is done else block + done
         return block
 
     def fail(self, error: ChoreoError) -> bytes:

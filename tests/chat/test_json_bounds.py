@@ -15,7 +15,7 @@ from work import calls, traced
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import items, jsontext, large
 from choreo_wsgi.chat import request as chat
-from choreo_wsgi.chat.items import dump_large
+from choreo_wsgi.chat.items import Json, dump_large
 from choreo_wsgi.chat.jsontext import MAX_DEPTH, TooMuch, check_bounds
 from choreo_wsgi.chat.longtext import WINDOW, restore
 from choreo_wsgi.errors import InvalidRequest, UpstreamInvalid
@@ -215,6 +215,31 @@ def test_value_limit_grows_with_the_length() -> None:
     for pairs, problem in ((38_000, "is not JSON"), (42_000, "holds more than")):
         with pytest.raises(InvalidRequest, match=problem):
             chat.loads(b'{"x":[' + b"[]," * 65 + b'""' * pairs + b"]}")
+
+
+def test_text_and_values_share_four_times_the_bytes() -> None:
+    """Two mebibytes may have 19,600 values; the limit is 30,000 again from three on."""
+    for size, values in ((2 * MEBIBYTE, 19_600), (3_200_000, 29_900)):
+        element = b'"%b",' % (b"y" * (size // values - 3))
+        chat.loads(b'{"x":[' + element * (values - 300) + b"0]}")
+        with pytest.raises(InvalidRequest, match="holds more than"):
+            chat.loads(b'{"x":[' + element * (values + 600) + b"0]}")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        lambda data: {"url": f"data:image/png;base64,{data}"},
+        lambda data: {"type": "base64", "data": data},
+    ],
+)
+def test_number_of_short_files_is_limited(file: Callable[[str], Json]) -> None:
+    """Each is copied several times; long ones, which are set aside, are not limited."""
+    for count, size in ((490, 400), (700, 2_500)):
+        chat.loads_marked(json.dumps({"x": [file("A" * size)] * count}).encode())
+    body = json.dumps({"x": [file("A" * 300)] * 510}, separators=(",", ":")).encode()
+    with pytest.raises(InvalidRequest, match="more than 500 files"):
+        chat.loads_marked(body)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":'])

@@ -81,3 +81,55 @@ def test_many_small_values_take_little_memory(
     assert memory.peak + len(body) < 4 * len(body) + ROOM
     with pytest.raises(InvalidRequest, match=r"holds more than [23]\d,\d{3} values"):
         read(body_of(shape, api, 31_000))
+
+
+def part(api: str, at: int) -> list[Any]:
+    """Return a part of a user's content."""
+    return [{"type": "input_text" if api == "responses" else "text", "text": f"{at}{'y' * 80}"}]
+
+
+def call(api: str, at: int) -> list[Any]:
+    """Return a call of an assistant with many of them; Responses has them beside each other."""
+    return tool_round(api, at)[0].get("tool_calls") or tool_round(api, at)[0].get("content")
+
+
+@pytest.mark.parametrize("api", ["chat", "responses", "messages"])
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "ollama", "bedrock"])
+@pytest.mark.parametrize("shape", [part, call])
+def test_thousands_of_parts_of_one_turn_are_encoded_one_by_one(
+    shape: Callable[[str, int], list[Any]], name: str, api: str
+) -> None:
+    many = [one for at in range(3_300) for one in (shape(api, at) or tool_round(api, at)[:1])]
+    turn: dict[str, Any] = {"role": "user" if shape is part else "assistant", "content": many}
+    if shape is call and api == "chat":
+        turn = {"role": "assistant", "content": None, "tool_calls": many}
+    turns = many if shape is call and api == "responses" else [turn]
+    field = "input" if api == "responses" else "messages"
+    fields = {"model": "m", "max_tokens": 9, field: [USER, *turns]}
+    body = json.dumps(fields, separators=(",", ":")).encode()
+    read = load(api).read
+    provider = provider_class(name)(name, {"api_key": "k"}, Settings())
+    assert isinstance(provider, HTTPProvider)
+    with traced() as memory:
+        request = read(body).with_model(MODELS[name])
+        sent = restore(provider.encode(request).body, request.marks)
+    assert memory.peak + len(body) < ROOM
+    found = json.loads(sent)
+    whole = read(body).with_model(MODELS[name]).whole()
+    assert found == json.loads(restore(provider.encode(whole).body, whole.marks))
+    assert str(found).count("t3299" if shape is call else "3299yyy") >= (name != "ollama")
+    provider.close()
+
+
+def test_response_repeats_thousands_of_tools_from_one_copy() -> None:
+    api = load("responses")
+    fields, marks = api.parse(body_of(tool, "responses", 19_000))
+    tools = fields["tools"]
+    writer = api.writer(api.request(fields, marks))
+    assert json.loads(b"".join(writer.ending()))["tools"] == tools
+    stream = api.writer(api.request({**fields, "stream": True}, marks))
+    with traced() as memory:
+        created, in_progress = stream.beginning()
+    assert memory.peak < 2.5 * len(created)
+    for event in (created, in_progress, *stream.ending()):
+        assert json.loads(event.partition(b"data: ")[2])["response"]["tools"] == tools

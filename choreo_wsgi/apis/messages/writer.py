@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from ... import sse
 from ...chat.aside import is_object, set_aside
-from ...chat.items import Json, Marks, ToolCall, Usage, dump
+from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large
 from ...chat.longtext import new_number, restore
 from ...errors import ChoreoError
 from ...ids import random_hex
@@ -115,7 +115,9 @@ class MessageWriter(BlockWriter):
             "cited_text": str(citation.get("content") or ""),  # OpenRouter's
             "encrypted_index": "",
         }
-        block.item.setdefault("citations", []).append(location)
+        citations: list[Json] = block.item.setdefault("citations", [])
+        citations.append(location)
+        self._has_many = self._has_many or len(citations) > FEW
         return self._block_delta(block, type="citations_delta", citation=location)
 
     def _block_delta(self, block: Block, **delta: Json) -> bytes:
@@ -159,7 +161,8 @@ class MessageWriter(BlockWriter):
             yield self._event("message_delta", delta=delta, usage=usage)
             yield self._event("message_stop")
         else:
-            yield restore(dump(self._message(self._output, **delta, usage=usage)), self._marks)
+            message = self._message(self._output, **delta, usage=usage)
+            yield restore(dump_large(message), self._marks)
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""

@@ -7,14 +7,13 @@ Their ``sequence_number`` counts from 0.
 from __future__ import annotations
 
 import base64
-import io
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat.aside import parse_pieces, set_aside, text_or_mark
+from ...chat.aside import LazyMember, parse_pieces, restore_once, set_aside, text_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
-from ...chat.longtext import new_number, restore, restored
+from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ...ids import random_hex
@@ -89,11 +88,11 @@ class ResponseWriter(BlockWriter):
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
-    def _first_events(self) -> Iterator[bytes | memoryview]:
+    def _first_events(self) -> Iterator[bytes]:
         response = self._marked_response("in_progress")
-        for name in ("created", "in_progress"):
-            frame = self._marked_event(f"response.{name}", response=response)
-            yield from restored(frame, self._marks)
+        created = self._marked_event("response.created", {"response": response})
+        yield restore_once(created, self._marks)
+        yield self._event("response.in_progress", response=response)
 
     def _new_block(self, kind: str, call: ToolCall | None) -> Block:
         if call is None:
@@ -220,26 +219,23 @@ class ResponseWriter(BlockWriter):
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
         self.count = next_number(self._forwarded) or self.count
-        output = io.BytesIO()
-        output.writelines(() if self.count else self._first_events())
+        first = b"" if self.count else b"".join(self._first_events())
         number = self.count
         for _ in self._close_blocks("incomplete"):
             pass  # open blocks end in the response object only, without events of their own
         failed = failed_event(self._marked_response("failed"), error, number)
-        output.writelines(restored(failed, self._marks))
-        return output.getvalue()
+        return first + restore(failed, self._marks)
 
     def _marked_response(self, status: str) -> dict[str, Json]:
         """Return :meth:`response` with marks for large members of the request.
 
-        Thousands of tools take several times the memory of their JSON text, which is sent in three
-        events.
+        They are encoded once: thousands of tools take several times the memory of their JSON.
         """
         marks, self._request_marks = self._request_marks, None
         for name, value in self._repeated.items() if marks is not None else ():
             if value and (marks or has_many(value)):
                 mark = new_number()
-                self._marks[mark.encode()] = restore(dump_large(value), marks or {})
+                self._marks[mark.encode()] = LazyMember(value, marks or {})
                 self._repeated[name] = int(mark)
         return self.response(status)
 

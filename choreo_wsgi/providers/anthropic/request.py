@@ -10,11 +10,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
-from ...chat.items import FEW, Json
+from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, requested_effort
-from ..conversation import EMPTY, Conversation, Turn, conversation, count_parts, merged
+from ..conversation import (
+    EMPTY,
+    Conversation,
+    Turn,
+    conversation,
+    count_parts,
+    listed_if_few,
+    merged,
+)
 from ..parts import Call, Media, Part, Result, Text, joined, taken
 from ..support import without_empty
 from ..tools import Function, choice, functions, schema
@@ -146,10 +154,11 @@ def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
     tools = tools or [Function(called) for called in chat.called]
     if not tools:
         return
-    payload["tools"] = [
+    declared = (
         _cached({**function.named, "input_schema": function.schema}, function.cache)
         for function in tools
-    ]
+    )
+    payload["tools"] = listed_if_few(declared, len(tools))
     parallel = chat.request.body.get("parallel_tool_calls")
     single = parallel is False and chat.caps.parallel != "one" and mode != "none"
     if mode or single:
@@ -171,10 +180,8 @@ def _content(run: list[Turn]) -> str | Iterable[dict[str, Json]]:
     found = (
         block for turn in run for block in chain(turn.thoughts, map(_block, taken(turn.parts)))
     )
-    if count_parts(run) > FEW:
-        return found
-    blocks = list(found)
-    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
+    blocks = listed_if_few(found, count_parts(run))
+    if isinstance(blocks, list) and len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         return str(blocks[0]["text"])
     return blocks or EMPTY
 

@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from ...chat.items import FEW, Json
+from ...chat.items import Json
 from ...chat.request import ChatRequest
 from ...chat.shapes import compact
 from ...errors import InvalidRequest
 from ..anthropic.request import forwarded, sampling, thinking
 from ..capabilities import Capabilities, requested_effort
-from ..conversation import EMPTY, Conversation, Turn, conversation, merged
+from ..conversation import EMPTY, Conversation, Turn, conversation, listed_if_few, merged
 from ..parts import Call, Media, Part, Text, taken
 from ..support import without_empty
 from ..tools import Function, choice, functions, schema
@@ -90,14 +90,16 @@ def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
     tools = tools or [Function(name) for name in chat.called]
     if not tools:
         return
-    specs: list[dict[str, Json]] = []
-    for function in tools:
-        spec = {**function.named, "inputSchema": {"json": function.schema}}
-        specs += _cached({"toolSpec": spec}, function.cache)
-    payload["toolConfig"] = {"tools": specs}
+    specs = (block for function in tools for block in _spec(function))
+    payload["toolConfig"] = {"tools": listed_if_few(specs, len(tools))}
     if mode:
         named = {"tool": {"name": chosen}}
         payload["toolConfig"]["toolChoice"] = _CHOICES.get(mode, named)
+
+
+def _spec(function: Function) -> list[dict[str, Json]]:
+    spec = {**function.named, "inputSchema": {"json": function.schema}}
+    return _cached({"toolSpec": spec}, function.cache)
 
 
 def _add_model_fields(payload: dict[str, Json], chat: Conversation) -> None:
@@ -167,8 +169,8 @@ def _content(run: list[Turn], names: set[str]) -> Iterable[dict[str, Json]]:
     # Bedrock refuses an empty message, and a document without a text.
     if has_documents and not has_text:
         blocks = chain([{"text": EMPTY}], blocks)
-    many = len(parts) > FEW and not has_documents  # whose names have an order
-    return blocks if many else [*blocks] or [{"text": EMPTY}]
+    several = 0 if has_documents else len(parts)  # their names have an order
+    return listed_if_few(blocks, several) or [{"text": EMPTY}]
 
 
 def _blocks(run: list[Turn], names: set[str]) -> Iterator[dict[str, Json]]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from ...chat.aside import parse_pieces, pieces
-from ...chat.items import FEW, Json, Marks
+from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, requested_effort
-from ..conversation import EMPTY, Turn, conversation, count_parts, merged
+from ..conversation import EMPTY, Turn, conversation, count_parts, listed_if_few, merged
 from ..parts import Call, Media, Part, Text, joined, taken
 from ..support import without_empty
 from ..tools import choice, functions, schema
@@ -105,12 +105,12 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
     tools = functions(request)
     if not tools:
         return
-    declarations = [
+    declarations = (
         without_empty({"name": tool.name, "description": tool.description})
         | {"parametersJsonSchema": tool.schema}
         for tool in tools
-    ]
-    payload["tools"] = [{"functionDeclarations": declarations}]
+    )
+    payload["tools"] = [{"functionDeclarations": listed_if_few(declarations, len(tools))}]
     mode, name = choice(request, caps)
     if mode:
         calling = {"mode": _MODES[mode], "allowedFunctionNames": [name] if name else []}
@@ -119,11 +119,8 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
     found = (part for turn in run for part in _parts(turn, signed, marks))
-    many = count_parts(run) > FEW
-    return {
-        "role": "user" if role == "user" else "model",
-        "parts": found if many else [*found] or [{"text": EMPTY}],
-    }
+    parts = listed_if_few(found, count_parts(run)) or [{"text": EMPTY}]
+    return {"role": "user" if role == "user" else "model", "parts": parts}
 
 
 def _parts(turn: Turn, signed: bool, marks: Marks) -> Iterator[dict[str, Json]]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from ... import sse
 from ...chat.choice import CHANGED
-from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump, new_call_id
+from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump_large, new_call_id
 from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
@@ -16,7 +16,7 @@ from ..reading import find_error, read_usage, text
 from ..translating import Translator, json_values
 from . import long
 from .events import EventReader, read_chunks
-from .long import AT_ONCE
+from .long import AT_ONCE, MOST_ELEMENTS
 
 #: Members of a delta, and of a choice, that have a field of an item.
 _KNOWN = ("role", "content", "reasoning_content", "refusal", "tool_calls")
@@ -124,6 +124,8 @@ def _is_plain(text: str) -> bool:
     return bool(text) and text.isprintable() and '"' not in text and "\\" not in text
 
 
+#: The lists whose elements become several events each.
+_BLOCKS = ("images", "content_parts")
 #: Members of a delta that writers of other APIs read, and the check of each element.
 _LISTS = {
     "images": check_of({"image_url!": {"url!": str}}),
@@ -136,12 +138,19 @@ _LISTS = {
 def _items(choice: dict[str, Json]) -> list[Item]:
     index, delta = choice["index"], choice["delta"]
     extra = {key: value for key, value in delta.items() if key not in _KNOWN and value is not None}
+    following: list[Item] = []
     for name in _LISTS.keys() & extra.keys():
         elements = extra[name] if isinstance(extra[name], list) else []
-        extra[name] = [one for one in elements if passes(_LISTS[name], one)]
-    found = choice.get("logprobs")
-    found = found if isinstance(found, dict) else {}
-    logprobs = {key: value for key, value in found.items() if value}
+        extra[name] = found = [one for one in elements if passes(_LISTS[name], one)]
+        if len(found) > MOST_ELEMENTS:
+            raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} {name} at once")
+        if name in _BLOCKS:
+            extra[name] = found[:AT_ONCE]
+            for at in range(AT_ONCE, len(found), AT_ONCE):
+                following.append(Delta(index=index, extra={name: found[at : at + AT_ONCE]}))
+    read = choice.get("logprobs")
+    read = read if isinstance(read, dict) else {}
+    logprobs = {key: value for key, value in read.items() if value}
     item = Delta(
         text(delta.get("content")),
         index,
@@ -152,10 +161,11 @@ def _items(choice: dict[str, Json]) -> list[Item]:
         logprobs or None,
     )
     items: list[Item] = []
-    later = list(item.tool_calls[AT_ONCE:])
-    item.tool_calls = item.tool_calls[:AT_ONCE]
+    first = 0 if following else AT_ONCE
+    later, item.tool_calls = list(item.tool_calls[first:]), item.tool_calls[:first]
     if item.text or item.reasoning or item.refusal or item.tool_calls or extra or logprobs:
         items.append(item)
+    items += following
     for at in range(0, len(later), AT_ONCE):
         items.append(Delta(index=index, tool_calls=later[at : at + AT_ONCE]))
     if choice["finish_reason"]:
@@ -190,4 +200,4 @@ def unfold(body: bytes) -> bytes | None:
     if not chunks or find_error(values) or not any(value.get("choices") for value in values):
         return None
     cut = len(values) > 1 and body.startswith(b"{")  # lines may be truncated unnoticed
-    return b"".join([*(sse.frame(dump(value)) for value in values), b"" if cut else sse.DONE])
+    return b"".join([*(sse.frame(dump_large(value)) for value in values), b"" if cut else sse.DONE])

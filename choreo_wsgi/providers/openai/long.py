@@ -27,6 +27,8 @@ from .events import read_chunks
 
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
+#: Limit of tool calls, pictures or others in one chunk.
+MOST_ELEMENTS = 1_500
 #: Limit of bytes of a value in which the code reads the strings; all others are only forwarded.
 _MOST_READ = 64 * 1024
 #: The same for signed thoughts, which take 17 times their bytes in a translation.
@@ -129,6 +131,8 @@ def _join_texts(message: Members, marks: Marks) -> bool:
         if message.get(name):
             message[name] = listed(message[name])
     calls = [call for name in _CALLS for call in message.get(name) or ()]
+    if len(calls) > MOST_ELEMENTS:
+        raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
     calls += [message.get("function_call")]
     calls += [part for part in listed(parts) if part_kind(part) == "call"]
     for call in calls:
@@ -240,7 +244,7 @@ def write(unwritten: Unwritten, frames: list[bytes]) -> None:
 
 def _write(output: io.BytesIO, chunk: dict[str, Json], marks: Marks) -> None:
     output.write(b"data: ")
-    large.write_to(output, chunk, lambda part: longtext.restored(dump(part), marks))
+    output.writelines(large.parts(chunk, lambda part: longtext.restored(dump(part), marks)))
     output.write(b"\n\n")
 
 

@@ -227,10 +227,15 @@ MESSAGE = (
     'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{}}\n\n'
     'data: {"type":"message_stop"}\n\n',
 )
+CALL = '{"index":0,"id":"1","type":"function","function":{"name":"f","arguments":"%s"}}' % (
+    "y" * 90
+)
+IMAGE = '{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}' % ("A" * 100)
+ODD = '{"type":"odd","x":"%s"}' % ("y" * 90)
 SHORT_WIDE = f'"{EMOJI}{"y" * 80}"'
 OTHERS = {
-    "a member": GEMINI % f'[{{"text":"a"}}],"x":{many(SHORT_WIDE, 9000)}',
-    "texts": GEMINI % many(f'{{"text":{SHORT_WIDE}}}', 9000),
+    "a member": GEMINI % f'[{{"text":"a"}}],"x":{many(SHORT_WIDE, 7_900)}',
+    "texts": GEMINI % many(f'{{"text":{SHORT_WIDE}}}', 3_900),
     "arguments": GEMINI % f'[{FUNCTION % f"""{{"a":"{WIDE}"}}"""}]',
     "an input": BLOCK % f'{{"type":"tool_use","id":"1","name":"f","input":{{"a":"{WIDE}"}}}}',
     "redacted": BLOCK % f'{{"type":"redacted_thinking","data":"{"A" * 3_000_000}"}}',
@@ -251,12 +256,15 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
     ("stream", "translator", "message"),
     [
         (GEMINI % many(FUNCTION % "{}", 4097), GeminiTranslator, "more than 4,096 parts"),
+        (event(f'{{"tool_calls":{many(CALL, 1_501)}}}'), OpenAITranslator, "1,500 tool calls"),
+        (event(f'{{"images":{many(IMAGE, 1_501)}}}'), OpenAITranslator, "1,500 images"),
+        (event(f'{{"content":{many(ODD, 1_501)}}}'), OpenAITranslator, "1,500 content_parts"),
         (GEMINI % f'[{{"text":"a","thoughtSignature":"{WIDE}"}}]', GeminiTranslator, "not ASCII"),
         (f'data: {{"error":{{"message":"{WIDE}"}}}}\n\n', GeminiTranslator, EMOJI),
         (f"data: <html>{WIDE}\n\n", AnthropicTranslator, "not JSON"),
         (GEMINI % many(SHORT_WIDE, 30_000), GeminiTranslator, "more than 8,000 values"),
     ],
-    ids=["calls", "signature", "error", "page", "values"],
+    ids=["calls", "chat", "images", "parts", "signature", "error", "page", "values"],
 )
 def test_other_events_are_refused_in_words(
     stream: str, translator: type[Translator], message: str
