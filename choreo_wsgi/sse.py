@@ -70,11 +70,11 @@ def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("the data of a frame must be one line")
-    if event:
-        data = b"%b\ndata: %b" % (event.encode(), data)
-        return b"event: %b\n\n" % data if id is None else b"id: %d\nevent: %b\n\n" % (id, data)
     if id is None:
-        return b"".join((b"data: ", data, b"\n\n"))
+        head = b"event: %b\ndata: " % event.encode() if event else b"data: "
+        return b"".join((head, data, b"\n\n"))
+    if event:
+        return b"id: %d\nevent: %b\ndata: %b\n\n" % (id, event.encode(), data)
     return b"id: %d\ndata: %b\n\n" % (id, data)
 
 

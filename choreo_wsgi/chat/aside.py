@@ -31,6 +31,7 @@ _WIDTH = 8
 _LONGEST_MESSAGE = 4000
 #: Bytes of the longest value that is restored as a whole.
 _LONGEST_VALUE = 1024 * 1024
+_LENIENT = jsontext.Decoder()  # as json.loads, but in parts
 _PDF = "data:application/pdf;base64,"
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
@@ -181,7 +182,6 @@ class LazyMember(LazyJson):
         self._marks = marks
 
     def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
-        """Yield the JSON in pieces."""
         return large.parts(self.value, lambda part: restored(dump(part), self._marks))
 
 
@@ -243,7 +243,7 @@ def is_object(pieces: Iterable[str] | bytearray) -> bool:
     """Whether *pieces* joined, or UTF-8, are a JSON object, as complete arguments are."""
     try:
         if isinstance(pieces, bytearray):
-            return isinstance(parse_aside(pieces, {}), dict)
+            return isinstance(parse_aside(pieces, {}, _LENIENT), dict)
         return isinstance(parse_pieces(pieces, {}), dict)
     except ValueError:
         return False

@@ -230,6 +230,7 @@ class NativeReply(UpstreamAnswer):
         self.ended = kind in dialect.last
         if any(changed) or self._numbering or b"\n" in data:
             data = dump_large(value) if len(data) > LONG else dump(value)
+        del value  # it may take more memory than its frame
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
 
 

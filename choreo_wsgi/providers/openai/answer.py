@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
 from ...chat.items import Marks, Usage, dump_large
-from ...chat.longtext import LONG, restore
+from ...chat.longtext import LONG
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
@@ -171,7 +171,8 @@ class RelayedDocument(UpstreamAnswer):
             if not self.body_ended:
                 return b""
             if self._stream_reader is None:
-                document = self._mend(bytes(self._document))
+                body, self._document = bytes(self._document), bytearray()
+                document = self._mend(body)
             else:
                 document = self._end(self._stream_reader)
         except ChoreoError as error:
@@ -210,7 +211,9 @@ class RelayedDocument(UpstreamAnswer):
         self.usage = read_usage(usage) if usage is not None else None
         if self._model and mended.get("model") != self._model:
             mended = {**mended, "model": self._model}
-        return body if mended is received else restore(dump_large(mended), marks)
+        if mended is received:
+            return body
+        return long.encode(mended, marks) if is_long else dump_large(mended)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
         for item in translator.receive_data(events):

@@ -244,8 +244,19 @@ def write(unwritten: Unwritten, frames: list[bytes]) -> None:
 
 def _write(output: io.BytesIO, chunk: dict[str, Json], marks: Marks) -> None:
     output.write(b"data: ")
-    output.writelines(large.parts(chunk, lambda part: longtext.restored(dump(part), marks)))
+    output.writelines(_encoded(chunk, marks))
     output.write(b"\n\n")
+
+
+def encode(document: dict[str, Json], marks: Marks) -> bytes:
+    """Return *document* as JSON with *marks* restored."""
+    output = io.BytesIO()
+    output.writelines(_encoded(document, marks))
+    return output.getvalue()
+
+
+def _encoded(value: Json, marks: Marks) -> Iterator[bytes | memoryview]:
+    return large.parts(value, lambda part: longtext.restored(dump(part), marks))
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:
