@@ -133,6 +133,15 @@ def claude_arguments(text: str) -> bytes:
     return message.replace(b'"end_turn"', b'"tool_use"')
 
 
+def claude_values(text: str) -> bytes:
+    """Return a message in which one event of 2 MB has a call with as many values as allowed."""
+    values = ",".join(['{"a":"%s"}' % text[:336]] * 5_500)
+    return _message(
+        '{"type":"tool_use","id":"1","name":"f","input":{"x":[%s]}}' % values,
+        '{"type":"input_json_delta","partial_json":""}',
+    ).replace(b'"end_turn"', b'"tool_use"')
+
+
 def _gemini(part: str) -> bytes:
     return (
         f'data: {{"candidates":[{{"index":0,"content":{{"role":"model","parts":[{part}]}}}}]}}\n\n'
@@ -162,6 +171,17 @@ def _ollama(message: str) -> bytes:
         f'{{"model":"m","message":{{"role":"assistant",{message}}},"done":false}}\n'
         '{"model":"m","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop"}\n'
     ).encode()
+
+
+def gemini_calls(text: str) -> bytes:
+    """Return a stream in which one event of 2 MB has 1,500 calls."""
+    call = '{"functionCall":{"name":"f","args":{"a":"%s"}}}' % text[:1_260]
+    return _gemini(",".join([call] * 1_500))
+
+
+def gemini_texts(text: str) -> bytes:
+    """Return a stream in which one event of 2 MB has as many texts as allowed."""
+    return _gemini(",".join(['{"text":"%s"}' % text[:336]] * 5_500))
 
 
 def ollama_text(text: str) -> bytes:
@@ -237,9 +257,12 @@ ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "chat document": ("application/json", chat_document),
     "claude text": (EVENTS, claude_text),
     "claude arguments": (EVENTS, claude_arguments),
+    "claude values": (EVENTS, claude_values),
     "gemini text": (EVENTS, gemini_text),
     "gemini arguments": (EVENTS, gemini_arguments),
     "gemini picture": (EVENTS, gemini_picture),
+    "gemini calls": (EVENTS, gemini_calls),
+    "gemini texts": (EVENTS, gemini_texts),
     "ollama text": ("application/x-ndjson", ollama_text),
     "ollama arguments": ("application/x-ndjson", ollama_arguments),
     "bedrock text": ("application/vnd.amazon.eventstream", bedrock_text),

@@ -68,8 +68,11 @@ _ANSWERS = {
         *("chat member", "chat details", "chat parts", "chat strings"),
         *("chat thoughts", "chat citations"),
     ),
-    "claude": ("claude text", "claude arguments"),
-    "gemini": ("gemini text", "gemini arguments", "gemini picture"),
+    "claude": ("claude text", "claude arguments", "claude values"),
+    "gemini": (
+        *("gemini text", "gemini arguments", "gemini picture"),
+        *("gemini calls", "gemini texts"),
+    ),
     "ollama": ("ollama text", "ollama arguments"),
     "bedrock": ("bedrock text",),
 }
@@ -113,6 +116,8 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
                 yield model, answers[0], api, f"turns of {size} with emoji", short
             yield model, answers[0], api, "tools", partial(tools, api, model)
             yield model, answers[0], api, "rounds", partial(rounds, api, model)
+            for title, many in MANY.items():
+                yield model, answers[0], api, title, partial(many, api, model)
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         tokens = "[" + "1234567," * 300_000 + "1]"
         yield "m", answer, api, "text", partial(_question, api, "m", TEXTS["text"])
@@ -237,3 +242,79 @@ def tools(api: str, model: str) -> bytes:
         "messages": [{**tool, "input_schema": schema} for tool in tools],
     }[api]
     return request(api, model, '"giant:none"', tools=declared)
+
+
+def _fill(element: str, values: int) -> str:
+    """Return a list of 1.9 MB of *element*, filled in with as many values as are allowed.
+
+    *element* has ``%s`` for a text and so many *values*.
+    """
+    many = 19_000 // values
+    text = "y" * max(0, 1_900_000 // many - len(element))
+    return f"[{','.join([element % text] * many)}]"
+
+
+def short_turns(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with as many turns as 2 MB may have."""
+    turns = _fill('{"role":"assistant","content":"%s"}', 3)[:-1]
+    return _with_turns(api, model, turns + ',{"role":"user","content":"giant:none"}]')
+
+
+def parts(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with a turn of as many parts as 2 MB may have."""
+    kind = "input_text" if api == "responses" else "text"
+    content = _fill('{"type":"%s","text":"%%s"}' % kind, 3)[:-1]
+    content += ',{"type":"%s","text":"giant:none"}]' % kind
+    return _with_turns(api, model, '[{"role":"user","content":%s}]' % content)
+
+
+def short_rounds(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with as many short rounds as 2 MB may have."""
+    pattern, values = {
+        "chat": (
+            '{"role":"assistant","content":null,"tool_calls":[{"id":"t","type":"function",'
+            '"function":{"name":"f","arguments":"{}"}}]},'
+            '{"role":"tool","tool_call_id":"t","content":"%s"}',
+            14,
+        ),
+        "messages": (
+            '{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{}}]},'
+            '{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"%s"}]}',
+            16,
+        ),
+        "responses": (
+            '{"type":"function_call","call_id":"t","name":"f","arguments":"{}"},'
+            '{"type":"function_call_output","call_id":"t","output":"%s"}',
+            10,
+        ),
+    }[api]
+    question = '{"role":"user","content":"giant:none"}'
+    return _with_turns(api, model, f"[{question},{_fill(pattern, values)[1:-1]},{question}]")
+
+
+def short_tools(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with as many tools as 2 MB may have."""
+    schema = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}}}'
+    named = '"name":"f","description":"%s"'
+    pattern, values = {
+        "chat": (f'{{"type":"function","function":{{{named},"parameters":{schema}}}}}', 12),
+        "responses": (f'{{"type":"function",{named},"parameters":{schema}}}', 11),
+        "messages": (f'{{{named},"input_schema":{schema}}}', 10),
+    }[api]
+    return request(api, model, '"giant:none"', tools=json.loads(_fill(pattern, values)))
+
+
+def _with_turns(api: str, model: str, turns: str) -> bytes:
+    """Return the body of a request of *api* whose turns are the JSON list *turns*."""
+    if api == "responses":
+        return request(api, model, turns)
+    return request(api, model, '"-"').replace(b'[{"role":"user","content":"-"}]', turns.encode())
+
+
+#: Requests of 2 MB with as many values as are allowed.
+MANY = {
+    "short turns of 2 MB": short_turns,
+    "parts of 2 MB": parts,
+    "rounds of 2 MB": short_rounds,
+    "tools of 2 MB": short_tools,
+}

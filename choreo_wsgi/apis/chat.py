@@ -27,6 +27,10 @@ else:
     aside = Late("choreo_wsgi.chat.aside")
 
 
+#: Texts of a document that are joined at once.
+_MANY = 500
+
+
 class Identity(dict[str, Json]):
     """The ``id``, ``created`` and ``model`` of a chat answer.
 
@@ -179,7 +183,10 @@ class CompletionWriter(AnswerWriter):
         else:
             for call in item.tool_calls:  # there may be thousands at once
                 call.arguments = aside.set_aside([call.arguments], self._marks)
-            self._choices[item.index].add(item)
+            choice = self._choices[item.index]
+            choice.add(item)
+            if len(choice.text) > _MANY:  # each takes more memory than its bytes
+                aside.set_aside(choice.text, self._marks)
             self._marks |= item.marks or {}
         return b""
 

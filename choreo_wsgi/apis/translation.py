@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..chat import large
 from ..chat.aside import has_marks
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
-from ..chat.longtext import LazyJson, new_mark
+from ..chat.longtext import LazyJson, find_marks, new_mark, restored
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault, demand
 from ..errors import InvalidRequest
@@ -125,6 +127,31 @@ def arguments_of(value: Json, marks: Marks) -> str:
         return text
     marks[(mark := new_mark()).encode()] = LazyJson(value)
     return mark
+
+
+class LazyMember(LazyJson):
+    """The JSON of *value*, which holds *marks*, for the mark of a number."""
+
+    def __init__(self, value: Json, marks: Marks) -> None:
+        super().__init__(value)
+        self._marks = marks
+
+    def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
+        return large.parts(self.value, lambda part: restored(dump(part), self._marks))
+
+
+def restore_once(text: bytes, marks: Marks) -> bytes:
+    """Return *text* with *marks* restored; views of it replace those that are values."""
+    whole, at, places = io.BytesIO(), 0, dict[bytes, slice]()
+    for found in find_marks(text, marks):
+        whole.write(text[at : found.start()])
+        begin, at = whole.tell(), found.end()
+        whole.writelines(restored(found[0], marks))
+        places[found[0]] = slice(begin, whole.tell())
+    whole.write(text[at:])
+    result = whole.getvalue()
+    marks |= {mark: memoryview(result)[place] for mark, place in places.items()}
+    return result
 
 
 def _is_long(value: Json) -> bool:

@@ -6,7 +6,6 @@ See :mod:`~choreo_wsgi.chat.longtext`.  Only translations need this module, so i
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,9 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
-from . import jsontext, large
+from . import jsontext
 from .cutting import masked_window, shorten
-from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
+from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
 from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
 if TYPE_CHECKING:
@@ -53,8 +52,15 @@ def count_marks(text: str) -> int:
 
 def pieces(text: str, marks: Marks) -> Iterator[str]:
     """Yield *text*, a string of a JSON value, in pieces with *marks* restored."""
+    some: list[str] = []
+    size = 0
     for one in raw_pieces(text, marks):
-        yield one if isinstance(one, str) else str(json.loads(b'"' + one + b'"'))
+        some.append(one if isinstance(one, str) else json.loads(b'"' + one + b'"'))
+        size += len(some[-1])
+        if size > _SHORT:  # thousands of short pieces would take several times their bytes
+            yield "".join(some)
+            some, size = [], 0
+    yield "".join(some)
 
 
 def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
@@ -172,31 +178,6 @@ class _LazyText(LazyJson):
     def escaped(self, marks: Marks) -> Iterator[bytes]:
         for one in self.value:
             yield from map(bytes, restored(escaped(one), marks))
-
-
-class LazyMember(LazyJson):
-    """The JSON of *value*, which holds *marks*, for the mark of a number."""
-
-    def __init__(self, value: Json, marks: Marks) -> None:
-        super().__init__(value)
-        self._marks = marks
-
-    def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
-        return large.parts(self.value, lambda part: restored(dump(part), self._marks))
-
-
-def restore_once(text: bytes, marks: Marks) -> bytes:
-    """Return *text* with *marks* restored; views of it replace those that are values."""
-    whole, at, places = io.BytesIO(), 0, dict[bytes, slice]()
-    for found in find_marks(text, marks):
-        whole.write(text[at : found.start()])
-        begin, at = whole.tell(), found.end()
-        whole.writelines(restored(found[0], marks))
-        places[found[0]] = slice(begin, whole.tell())
-    whole.write(text[at:])
-    result = whole.getvalue()
-    marks |= {mark: memoryview(result)[place] for mark, place in places.items()}
-    return result
 
 
 def escaped(text: str) -> bytes:

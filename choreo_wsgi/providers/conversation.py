@@ -165,7 +165,10 @@ def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
 
 def count_parts(run: list[Turn]) -> int:
     """Return how many parts the turns of *run* have."""
-    return sum(len(turn.parts) for turn in run)
+    count = 0
+    for turn in run:
+        count += len(turn.parts)
+    return count
 
 
 def listed_if_few(values: Iterable[Json], count: int) -> Json:

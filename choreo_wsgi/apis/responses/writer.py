@@ -11,14 +11,14 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat.aside import LazyMember, parse_pieces, restore_once, set_aside, text_or_mark
+from ...chat.aside import parse_pieces, set_aside, text_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ...ids import random_hex
 from ..blocks import Block, BlockWriter
-from ..translation import members
+from ..translation import LazyMember, members, restore_once
 from .items import THINKING_PREFIX, chat_name
 from .log import failed_event, next_number
 from .request import caller_tools

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 
-from ...chat.items import Json
+from ...chat.items import FEW, Json
 from ...chat.request import ChatRequest
 from ...errors import InvalidRequest
 from ..capabilities import Capabilities, requested_effort
@@ -177,11 +177,11 @@ def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:
 
 
 def _content(run: list[Turn]) -> str | Iterable[dict[str, Json]]:
-    found = (
-        block for turn in run for block in chain(turn.thoughts, map(_block, taken(turn.parts)))
-    )
-    blocks = listed_if_few(found, count_parts(run))
-    if isinstance(blocks, list) and len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
+    if count_parts(run) > FEW:
+        parts = (chain(turn.thoughts, map(_block, taken(turn.parts))) for turn in run)
+        return chain.from_iterable(parts)
+    blocks = [block for turn in run for block in (*turn.thoughts, *map(_block, turn.parts))]
+    if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:
         return str(blocks[0]["text"])
     return blocks or EMPTY
 

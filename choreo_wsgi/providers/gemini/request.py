@@ -125,6 +125,10 @@ def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str
 
 def _parts(turn: Turn, signed: bool, marks: Marks) -> Iterator[dict[str, Json]]:
     """Yield the parts of *turn* with their signatures; if *signed*, a call must have one."""
+    if turn.role != "assistant":
+        for part in taken(turn.parts):
+            yield from _translated(part, marks)
+        return
     calls = [part for part in turn.parts if isinstance(part, Call)]
     # Of parallel calls only the first has a signature, which is required.
     lacks = signed and not any(_signature(call.extra) for call in calls)
@@ -134,7 +138,7 @@ def _parts(turn: Turn, signed: bool, marks: Marks) -> Iterator[dict[str, Json]]:
         if isinstance(part, Call):
             signature = _FOREIGN_SIGNATURE if lacks else _signature(part.extra)
             lacks = False
-        elif part is last and turn.role == "assistant":
+        elif part is last:
             signature = _signature(turn.message.get("extra_content"))
         for one in _translated(part, marks):
             yield {**one, "thoughtSignature": signature} if signature else one
