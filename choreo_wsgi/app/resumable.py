@@ -223,7 +223,8 @@ class Resumption:
             reader.close()
             api = _api_of(last)
             if api == "responses":
-                response, number = log.read_events(self.events(id, owner), "failed")
+                events = self.events(id, owner, recover=False)
+                response, number = log.read_events(events, "failed")
                 frame = log.failed_event(response, error, number)
             else:
                 frame = _error_frame(api, error)
@@ -231,10 +232,13 @@ class Resumption:
             frame = sse.frame(error.body())
         lost.end(*sse.number(frame, lost.last + 1))
 
-    def events(self, id: str, owner: str, after: int = 0, timeout: float = 0.0) -> list[Any]:
+    def events(
+        self, id: str, owner: str, after: int = 0, timeout: float = 0.0, recover: bool = True
+    ) -> list[Any]:
         """Return the data of the events in the log of stream *id* after frame *after*.
 
-        A store that can block waits *timeout* seconds for more, if the log has not ended.
+        A store that can block waits *timeout* seconds for more, if the log has not ended.  That of
+        a lost producer is ended first, if *recover*: its client may never read it as a stream.
         """
         timeout = timeout if self.blocking else 0.0
         reader, decoder = self.store.read(id, owner, after), sse.Decoder()
@@ -244,7 +248,9 @@ class Resumption:
                 found = [event.data for event in decoder.receive_data(block)]
                 events += [json.loads(data) for data in found if data != "[DONE]"]
         except ProducerLost:
-            pass  # the next reader of the stream ends it
+            if recover:
+                self._recover(id, owner, 0)
+                return self.events(id, owner, after, recover=False)
         finally:
             reader.close()
         return events

@@ -30,6 +30,8 @@ class AnswerWriter:
     identity: Mapping[str, Json] | None = None
     #: The id of an answer that this server stores, in place of the provider's own.
     fixed_id = ""
+    #: Members of the answer that replace the provider's own, unless they are empty.
+    fixed: Mapping[str, Json] = {}
     #: The frame that keeps a silent stream alive.
     ping = sse.ping()
     #: The end marker of a stream without an error.

@@ -116,13 +116,13 @@ class NativeReply(UpstreamAnswer):
         return restore(dump_large(value), self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
-        """Set the requested model and the id in *value*; return whether that changed anything."""
+        """Set the model and what this server decides; return whether that changed *value*."""
         if not isinstance(value, dict):
             return False
         if isinstance(value.get("usage"), dict):
             counted = {name: number for name, number in value["usage"].items() if number}
             self._counts = {**value["usage"], **self._counts, **counted}
-        names = {"model": self._renamed, "id": self._writer.fixed_id}
+        names = {"model": self._renamed, **self._writer.fixed}
         new = {key: name for key, name in names.items() if name and value.get(key, name) != name}
         if value.get("error"):  # of a response that has failed
             new["error"] = self._restored(value["error"], self.redact_keys)

@@ -240,6 +240,30 @@ def test_stored_response_is_resumed_by_our_numbers(native: Make, sent: Any) -> N
         assert api.retrieve(response["id"]).status == "completed"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_stored_response_shows_what_its_caller_requested(native: Make, stream: bool) -> None:
+    """The provider, which stores nothing, is not sent these members."""
+    ours = {"background": False, "store": False, "previous_response_id": None}
+    sent = [
+        {**event, "response": {**event["response"], **ours}} if "response" in event else event
+        for event in EVENTS
+    ]
+    made = native("openai", HEAD + frames(*sent))
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        api, id = client.responses, None
+        for _ in range(2):
+            body: Any = {"model": "real", "input": "hi", "background": True}
+            answer: Any = api.create(**body, previous_response_id=id, stream=stream)
+            created = next(iter(answer)).response if stream else answer
+            *_, last = api.retrieve(created.id, stream=True)
+            for response in (created, last.response, api.retrieve(created.id)):
+                found = response.to_dict()
+                expected = {"background": True, "store": True, "previous_response_id": id}
+                assert {name: found.get(name) for name in ours} == expected
+            id = created.id
+        assert "previous_response_id" not in made.sent[1] and made.sent[1]["store"] is False
+
+
 @pytest.mark.parametrize(
     "event",
     [

@@ -666,8 +666,11 @@ def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path, k
     assert b"event: error\n" in last and b'{"type":"error","error":{' in last
 
 
+@pytest.mark.parametrize("ending", ["failed", "cancelled"])
 @pytest.mark.parametrize(("kind", "number"), [("response.created", 1), ("choreo.request", 0)])
-def test_lost_response_ends_as_failed(start: Any, tmp_path: Path, kind: str, number: int) -> None:
+def test_lost_response_ends_as_failed(
+    start: Any, tmp_path: Path, kind: str, number: int, ending: str
+) -> None:
     """Also before its first event, when the log has only the request."""
     url = f"sqlite:{tmp_path / 'replay.db'}"
     app, server = start(replay=url, heartbeat_seconds="60")
@@ -678,10 +681,14 @@ def test_lost_response_ends_as_failed(start: Any, tmp_path: Path, kind: str, num
     created |= {"type": kind, "sequence_number": 0} if number else {"items": []}
     writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
     other.close()
-    # A plain request returns the response so far.
-    answer = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
-    assert (answer.status, json.loads(answer.body)["id"]) == (200, "resp_1")
-    assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    if ending == "cancelled":
+        assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
+    # A client that only asks for the response learns of the end too.
+    for _ in range(2):
+        answer = once(server, "GET", f"/v1/responses/resp_{writer.id[5:]}")
+        found = json.loads(answer.body)
+        assert (answer.status, found["id"], found["status"]) == (200, "resp_1", ending)
+        assert ending == "cancelled" or found["error"]["type"] == "producer_lost"
     wait_until(lambda: not app._resumption().store._readers, "no reader is left open")
     *_, last = replay(server, writer.id)
     assert b"event: response.failed\n" in last and b'"sequence_number":%d' % number in last

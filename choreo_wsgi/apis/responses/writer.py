@@ -77,6 +77,8 @@ class ResponseWriter(BlockWriter):
         self._created = int(time.time())
         present = {name: fields[name] for name in _REPEATED if fields.get(name) is not None}
         self._repeated = {**_REPEATED, **present}
+        ours = members(fields, "background store previous_response_id")  # not the provider's part
+        self.fixed = {"id": self.fixed_id, **ours}
         self._request_marks: Marks | None = request.marks  # until the members are encoded
         #: By their names in chat: the caller's tools that are not functions with these names.
         self._tools = {
