@@ -123,7 +123,8 @@ class NativeReply(UpstreamAnswer):
             counted = {name: number for name, number in value["usage"].items() if number}
             self._counts = {**value["usage"], **self._counts, **counted}
         names = {"model": self._renamed, **self._writer.fixed}
-        new = {key: name for key, name in names.items() if name and value.get(key, name) != name}
+        found = {**dict.fromkeys(names), **value} if value.get("object") == "response" else value
+        new = {key: name for key, name in names.items() if name and found.get(key, name) != name}
         if value.get("error"):  # of a response that has failed
             new["error"] = self._restored(value["error"], self.redact_keys)
         value.update(new)

@@ -241,11 +241,16 @@ def test_stored_response_is_resumed_by_our_numbers(native: Make, sent: Any) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_stored_response_shows_what_its_caller_requested(native: Make, stream: bool) -> None:
-    """The provider, which stores nothing, is not sent these members."""
+@pytest.mark.parametrize("shown", [True, False])
+def test_stored_response_shows_what_its_caller_requested(
+    native: Make, stream: bool, shown: bool
+) -> None:
+    """The provider, which stores nothing, is not sent these members; some show none of them."""
     ours = {"background": False, "store": False, "previous_response_id": None}
     sent = [
-        {**event, "response": {**event["response"], **ours}} if "response" in event else event
+        {**event, "response": {**event["response"], **(ours if shown else {})}}
+        if "response" in event
+        else event
         for event in EVENTS
     ]
     made = native("openai", HEAD + frames(*sent))
