@@ -161,8 +161,8 @@ def loads_marked(
     double, duplicate names, lone surrogates, and more values or levels than a conversation has.
     """
     short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
-    room = max(_ROOM, 4 * len(body)) - len(body) * 8 // 5
-    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE, room // _BYTES_OF_VALUE)
+    room = (max(_ROOM, 4 * len(body)) - len(body) * 8 // 5) // _BYTES_OF_VALUE - len(marks)
+    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE, room)
     try:
         value = jsontext.parse(short, _decode, max(few, values))
     except jsontext.TooMuch as error:

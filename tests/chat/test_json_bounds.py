@@ -219,11 +219,16 @@ def test_value_limit_grows_with_the_length() -> None:
 
 def test_text_and_values_share_four_times_the_bytes() -> None:
     """Two mebibytes may have 19,600 values; the limit is 30,000 again from three on."""
-    for size, values in ((2 * MEBIBYTE, 19_600), (3_200_000, 29_900)):
-        element = b'"%b",' % (b"y" * (size // values - 3))
-        chat.loads(b'{"x":[' + element * (values - 300) + b"0]}")
+    for size, values, start in (
+        (2 * MEBIBYTE, 19_600, ""),
+        (3_200_000, 29_900, ""),
+        (2 * MEBIBYTE, 9_800, "\U0001f600"),  # each is set aside, and counts twice
+    ):
+        text = start.encode() + b"y" * (size // values - 3 - len(start.encode()))
+        element = b'"%b",' % text
+        chat.loads_marked(b'{"x":[' + element * (values - 300) + b"0]}")
         with pytest.raises(InvalidRequest, match="holds more than"):
-            chat.loads(b'{"x":[' + element * (values + 600) + b"0]}")
+            chat.loads_marked(b'{"x":[' + element * (values + 600) + b"0]}")
 
 
 @pytest.mark.parametrize(
