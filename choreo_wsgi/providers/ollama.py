@@ -38,7 +38,7 @@ from .failures import provider_error
 from .parts import Call, Media, Result, Text, joined
 from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
-from .tools import choice, functions, schema
+from .tools import Function, choice, functions, schema
 from .translating import image_delta, json_values
 from .whole_calls import arguments, whole_call
 
@@ -130,9 +130,13 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
     mode, _ = choice(request, caps)
     if mode in ("required", "named"):
         raise InvalidRequest("ollama cannot be forced to call a tool", param="tool_choice")
-    for tool in () if mode == "none" else tools:
-        function = {"name": tool.name, "description": tool.description, "parameters": tool.schema}
-        payload.setdefault("tools", []).append({"type": "function", "function": function})
+    if tools and mode != "none":
+        declared = ({"type": "function", "function": _declared(tool)} for tool in tools)
+        payload["tools"] = listed_if_few(declared, len(tools))
+
+
+def _declared(tool: Function) -> dict[str, Json]:
+    return {"name": tool.name, "description": tool.description, "parameters": tool.schema}
 
 
 def _message(turn: Turn, marks: Marks) -> dict[str, Json]:
