@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import logging
 import os
@@ -97,7 +98,12 @@ def bind(settings: Settings) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if settings.unix_socket and Path(address).is_socket():
+                one.setblocking(False)
+                if one.connect_ex(address) != errno.ECONNREFUSED:
+                    raise OSError("another server listens there")
                 Path(address).unlink()  # left by a server that was killed
+            elif settings.unix_socket and Path(address).exists():
+                raise OSError("the file exists and is not a socket")
             one.bind(address)
             if settings.unix_socket:
                 os.chmod(address, 0o600)  # noqa: PTH101 (never a link)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -254,7 +255,20 @@ def test_refuses_unix_socket_path_of_a_regular_file(run: Run, tmp_path: Path) ->
     path.write_text("important")
     done = run("serve", "--unix-socket", str(path))
     assert (done.returncode, path.read_text()) == (2, "important")
-    assert f"{path}: Address already in use" in done.stderr
+    assert f"{path}: the file exists and is not a socket" in done.stderr
+
+
+def test_refuses_unix_socket_of_a_running_server(command: Start, run: Run, tmp_path: Path) -> None:
+    """A socket that a killed server has left is replaced."""
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    server = command("--unix-socket", str(path))
+    done = run("serve", "--unix-socket", str(path))
+    assert done.returncode == 2 and f"{path}: another server listens there" in done.stderr
+    with harness.Client(str(path)) as client:
+        assert client.exchange("GET", "/healthz").status == 200
+    server.signal(15)
 
 
 def test_request_path_cannot_forge_log_lines(command: Start) -> None:
