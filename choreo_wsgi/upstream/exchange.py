@@ -271,8 +271,6 @@ class Exchange:
             if framing.error is not None:
                 raise UpstreamInvalid(f"{_UNREADABLE}: {framing.error}")
             deadline = self.last_received + self._read_timeout
-            if now >= deadline:
-                raise ProviderTimeout(f"the provider was silent for {self._read_timeout:g} s")
             unread, self.unread = self.unread, b""
             try:
                 if isinstance(unread, OSError):
@@ -282,7 +280,9 @@ class Exchange:
                 raise UpstreamTruncated("the provider broke the connection off") from error
             self._check_open()
             if data is None:
-                return b""
+                if time.monotonic() < deadline:
+                    return b""
+                raise ProviderTimeout(f"the provider was silent for {self._read_timeout:g} s")
             if not data:
                 try:
                     framing.end()

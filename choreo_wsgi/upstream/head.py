@@ -94,9 +94,11 @@ def head_end(data: bytes, seen: int = 0) -> int:
     """Return where the head at the start of *data* ends, or -1 if it is incomplete.
 
     The first *seen* bytes were searched before and have no end, so every byte is searched once.
-    Raises FramingError for a head that is too long.
+    Raises FramingError for a head that is too long, or not of HTTP.
     """
     found = _END.search(data, max(0, seen - 2))
+    if found is None and not b"HTTP/".startswith(data[:5]):
+        raise FramingError("it is not HTTP")
     if (found.end() if found else len(data)) > MAX_HEAD:
         raise FramingError("its head is too long")
     return found.end() if found else -1

@@ -1159,3 +1159,36 @@ def test_reads_an_answer_sent_before_the_whole_request(client: Make) -> None:
         assert read(exchange) == b"too large" and exchange.status == 413
         assert idle_in(pool) == 0  # as the rest of the request was not sent
         peer.close()
+
+
+def test_first_bytes_that_are_not_http_fail_the_exchange_at_once(
+    upstream: Start, client: Make
+) -> None:
+    """A server of another protocol sends a greeting and then waits."""
+    server = upstream(lambda peer: (peer.send(b"SSH-2.0-OpenSSH_9"), peer.wait_until_left()))
+    with pytest.raises(UpstreamInvalid, match="it is not HTTP"):
+        read(client().send(post(server.url)))
+
+
+def test_bytes_that_are_read_late_are_no_silence(upstream: Start, client: Make) -> None:
+    """Only time in which the provider sent nothing counts, whatever kept this process busy."""
+
+    def answer(peer: Peer) -> None:
+        peer.send(head("200 OK", "text/event-stream", "Content-Length: 4") + b"ab")
+        assert going_on.wait(DEADLINE)
+        peer.send(b"c")
+        peer.wait_until_left()
+
+    going_on = threading.Event()
+    exchange = client(idle=DEADLINE).send(post(upstream(answer).url))
+    received = b""
+    while received != b"ab":
+        received += exchange.receive(0.25)
+    going_on.set()
+    number = exchange.fileno()
+    assert number is not None and select.select([number], [], [], DEADLINE)[0]
+    exchange.last_received = 0.0
+    assert exchange.receive(0) == b"c"
+    exchange.last_received = 0.0
+    with pytest.raises(ProviderTimeout):
+        exchange.receive(0)
