@@ -187,11 +187,6 @@ class Channel(Load):
             return False
         return True
 
-    @property
-    def in_use(self) -> bool:
-        """Whether a request is being received or answered, or the first has not begun yet."""
-        return bool(self.requests or self.request is not None or self._is_new)
-
     def on_answered(self, task: Task) -> None:
         """Begin with the next request, or close, after *task*'s answer has ended."""
         self.task = None

@@ -206,11 +206,11 @@ class Server:
         """Stop accepting, answer all requests, however long that takes, and stop the server.
 
         Another process accepts instead.  Only SIGTERM cuts a stream.  The keys are reloaded for
-        requests on connections that are open.
+        requests on connections that are open; closing those might lose one that is on its way.
         """
         self.application.reload()
         self.retired = self.draining = True
-        while self.application.active or any(one.in_use for one in list(self.connections)):
+        while self.application.active or self.connections:
             time.sleep(0.05)
         if not self._signals:  # else the signal has started the drain
             self.drain()

@@ -259,3 +259,17 @@ def test_retiring_server_answers_first_request_of_new_connection(
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         client.send(b"Host: a\r\n\r\n")
         assert client.read_answer().body == b"all"
+
+
+def test_retiring_server_answers_request_on_idle_connection(
+    run_app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = count_polls(monkeypatch)
+    running = run_app(lambda environ, start_response: start_response("200 OK", []) or [b"all"])
+    running.app.reload = lambda: None
+    with running.connect() as client:
+        assert client.exchange("GET", "/").body == b"all"
+        threading.Thread(target=running.server.retire).start()
+        assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
+        answer = client.exchange("GET", "/")
+        assert answer.body == b"all" and answer.headers["connection"] == "close"
