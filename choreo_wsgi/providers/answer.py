@@ -98,6 +98,8 @@ class UpstreamAnswer:
         #: Bytes received since the last output; the reader resets it to 0.
         self.bytes_without_output = 0
         self._deferred: bytes | None = None  # received bytes that only a worker may return
+        #: Whether the reader has events that it left for the next call: see reading.AT_ONCE.
+        self.behind = False
         #: Whether the body has begun as expected.
         self.good = False
         self._direct = False  # whether the exchange's bytes are returned unchanged
@@ -107,7 +109,8 @@ class UpstreamAnswer:
     @property
     def body_ended(self) -> bool:
         """Whether the body of a good answer was returned to its end."""
-        return self.good and self._exchange.ended and not self._has_more and self._deferred is None
+        has_more = self.behind or self._has_more or self._deferred is not None
+        return self.good and self._exchange.ended and not has_more
 
     def read(self, timeout: float) -> bytes:
         """Return the bytes of the body that are received within *timeout* seconds.
@@ -144,7 +147,7 @@ class UpstreamAnswer:
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:
         """Return a lane for events that follow *pattern*, or None; *plain* is as in Lane."""
-        is_paused = self._pause or self._deferred is not None
+        is_paused = self._pause or self.behind or self._deferred is not None
         if pattern is None or not self._direct or is_paused:
             return None
         chunks = self._exchange.chunks()
@@ -254,7 +257,7 @@ class UpstreamAnswer:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll, or None: also during a pause, see :attr:`due`."""
-        is_paused = self._pause or self._has_more or self._deferred is not None
+        is_paused = self._pause or self._has_more or self.behind or self._deferred is not None
         return None if is_paused else self._exchange.fileno()
 
     @property
@@ -265,7 +268,7 @@ class UpstreamAnswer:
         """
         if self._deferred is not None:
             return None
-        if self._has_more or self._failure is not None:
+        if self._has_more or self.behind or self._failure is not None:
             return 0.0
         return self._paused + self._pause if self._pause else self._exchange.due
 

@@ -29,7 +29,7 @@ from .dialects import Numbering
 from .failures import provider_error, response_error
 from .http import OverHTTP
 from .logprobs import shorten_into
-from .reading import SHAPE_ERRORS, find_error, parse_object, unknown_shape
+from .reading import AT_ONCE, SHAPE_ERRORS, find_error, parse_object, unknown_shape
 
 #: In a 404 of an existing route, these name the missing thing, such as an item not stored.
 _NAMED = (b"model", b"deployment", b" with id ")
@@ -85,7 +85,7 @@ class NativeReply(UpstreamAnswer):
             return b""
         try:
             if self._stream:
-                passed = self._receive_frames(self.read_burst(timeout))
+                passed = self._receive_frames(b"" if self.behind else self.read_burst(timeout))
             else:
                 passed = self._receive_document(self.read(timeout))
         except (ChoreoError, *SHAPE_ERRORS) as error:
@@ -93,8 +93,9 @@ class NativeReply(UpstreamAnswer):
             passed = self._take_output()
             if not passed:
                 raise failure from None
-        if passed:
+        if passed or self.behind:
             self.bytes_without_output = 0
+        if passed:
             self._writer.passed(passed)
         return passed
 
@@ -136,7 +137,7 @@ class NativeReply(UpstreamAnswer):
 
     def _receive_frames(self, data: bytes) -> bytes:
         frames = b""
-        if data:
+        if data or self.behind:
             frames = self._forward(self._unwrap(data) if self._unwrap else data)
         if self.body_ended and not self.ended and not frames:
             last, self._rest = self._rest + b"\n\n", b""  # an event without its blank line
@@ -156,15 +157,16 @@ class NativeReply(UpstreamAnswer):
 
         Where events of a type that needs no change begin, the run of them is searched for and
         forwarded as bytes; the other events are parsed.  A search that finds no run costs the
-        length of the block, so after two of them the rest of the block is parsed.
+        length of the block, so after two of them the rest of the block is parsed, AT_ONCE events
+        in a call.
         """
         # An incomplete event is kept back: once in the decoder, it would need the next block too.
         data, self._rest = self._rest + data, b""
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             data, self._rest = data[:end], data[end:]
-        at, attempts = 0, 2
-        while at < len(data) and not self.ended:
+        at, attempts, parsed = 0, 2, 0
+        while at < len(data) and not self.ended and parsed < AT_ONCE:
             head = self._plain_head(data, at) if attempts else b""
             run = _run(data, at, head) if head else b""
             if run:
@@ -174,7 +176,10 @@ class NativeReply(UpstreamAnswer):
                 end = data.find(b"\n\n", at) + 2
                 run = data[at : len(data) if self._decoder.pending or end < 2 else end]
                 self._parse(run)
+                parsed += 1
             at += len(run)
+        self.behind = at < len(data) and not self.ended
+        self._rest = data[at:] + self._rest
         return self._take_output()
 
     def _plain_head(self, data: bytes, at: int) -> bytes:

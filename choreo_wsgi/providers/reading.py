@@ -16,6 +16,10 @@ from ..errors import UpstreamInvalid
 #: Exceptions from reading JSON of an unexpected shape; RecursionError: nested too deeply.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
 
+#: Most events that are parsed one by one in a call, and bytes that a translator reads at once: an
+#: upstream may send ten thousand tiny events in a block, and other streams wait meanwhile.
+AT_ONCE, PIECE = 256, 8 * 1024
+
 
 def unknown_shape(error: Exception) -> UpstreamInvalid:
     """Return the error of the provider for *error*, one of SHAPE_ERRORS."""

@@ -15,7 +15,7 @@ from .answer import Attempt, UpstreamAnswer
 from .held import Held, hold, taken
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
-from .reading import SHAPE_ERRORS, parse_json, parse_object, unknown_shape
+from .reading import PIECE, SHAPE_ERRORS, parse_json, parse_object, unknown_shape
 from .tools import restore_names
 
 #: Characters of long texts after which a batch of items is returned.
@@ -181,6 +181,7 @@ class HTTPSource(UpstreamAnswer, Source):
         super().__init__(attempt)
         self._translator = translator
         self._names = names or {}
+        self._unread = b""  # bytes that the translator has not read
 
     def receive(self, timeout: float) -> list[Item]:
         """Return the items received within *timeout* seconds; those before a failure first."""
@@ -204,7 +205,10 @@ class HTTPSource(UpstreamAnswer, Source):
         data = b""
         try:
             if not translator.waiting:
-                data = self.read(timeout)
+                data, self._unread = self._unread or self.read(timeout), b""
+                if timeout <= 0 and len(data) > PIECE:  # other streams wait for this one
+                    data, self._unread = data[:PIECE], data[PIECE:]
+                self.behind = bool(self._unread)
         except ChoreoError:
             if not self.good:
                 raise

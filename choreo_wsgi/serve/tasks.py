@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 #: Blocks that are sent in one step; a LARGE one ends the step.
 BLOCKS, LARGE = 16, 128 * 1024
 
+#: Seconds of a step after which no further block is sent in it.
+PATIENCE = 0.001
+
 #: Bytes of a block from which on it is sent beside its chunk's size line, in one system call;
 #: copying a smaller block behind its size line is cheaper.
 GATHER = 16 * 1024
@@ -92,8 +95,13 @@ class Task(Load):
         try:
             if self._body is None and not self._done:
                 self._begin()
+            until = 0.0
             for _ in range(BLOCKS):
                 if self._done or not self._send_next(timeout):
+                    break
+                now = time.monotonic()
+                until = until or now + PATIENCE
+                if now > until:
                     break
         except Exception as error:
             self._fail(error)

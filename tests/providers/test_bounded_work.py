@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from work import calls, traced
 
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import aside, jsontext
+from choreo_wsgi.chat.answer import AnswerWriter
 from choreo_wsgi.chat.calls import Call, ToolCalls
 from choreo_wsgi.chat.endings import finish_reason
 from choreo_wsgi.chat.items import Delta, Finish, ToolCall
@@ -20,14 +22,19 @@ from choreo_wsgi.chat.longtext import new_mark
 from choreo_wsgi.chat.normalise import Normaliser
 from choreo_wsgi.chat.request import parse
 from choreo_wsgi.errors import ChoreoError, UpstreamInvalid
+from choreo_wsgi.providers.answer import Attempt
 from choreo_wsgi.providers.blocks import Blocks
 from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import response_error
+from choreo_wsgi.providers.native import NativeReply
+from choreo_wsgi.providers.openai.answer import RelayedStream
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
-from choreo_wsgi.providers.reading import parse_object
+from choreo_wsgi.providers.reading import AT_ONCE, PIECE, parse_object
 from choreo_wsgi.providers.tools import functions
+from choreo_wsgi.providers.translating import HTTPSource
 from choreo_wsgi.upstream.coding import Decompressor
 from choreo_wsgi.upstream.framing import FramingError
 from choreo_wsgi.upstream.head import parse_head
@@ -347,3 +354,81 @@ def test_relay_work_is_linear_in_the_streams_length(block: bytes, size: int, ren
     once, twice = calls(lambda: relay(many)), calls(lambda: relay(2 * many))
     assert twice < 2.3 * once
     assert relayed >= 2 * many * len(block)
+
+
+class Received:
+    """An exchange whose answer, *body*, was received at once."""
+
+    status = 200
+    headers: dict[str, str] = {}
+    ended = False
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+
+    def receive(self, timeout: float) -> bytes:
+        body, self.body = self.body, b""
+        self.ended = not body
+        return body
+
+    def close(self) -> None:
+        pass
+
+    finish = close
+
+
+def attempt(body: bytes) -> Attempt:
+    return Attempt(lambda: Received(body), lambda *answer: UpstreamInvalid("it is an error"))  # type: ignore
+
+
+def relayed(body: bytes) -> Any:
+    return RelayedStream(attempt(body), EventRelay(Normaliser()), "up/m")
+
+
+def forwarded(body: bytes) -> Any:
+    writer = AnswerWriter("m", "completions")
+    return NativeReply(attempt(body), writer, "m", "up/m", True, 8 << 20)
+
+
+def translated(body: bytes) -> Any:
+    return HTTPSource(attempt(body), OpenAITranslator())
+
+
+def text_event(number: int, member: str) -> bytes:
+    delta = {"index": 0, "delta": {"content": f"{number} "}, "finish_reason": None}
+    return b"data: %b\n\n" % json.dumps({"id": "c", member: 1, "choices": [delta]}).encode()
+
+
+FINISH = b'data: {"id":"c","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+DONE = b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("answer", [relayed, forwarded, translated])
+@pytest.mark.parametrize("event", [b"data: {}\n\n", b'data: {"choices":[]}\n\n', b": a\n\n"])
+def test_ten_thousand_tiny_events_are_read_in_many_steps(
+    answer: Callable[[bytes], Any], event: bytes
+) -> None:
+    """Between two steps the other streams have their turn."""
+    reply = answer(text_event(1, "a") + 10_000 * event + text_event(2, "b") + FINISH + DONE)
+    steps = [calls(lambda: reply.receive(0))]
+    while not reply.ended:
+        if reply.behind:
+            assert reply.fileno() is None and reply.due == 0.0
+        steps.append(calls(lambda: reply.receive(0)))
+    assert len(steps) >= 10_000 * len(event) // PIECE
+    one = calls(lambda: answer(text_event(1, "a") + AT_ONCE * event + FINISH).receive(0))
+    assert max(steps) < 12 * one
+
+
+@pytest.mark.parametrize("answer", [relayed, forwarded, translated])
+def test_no_tiny_events_are_lost_between_steps(answer: Callable[[bytes], Any]) -> None:
+    events = [text_event(number, f"m{number % 700}") for number in range(1000)]
+    reply = answer(b"".join(events) + FINISH + DONE)
+    found = ""
+    while not reply.ended:
+        got = reply.receive(0)
+        if isinstance(got, list):
+            found += "".join(item.text for item in got if isinstance(item, Delta))
+        else:
+            found += "".join(re.findall(r'"content": ?"(\d+ )"', got.decode()))
+    assert found == "".join(f"{number} " for number in range(1000))

@@ -72,10 +72,11 @@ class RelayedStream(UpstreamAnswer):
             timeout = self._grace_left(timeout)
         frames = b""
         try:
-            data = self.read_burst(timeout)
-            if data:
+            data = b"" if self.behind else self.read_burst(timeout)
+            if data or self.behind:
                 frames = relay.receive_data(data)
-                if frames:
+                self.behind = bool(relay.left)
+                if frames or self.behind:
                     self.bytes_without_output = 0
                 self._finished = relay.normaliser.all_finished
                 if relay.failure is not None:  # the next call raises it without reading

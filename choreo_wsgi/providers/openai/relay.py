@@ -37,7 +37,7 @@ from ...chat.longtext import LONG, restore
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
-from ..reading import SHAPE_ERRORS, read_usage, unknown_shape
+from ..reading import AT_ONCE, SHAPE_ERRORS, read_usage, unknown_shape
 from .events import EventReader, WholeEvents, read_chunks, without_usage
 from .pattern import SMALL, Pattern, Patterns
 from .template import FINISH, HOLE, ROLE, TEXT, Template
@@ -56,7 +56,7 @@ class EventRelay:
 
     *include_usage* is whether the caller asked for usage.  *label* names the provider and model,
     whose streams share templates.  ``failure`` is the error that the next call raises because
-    this one had frames to return.
+    this one had frames to return, ``left`` the events that it processes.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class EventRelay:
         self._template = Template((label, include_usage, *kind)) if kind else None
         self._unwritten: long.Unwritten = []
         self.failure: ChoreoError | None = None
+        self.left = b""
 
     @cached_property
     def _reader(self) -> EventReader:  # most streams have no event that needs it
@@ -89,6 +90,7 @@ class EventRelay:
     def receive_data(self, data: bytes) -> bytes:
         """Return the frames, joined, of the events that *data* completes.
 
+        Events that would take too long are ``left`` for the next call.
         Raises the provider's own error, UpstreamInvalid or UpstreamTruncated.  Frames before the
         failure are returned first; then the next call raises.
         """
@@ -96,7 +98,7 @@ class EventRelay:
             raise self.failure
         if self.normaliser.done:
             return b""
-        block = self._whole.feed(data)
+        block, self.left = self.left + self._whole.feed(data), b""
         frames: list[bytes] = []
         try:
             if block:
@@ -106,7 +108,7 @@ class EventRelay:
                     block = b""  # freed before long frames are written, and all are joined
                     if self._unwritten:
                         long.write(self._unwritten, frames)
-            if self._whole.too_large and not self.normaliser.done:
+            if self._whole.too_large and not (self.left or self.normaliser.done):
                 raise UpstreamInvalid(
                     f"the provider sent an event of more than {self._limit} bytes"
                 )
@@ -132,9 +134,9 @@ class EventRelay:
         if self.failure is not None:
             raise self.failure
         frames: list[bytes] = []
-        if not self.normaliser.done:
-            with suppress(UpstreamInvalid, *SHAPE_ERRORS):  # a truncated event
-                self._rewrite_each(self._whole.end(), frames)
+        with suppress(UpstreamInvalid, *SHAPE_ERRORS):  # a truncated event
+            while not self.normaliser.done and (block := self.left or self._whole.end()):
+                self._rewrite_each(block, frames)
         try:
             chunks = self.normaliser.end(self._include_usage)
         except UpstreamTruncated as error:
@@ -162,13 +164,15 @@ class EventRelay:
         Where two events in a row begin with the prefix of a pattern, everything up to its last
         suffix in the block is tried in bulk.  A trial fails if a different event is in between,
         and reads the rest of the block: two trials a block keep the time linear.
+        At most AT_ONCE events are parsed.
         """
-        at = 0
+        at = parsed = 0
         attempts = 2
-        while at < len(block) and not self.normaliser.done:
+        while at < len(block) and parsed < AT_ONCE and not self.normaliser.done:
             end = block.find(b"\n\n", at) + 2
             if end < 2:
-                return  # only a line end remains
+                at = len(block)  # only a line end remains
+                break
             for pattern in self._patterns.known if end - at <= self._limit else ():
                 if not block.startswith(pattern.prefix, at):
                     continue
@@ -199,6 +203,8 @@ class EventRelay:
                 else:
                     self._parse_event(block[at:end], frames)
                 at = end
+                parsed += 1
+        self.left = block[at:]
 
     # -- event by event ----------------------------------------------------------------
 
