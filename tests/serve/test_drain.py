@@ -251,7 +251,8 @@ def test_retiring_server_answers_first_request_of_new_connection(
     running.app.reload = lambda: None
     with running.connect() as client:
         harness.wait_until(lambda: running.server.connections, "the client is connected")
-        threading.Thread(target=running.server.retire).start()
+        retiring = threading.Thread(target=running.server.retire)
+        retiring.start()
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         client.send(b"GET / HTTP/1.1\r\n")
         (channel,) = running.server.connections
@@ -259,6 +260,8 @@ def test_retiring_server_answers_first_request_of_new_connection(
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         client.send(b"Host: a\r\n\r\n")
         assert client.read_answer().body == b"all"
+    retiring.join(harness.DEADLINE)  # its drain starts a thread
+    assert not retiring.is_alive()
 
 
 def test_retiring_server_answers_request_on_idle_connection(
@@ -269,7 +272,10 @@ def test_retiring_server_answers_request_on_idle_connection(
     running.app.reload = lambda: None
     with running.connect() as client:
         assert client.exchange("GET", "/").body == b"all"
-        threading.Thread(target=running.server.retire).start()
+        retiring = threading.Thread(target=running.server.retire)
+        retiring.start()
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         answer = client.exchange("GET", "/")
         assert answer.body == b"all" and answer.headers["connection"] == "close"
+    retiring.join(harness.DEADLINE)
+    assert not retiring.is_alive()
