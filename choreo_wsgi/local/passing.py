@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from ..chat.answer import AnswerWriter
-from ..chat.items import Json
+from ..chat.items import Json, dump
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import InvalidRequest
@@ -86,23 +86,63 @@ def _texts(fields: dict[str, Json], param: str, context: int, most: int) -> Json
 
 
 class _Completion(NativeReply):
-    """An answer whose logprobs, at most *most* a token, get the format of legacy completions."""
+    """An answer with *n* choices for each of *prompts*, in OpenAI's format.
 
-    def __init__(self, most: int | None, *args: Any) -> None:
+    llama.cpp counts the tokens of each choice in its last event, but in a document only those of
+    the first choice.  So the counts of several choices are summed, and their *document* is made of
+    the events of a stream.  Logprobs are at most *most* a token.
+    """
+
+    def __init__(self, most: int | None, prompts: int, n: int, document: bool, *args: Any) -> None:
         super().__init__(*args)
         self._most = most
         self._offsets: Counter[int] = Counter()  # by choice: characters of its text so far
+        self._n, self._uncounted = n, prompts * n
+        self._several = self._uncounted > 1
+        self._sums: Counter[str] = Counter()  # of the choices that have ended
+        self._joined: dict[str, Json] | None = {"choices": {}} if document else None
+
+    def receive(self, timeout: float) -> bytes:
+        frames = super().receive(timeout)
+        if self._joined is None:
+            return frames
+        choices = self._joined["choices"]
+        document = {**self._joined, "choices": [choices[index] for index in sorted(choices)]}
+        return dump(document) if self.ended else b""
 
     def amend(self, value: Json) -> bool:
-        changed = super().amend(value)
-        if self._most is None or not isinstance(value, dict):
-            return changed
-        for choice in value.get("choices") or ():
+        if not isinstance(value, dict):
+            return False
+        if self._several:
+            self._sum_usage(value)
+        changed = super().amend(value) or self._several
+        for choice in () if self._most is None else value.get("choices") or ():
             tokens = (choice.get("logprobs") or {}).get("content")
             if tokens is not None:
                 choice["logprobs"] = self._legacy_logprobs(tokens, choice["index"])
                 changed = True
+        if self._joined is not None:
+            for piece in value.pop("choices"):
+                _join(self._joined["choices"], piece)
+            self._joined.update(value)
         return changed
+
+    def _sum_usage(self, event: dict[str, Json]) -> None:
+        """Replace the usage of one choice in *event*: by the sum if all others have ended."""
+        usage = event.pop("usage", None)
+        if usage is None:
+            return
+        event.pop("timings", None)  # also of one choice
+        self._uncounted -= 1
+        self._sums += Counter(read=usage["prompt_tokens"], written=usage["completion_tokens"])
+        if not self._uncounted:
+            # A prompt counts once, however many choices it has.
+            read, written = self._sums["read"] // self._n, self._sums["written"]
+            event["usage"] = {
+                "prompt_tokens": read,
+                "completion_tokens": written,
+                "total_tokens": read + written,
+            }
 
     def _legacy_logprobs(self, tokens: list[dict[str, Json]], index: int) -> dict[str, Json]:
         texts = [token["token"] for token in tokens]
@@ -117,17 +157,38 @@ class _Completion(NativeReply):
         }
 
 
+def _join(choices: dict[int, dict[str, Json]], piece: dict[str, Json]) -> None:
+    """Add *piece*, a choice in an event, to the choice with its index in *choices*."""
+    choice = choices.setdefault(piece["index"], {**piece, "text": "", "logprobs": None})
+    choice["text"] += piece["text"]
+    choice["finish_reason"] = piece["finish_reason"]
+    if choice["logprobs"] is None:
+        choice["logprobs"] = piece["logprobs"]
+    elif piece["logprobs"] is not None:
+        for name, values in piece["logprobs"].items():
+            choice["logprobs"][name] += values
+
+
 def forward(
-    settings: Settings, run: Run, body: dict[str, Json], writer: AnswerWriter, label: str
+    settings: Settings,
+    run: Run,
+    body: dict[str, Json],
+    writer: AnswerWriter,
+    label: str,
+    choices: int,
 ) -> LocalAnswer:
-    """Return the process's own answer to *body*, in which the model's name is *label*."""
-    most = body.get("logprobs")
-    # For the API 0 means the logprob of each token itself; llama.cpp needs 1 for that.
-    sent = body if most is None else {**body, "logprobs": max(1, most)}
+    """Return the process's own answer to *body*, which has *choices*; *label* is the provider."""
+    most, n = body.get("logprobs"), int(body.get("n") or 1)
     stream, limit = bool(body.get("stream")), settings.max_event_bytes
+    document = choices > 1 and not stream  # made of a stream
+    sent = {**body, "stream": True} if document else body
+    if most is not None:
+        # For the API 0 means the logprob of each token itself; llama.cpp needs 1 for that.
+        sent = {**sent, "logprobs": max(1, most)}
 
     def read(attempt: Attempt) -> Reply:
-        return _Completion(most, attempt, writer, "", label, stream, limit)
+        counts = (most, choices // n, n, document)
+        return _Completion(*counts, attempt, writer, "", label, stream or document, limit)
 
     path = "/v1" + DIALECTS[writer.api].path
     return LocalAnswer(settings, run, path, sent, read, document=True, label=label)

@@ -117,7 +117,8 @@ class Local(Provider):
         body = passing.BODIES[writer.api](request.whole(), context, self._default, self._limit)
         self._check_file()
         label = self.label(request.model)
-        reply: Reply = passing.forward(self.settings, self._process.run(), body, writer, label)
+        run, n = self._process.run(), request.n
+        reply: Reply = passing.forward(self.settings, run, body, writer, label, n)
         return reply
 
     def close(self) -> None:

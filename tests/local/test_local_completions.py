@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import harness
 import openai
 import pytest
 from harness import Server, make_app
@@ -98,6 +99,35 @@ def test_each_prompt_has_its_own_choices(
     chunks = client.completions.create(**arguments, stream=True)
     finished = [c.index for chunk in chunks for c in chunk.choices if c.finish_reason == "length"]
     assert sorted(finished) == [0, 1, 2, 3]
+
+
+def test_usage_counts_all_choices_and_each_prompt_once(
+    model_file: Path, sdk: Callable[..., openai.OpenAI], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a document, or in the last event with a finish reason alone; the log has the same."""
+    client = sdk()
+    members: dict[str, Any] = {"model": "any", "prompt": ["Once upon a", "Two"], "n": 2}
+    members.update(max_tokens=3, temperature=0, logprobs=1)
+    with caplog.at_level("INFO", "choreo_wsgi.access"):
+        whole = client.completions.create(**members)
+        chunks = list(client.completions.create(**members, stream=True))
+        counts = "tokens_in=4 tokens_out=12"
+        harness.wait_until(lambda: caplog.text.count(counts) == 2, "two log lines")
+    assert whole.usage is not None
+    usage = {"prompt_tokens": 4, "completion_tokens": 12, "total_tokens": 16}
+    assert whole.usage.to_dict() == usage
+    assert [chunk.usage.to_dict() for chunk in chunks if chunk.usage] == [usage]
+    assert chunks[-1].usage is not None
+    assert [(choice.index, choice.finish_reason) for choice in whole.choices] == [
+        (index, "length") for index in range(4)
+    ]
+    for choice in whole.choices:
+        pieces = [one for c in chunks for one in c.choices if one.index == choice.index]
+        assert choice.text == "".join(piece.text for piece in pieces) != ""
+        assert choice.logprobs is not None
+        assert "".join(choice.logprobs.tokens or ()) == choice.text
+        assert choice.logprobs.text_offset is not None
+        assert len(choice.logprobs.text_offset) == len(choice.logprobs.token_logprobs or ()) == 3
 
 
 def test_each_choice_of_each_prompt_needs_a_slot(sdk: Callable[..., openai.OpenAI]) -> None:
