@@ -37,7 +37,7 @@ METHODS = "GET, POST, DELETE"
 # The response headers that a page may read.  They must be named: in Fetch "*" does not count for
 # requests with an Authorization header.
 _EXPOSED = (
-    "x-request-id, Retry-After, Content-Location, "
+    "x-request-id, request-id, Retry-After, Content-Location, "
     "Choreo-Provider, Choreo-Resumable, Choreo-Stream-Id, x-should-retry, "
     "x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, "
     "x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"

@@ -218,6 +218,8 @@ class Application:
         # A provider may use a status that HTTP does not define, such as 529.
         reason = _REASONS.get(response.status, "Error")
         headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
+        if account.path.startswith("/v1/messages"):
+            headers.append(("request-id", account.id))  # which Anthropic's clients read
         headers += self._gate.cors_headers(environ)
         try:
             start_response(f"{response.status} {reason}", headers)

@@ -408,6 +408,7 @@ def test_anthropic_sdk_creates_a_message(messages: Any, received: list[ChatReque
     )  # fmt: skip
     assert message.content[0].text == "Oslo 3, Rome 21."
     assert (message.stop_reason, message.usage.input_tokens) == ("end_turn", 90)
+    assert str(message._request_id).startswith("req_")
     request = received[0]
     system, user = request.messages
     assert system["content"][0]["cache_control"] == {"type": "ephemeral"}
@@ -498,7 +499,11 @@ def test_tool_loop_over_messages_sends_all_blocks_back(
 def test_failed_message_raises_anthropics_error_class(messages: Any) -> None:
     members: Any = {"model": "m", "max_tokens": 9}
     with pytest.raises(anthropic.RateLimitError) as raised:
-        messages.create(messages=[{"role": "user", "content": "fail"}], **members)
+        extra = {"x-request-id": "mine"}
+        messages.create(
+            messages=[{"role": "user", "content": "fail"}], extra_headers=extra, **members
+        )
+    assert raised.value.request_id == "mine"
     assert raised.value.body["error"]["type"] == "rate_limit_error"  # type: ignore[index,call-overload]
     cut = messages.stream(messages=[{"role": "user", "content": "cut"}], **members)
     with pytest.raises(anthropic.APIError, match="silent for too long"), cut as stream:

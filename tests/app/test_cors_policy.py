@@ -118,6 +118,7 @@ def test_responses_expose_our_headers(policy: Gate) -> None:
     exposed = {name.strip().lower() for name in headers["Access-Control-Expose-Headers"].split(",")}
     assert exposed >= {
         "x-request-id",
+        "request-id",
         "retry-after",
         "content-location",
         "choreo-stream-id",
