@@ -68,6 +68,10 @@ class Account:
         for observer in self.observers:
             observer.requested(self)
 
+    def answered_by(self, target: str, failovers: int) -> None:
+        """Set the *target* that answers, and the number of *failovers* before."""
+        self.target, self.failovers = target, failovers
+
     def sent(self, frames: int, now: float) -> None:
         """Count *frames* that are sent to the client *now*, as ``time.monotonic()``."""
         if self.gaps:

@@ -90,7 +90,7 @@ class Completions:
         frames, writer = self._begin(api, request, slot)
 
         def decide(first: bytes) -> Response:
-            account.target, account.failovers = frames.label, frames.failovers
+            account.answered_by(frames.label, frames.failovers)
             generation = Generation(frames, self._control, writer, first)
             recording = None if record is None else record(generation)
             source: FrameStream = recording or generation
@@ -113,7 +113,7 @@ class Completions:
             return Response(200, head, stream)
 
         def give_up(error: Exception | None) -> None:
-            account.target, account.failovers = frames.label, frames.failovers
+            account.answered_by(frames.label, frames.failovers)
             slot.release()
             abandon(error)
             if error is None:
@@ -155,7 +155,7 @@ class Completions:
             reply.close()
             usage = reply.usage
             slot.settle(usage)
-            account.target, account.failovers = reply.label, reply.failovers
+            account.answered_by(reply.label, reply.failovers)
             account.charge(usage)
             account.outcome = "completed"
             provider = [("Choreo-Provider", visible(account.target))]
@@ -163,7 +163,7 @@ class Completions:
             return document(body, headers=provider, on_close=on_close)
 
         def give_up(error: Exception | None) -> None:
-            account.target, account.failovers = reply.label, reply.failovers
+            account.answered_by(reply.label, reply.failovers)
             slot.release()
             if error is None:
                 account.finish("client_closed")

@@ -47,8 +47,8 @@ def open_counts(url: str) -> Change:
 
 def _module(url: str) -> tuple[Any, str]:
     """Return the backend's module for *url* and the name of its class."""
-    scheme = url.partition(":")[0]
-    if scheme not in _BACKENDS:
+    scheme, colon, _ = url.partition(":")
+    if not colon or scheme not in _BACKENDS:
         raise ConfigurationError(f"replay: {scheme!r} is not memory:, sqlite:PATH or redis://...")
     module_name, name = _BACKENDS[scheme]
     try:

@@ -141,6 +141,12 @@ def test_rejects_invalid_urls(url: str) -> None:
         open_store(url, Settings())
 
 
+@pytest.mark.parametrize("word", ["memory", "sqlite", "redis"])
+def test_error_of_word_without_colon_names_the_forms(word: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"{word}' is not memory:, sqlite:PATH or redis"):
+        open_store(word, Settings())
+
+
 def test_error_hides_the_password() -> None:
     for url in ("redis://:secret@host:port", "reddis://:secret@host", "redis://choreo:secret"):
         with pytest.raises(ConfigurationError) as caught:

@@ -188,6 +188,13 @@ def test_shutdown_calls_drain_stop_close_in_order(run_app: Any) -> None:
     assert running.app.calls == ["drain", "stop", "close"]
 
 
+def start_retirement(server: Any) -> threading.Thread:
+    """Return the thread in which *server* retires."""
+    retiring = threading.Thread(target=server.retire, daemon=True)
+    retiring.start()
+    return retiring
+
+
 def test_signal_during_retirement_drains_once(
     run_app: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -206,8 +213,7 @@ def test_signal_during_retirement_drains_once(
         harness.wait_until(
             lambda: [one for one in server.connections if one.requests], "the request is received"
         )
-        retiring = threading.Thread(target=server.retire)
-        retiring.start()
+        retiring = start_retirement(server)
         assert polls.acquire(timeout=harness.DEADLINE) and running.app.calls == []
         server._on_signal(signal.SIGTERM, None)
         answer.set()
@@ -225,8 +231,7 @@ def test_retires_after_streams_without_client_end(
     running.app.reload, running.app.active = lambda: None, 1
     with running.connect() as client:
         assert "connection" not in client.exchange("GET", "/").headers
-        retiring = threading.Thread(target=running.server.retire)
-        retiring.start()
+        retiring = start_retirement(running.server)
         harness.wait_until(lambda: running.server.retired, "the server retires")
         late = running.connect()
         late.request("GET", "/")
@@ -251,8 +256,7 @@ def test_retiring_server_answers_first_request_of_new_connection(
     running.app.reload = lambda: None
     with running.connect() as client:
         harness.wait_until(lambda: running.server.connections, "the client is connected")
-        retiring = threading.Thread(target=running.server.retire)
-        retiring.start()
+        retiring = start_retirement(running.server)
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         client.send(b"GET / HTTP/1.1\r\n")
         (channel,) = running.server.connections
@@ -272,8 +276,7 @@ def test_retiring_server_answers_request_on_idle_connection(
     running.app.reload = lambda: None
     with running.connect() as client:
         assert client.exchange("GET", "/").body == b"all"
-        retiring = threading.Thread(target=running.server.retire)
-        retiring.start()
+        retiring = start_retirement(running.server)
         assert all(polls.acquire(timeout=harness.DEADLINE) for _ in range(2))
         answer = client.exchange("GET", "/")
         assert answer.body == b"all" and answer.headers["connection"] == "close"
