@@ -160,7 +160,8 @@ class Decoder:
         """Ignore a line that is no field of the standard; subclasses may read it."""
 
     def _decode_lines(self, lines: list[bytes], events: list[Event]) -> None:
-        for line in lines[self._decode_plain(lines, events) :]:
+        del lines[: self._decode_plain(lines, events)]
+        for line in lines:
             if not line:
                 self.last_event_id = self._id
                 if self._data:
@@ -168,6 +169,8 @@ class Decoder:
                 self._event = ""
                 continue
             self._check_size(len(line))
+            if len(line) > _LONG:
+                lines[lines.index(line)] = b":"  # so that one copy of it is kept
             if line.startswith(b"data:"):
                 self._add_data(line[6:] if line.startswith(b"data: ") else line[5:], len(line))
             elif not line.startswith(b":"):

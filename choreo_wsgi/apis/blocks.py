@@ -13,16 +13,15 @@ from dataclasses import dataclass, field
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.aside import is_object, set_aside
+from ..chat.aside import decode_pieces, encoded, is_object
 from ..chat.calls import Brackets
+from ..chat.growing import Growing, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
 
 #: Members of a delta that are written.
 _WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
-#: Characters of the text of a block that are set aside at once.
-_MANY = 64 * 1024
 
 
 @dataclass
@@ -44,24 +43,23 @@ class Block:
     event: str = ""
     before: str = ""
     after: str = ""
-    pieces: list[str] = field(default_factory=list)
-    size: int = 0  # number of characters in the pieces that are not set aside
-    stable: int = 0  # number of pieces whose long parts are set aside
-    _scanned: int = 0  # number of pieces that _brackets has
+    text: Growing = field(default_factory=Growing)
+    arguments: bytearray = field(default_factory=bytearray)  # the text of a call
+    _scanned: int = 0  # bytes of the arguments that _brackets has
     _brackets: Brackets = field(default_factory=Brackets)
     _is_invalid: bool = False  # the brackets closed, but around no JSON object
 
     @property
     def is_complete(self) -> bool:
-        """Whether the pieces form a complete JSON object; each piece is scanned once."""
-        if self._is_invalid or self.pieces[-1][-1:] != "}":
+        """Whether the arguments form a complete JSON object; each byte is scanned once."""
+        if self._is_invalid or self.arguments[-1:] != b"}":
             return False
-        for piece in self.pieces[self._scanned :]:
+        for piece in decode_pieces(self.arguments, self._scanned):
             self._brackets.add(piece)
-        self._scanned = len(self.pieces)
+        self._scanned = len(self.arguments)
         if not self._brackets.closed:
             return False
-        self._is_invalid = not is_object(self.pieces)
+        self._is_invalid = not is_object(self.arguments)
         return not self._is_invalid
 
 
@@ -192,13 +190,10 @@ class BlockWriter(AnswerWriter):
 
     def _text_delta(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         """Add *text* to *block*; return the frame of its delta."""
-        if self.repeats or block.kind == "call" or not self._stream:
-            block.pieces.append(text)
-            block.size += len(text)
-            if block.size > _MANY and block.kind != "call":
-                some = block.pieces[block.stable :]
-                block.pieces[block.stable :] = [set_aside(some, self._marks)]
-                block.stable, block.size = block.stable + 1, 0
+        if block.kind == "call":
+            block.arguments += encoded(text)
+        elif self.repeats or not self._stream:
+            block.text.add(text, self._marks)
         if not (self._stream and block.before):
             return b""
         number = f"{self.count}}}" if self.repeats else ""
@@ -224,7 +219,9 @@ class BlockWriter(AnswerWriter):
 
     def _text_so_far(self, block: Block) -> str:
         """Return the text of the deltas of *block* so far, or a mark if it is long."""
-        return set_aside(block.pieces, self._marks)
+        if block.kind == "call":
+            return utf8_or_mark(block.arguments, self._marks)
+        return block.text.whole(self._marks)
 
     def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` if the answer is no stream."""

@@ -22,13 +22,10 @@ from ..late import Late
 from . import API
 
 if TYPE_CHECKING:
-    from ..chat import aside
+    from ..chat import aside, growing
 else:
     aside = Late("choreo_wsgi.chat.aside")
-
-
-#: Texts of a document that are joined at once.
-_MANY = 500
+    growing = Late("choreo_wsgi.chat.growing")
 
 
 class Identity(dict[str, Json]):
@@ -183,10 +180,7 @@ class CompletionWriter(AnswerWriter):
         else:
             for call in item.tool_calls:  # there may be thousands at once
                 call.arguments = aside.set_aside([call.arguments], self._marks)
-            choice = self._choices[item.index]
-            choice.add(item)
-            if len(choice.text) > _MANY:  # each takes more memory than its bytes
-                aside.set_aside(choice.text, self._marks)
+            self._choices[item.index].add(item, self._marks)
             self._marks |= item.marks or {}
         return b""
 
@@ -216,21 +210,21 @@ class CompletionWriter(AnswerWriter):
 
 @dataclass
 class _Choice:
-    text: list[str] = field(default_factory=list)
-    reasoning: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
+    text: growing.Growing = field(default_factory=lambda: growing.Growing())
+    reasoning: growing.Growing = field(default_factory=lambda: growing.Growing())
+    refusal: growing.Growing = field(default_factory=lambda: growing.Growing())
     calls: dict[int, list[ToolCall]] = field(default_factory=dict)
     extra: dict[str, Json] = field(default_factory=dict)
     logprobs: dict[str, Json] = field(default_factory=dict)
     finish: Finish | None = None
 
-    def add(self, delta: Delta) -> None:
+    def add(self, delta: Delta, marks: Marks) -> None:
         if delta.text:
-            self.text.append(delta.text)
+            self.text.add(delta.text, marks)
         if delta.reasoning:
-            self.reasoning.append(delta.reasoning)
+            self.reasoning.add(delta.reasoning, marks)
         if delta.refusal:
-            self.refusal.append(delta.refusal)
+            self.refusal.add(delta.refusal, marks)
         for call in delta.tool_calls:
             self.calls.setdefault(call.index, []).append(call)
         if delta.extra:
@@ -240,14 +234,14 @@ class _Choice:
 
     def message(self, marks: Marks) -> dict[str, Json]:
         """Return the message; its long texts are set aside in *marks*."""
-        text = aside.set_aside(self.text, marks)
+        text, refusal = self.text.whole(marks), self.refusal.whole(marks)
         message: dict[str, Json] = {
             "role": "assistant",
-            "content": text if text or not (self.calls or self.refusal) else None,
-            "refusal": aside.set_aside(self.refusal, marks) or None,
+            "content": text if text or not (self.calls or refusal) else None,
+            "refusal": refusal or None,
         }
-        if self.reasoning:
-            message["reasoning_content"] = aside.set_aside(self.reasoning, marks)
+        if reasoning := self.reasoning.whole(marks):
+            message["reasoning_content"] = reasoning
         if self.calls:
             calls = (self.calls[index] for index in sorted(self.calls))
             message["tool_calls"] = [_tool_call(pieces, marks) for pieces in calls]

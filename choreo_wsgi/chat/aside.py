@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
 from . import jsontext
-from .cutting import masked_window, shorten
+from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
 from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MARK = re.compile(MARK)
 #: A text of at most this many characters is not set aside.
-_SHORT = 4 * 1024
+SHORT = 4 * 1024
 #: Characters that one of a wide text counts as, since it takes more memory than a byte.
 _WIDTH = 8
 #: Characters of the longest message of an error.
@@ -57,7 +57,7 @@ def pieces(text: str, marks: Marks) -> Iterator[str]:
     for one in raw_pieces(text, marks):
         some.append(one if isinstance(one, str) else json.loads(b'"' + one + b'"'))
         size += len(some[-1])
-        if size > _SHORT:  # thousands of short pieces would take several times their bytes
+        if size > SHORT:  # thousands of short pieces would take several times their bytes
             yield "".join(some)
             some, size = [], 0
     yield "".join(some)
@@ -84,15 +84,19 @@ def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
     yield text[at:]
 
 
-def decode_pieces(text: bytes) -> Iterator[str]:
-    """Yield *text*, which is UTF-8, decoded in pieces."""
-    at = 0
+def decode_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[str]:
+    """Yield *text*, which is UTF-8, from *at* on, decoded in pieces."""
     while at < len(text):
         end = at + WINDOW
         while end < len(text) and text[end] & 0xC0 == 0x80:
             end -= 1
         yield text[at:end].decode("utf-8", "surrogatepass")
         at = end
+
+
+def encoded(text: str) -> bytes:
+    """Return *text* in UTF-8, which may have halves of surrogate pairs."""
+    return text.encode("utf-8", "surrogatepass")
 
 
 def whole(text: str, marks: Marks) -> str:
@@ -125,12 +129,12 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         some.append(text)
         texts[at] = ""
         size += len(text) if text.isascii() else _WIDTH * len(text)
-        if size > _SHORT:  # joined in short parts, few characters are as wide as the widest
+        if size > SHORT:  # joined in short parts, few characters are as wide as the widest
             joined = "".join(some)
             original = escaped(joined)
             parts.append(mark := new_mark())
             is_marked = may_have_marks and has_marks(joined)
-            marks[mark.encode()] = _absorb(original, marks) if is_marked else original
+            marks[mark.encode()] = absorb(original, marks) if is_marked else original
             some, size = [], 0
     texts[:] = ["".join([*parts, *some])]
     return texts[0]
@@ -138,14 +142,14 @@ def set_aside(texts: list[str], marks: Marks) -> str:
 
 def text_or_mark(text: bytes, marks: Marks) -> str:
     """Return *text*, ASCII without quotes and escapes; or a new mark for it if it is long."""
-    if len(text) <= _SHORT:
+    if len(text) <= SHORT:
         return text.decode()
     mark = new_mark()
     marks[mark.encode()] = text
     return mark
 
 
-def _absorb(text: bytes, marks: Marks) -> bytes:
+def absorb(text: bytes, marks: Marks) -> bytes:
     """Return *text* with its marks restored, and remove them from *marks*."""
     found = {match[0]: marks[match[0]] for match in find_marks(text, marks)}
     for mark in found:
@@ -155,7 +159,7 @@ def _absorb(text: bytes, marks: Marks) -> bytes:
 
 def join(texts: list[str], marks: Marks) -> str:
     """Return *texts*, which may hold *marks*, joined; or a new mark if that would be long."""
-    if sum(map(len, texts)) <= _SHORT:
+    if sum(map(len, texts)) <= SHORT:
         return "".join(texts)
     mark = new_mark()
     marks[mark.encode()] = _LazyText(texts)
@@ -169,8 +173,8 @@ class _LazyText(LazyJson):
         some = b""
         for one in self.value:
             for piece in pieces(one, marks):
-                some += piece.encode("utf-8", "surrogatepass")
-                if len(some) > _SHORT:
+                some += encoded(piece)
+                if len(some) > SHORT:
                     yield some
                     some = b""
         yield some
@@ -201,7 +205,7 @@ def parse_pieces(
     """
     text = bytearray()
     for piece in pieces:
-        text += piece.encode("utf-8", "surrogatepass")
+        text += encoded(piece)
     return parse_aside(text, marks, decode)
 
 
@@ -220,12 +224,15 @@ def signature(text: str, marks: Marks) -> str:
     return "".join(found)
 
 
-def is_object(pieces: Iterable[str] | bytearray) -> bool:
-    """Whether *pieces* joined, or UTF-8, are a JSON object, as complete arguments are."""
+def is_object(text: bytearray, decode: jsontext.Decoder = _LENIENT) -> bool:
+    """Whether *text*, UTF-8, is a JSON object, as complete arguments are; keeps no values."""
     try:
-        if isinstance(pieces, bytearray):
-            return isinstance(parse_aside(pieces, {}, _LENIENT), dict)
-        return isinstance(parse_pieces(pieces, {}), dict)
+        short, _ = shorten(text, wide=CUT)
+        if len(short) > jsontext.LARGE:
+            value = jsontext.parse_large(short, decode, errors="surrogatepass", keep=False)
+        else:
+            value = jsontext.parse(short, decode, errors="surrogatepass")
+        return isinstance(value, dict)
     except ValueError:
         return False
 

@@ -43,7 +43,7 @@ _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
 def shorten(
-    text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT
+    text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT, wide: int = _WIDE
 ) -> tuple[bytes, Marks]:
     """Return *text* with marks in place of its long parts, and the parts by their marks.
 
@@ -72,7 +72,7 @@ def shorten(
         pieces = masked.split(b'"')
         begin = at
         at += len(masked)
-        least = cut if masked.isascii() and rb"\u" not in masked else min(cut, _WIDE)
+        least = cut if masked.isascii() and rb"\u" not in masked else min(cut, wide)
         if not in_string and max(map(len, pieces)) < least:
             in_string = len(pieces) % 2 == 0
             continue

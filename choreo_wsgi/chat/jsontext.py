@@ -136,10 +136,19 @@ def parse(
     return decode(text.decode("utf-8", errors))
 
 
-def parse_large(text: bytes, decode: Decoder, values: int = MAX_VALUES) -> Json:
-    """Return the array or object in *text*, as :func:`parse` does, without the exact error."""
+def parse_large(
+    text: bytes,
+    decode: Decoder,
+    values: int = MAX_VALUES,
+    errors: str = "strict",
+    keep: bool = True,
+) -> Json:
+    """Return the array or object in *text*, as :func:`parse` does, without the exact error.
+
+    It is empty unless *keep*: to check a text takes little memory.
+    """
     check_bounds(text, values)
-    return large.read(text, decode)
+    return large.read(text, decode, errors, keep)
 
 
 def whole_number(value: Json) -> int | None:

@@ -19,13 +19,19 @@ from .items import has_many
 WINDOW = 64 * 1024
 
 
-def read(text: bytes, decoder: json.JSONDecoder) -> Any:
+def read(
+    text: bytes | bytearray,
+    decoder: json.JSONDecoder,
+    errors: str = "strict",
+    keep: bool = True,
+) -> Any:
     """Return the array or object in *text* as *decoder* parses it.
 
-    Arrays and objects that are larger than a window are read in parts, eight levels deep.  Raises
-    ValueError for invalid JSON and for any other value.
+    Arrays and objects that are larger than a window are read in parts, eight levels deep; they are
+    empty unless *keep*.  Raises ValueError for invalid JSON and for any other value.  *errors* is
+    that of bytes.decode().
     """
-    reader = _Reader(text, decoder)
+    reader = _Reader(text, decoder, errors, keep)
     if reader.peek() not in "[{":
         raise ValueError("neither an array nor an object")
     value = reader.container(8)
@@ -68,13 +74,16 @@ _LITERAL = 1024
 class _Reader:
     """Reads the values in *text* with *decoder*; only a window of the text is decoded at a time."""
 
-    def __init__(self, text: bytes, decoder: json.JSONDecoder) -> None:
+    def __init__(
+        self, text: bytes | bytearray, decoder: json.JSONDecoder, errors: str, keep: bool
+    ) -> None:
         self._bytes = text
+        self._keep = keep
         self._scan = decoder.raw_decode
         hook = decoder.object_pairs_hook
         self._object = dict if hook is None else hook
         self._names: dict[str, str] = {}  # shared by all the objects that are read
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
         self._decoded = self._at = 0
         self._text = ""
 
@@ -143,6 +152,9 @@ class _Reader:
                     for name, one in value.items()
                 }
             values.append(value)
+            if not self._keep:
+                names.clear()
+                values.clear()
             symbol = self.symbol()
         if symbol != end:
             raise ValueError(f"not a {end}")

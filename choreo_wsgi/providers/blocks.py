@@ -20,7 +20,7 @@ from ..errors import UpstreamInvalid, UpstreamTruncated
 from .dialects import MESSAGES
 from .failures import provider_error, stream_error
 from .reading import Counts, find_error, text
-from .whole_calls import arguments
+from .whole_calls import arguments, check_parts
 
 
 class Blocks:
@@ -37,8 +37,8 @@ class Blocks:
         self._finish: Finish | None = None
         self._arguments: list[bytearray] = []  # by call: its arguments, in UTF-8, while it is open
         self._broken = False  # the arguments of a call are not JSON
-        # By call: the arguments in its start event, and the marks in them.
-        self._initial: list[tuple[list[str], Marks]] = []
+        # By call: the arguments in its start event, which are complete, and the mark for them.
+        self._initial: list[tuple[str, Marks]] = []
         self._open: dict[int, int] = {}  # the open calls: index of the block -> number of the call
         self._latest = 0  # the index of the latest block event
         self._thinking: list[str] = []
@@ -96,7 +96,9 @@ class Blocks:
         kind = block.get("type")
         if kind == "text":
             deltas = [Delta(text(block["text"]))] if block.get("text") else []
-            return [*deltas, *map(self._citation, block.get("citations") or ())]
+            citations = block.get("citations") or ()
+            check_parts(len(citations))
+            return [*deltas, *map(self._citation, citations)]
         if kind == "thinking":
             self._signature.append(signature(text(block.get("signature")), self._marks))
             return self._add_thinking(text(block.get("thinking")))
@@ -168,14 +170,14 @@ class Blocks:
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))
         number = self._open.get(index)
         if number is not None:
-            if not self._arguments[number]:
-                initial, initial_marks = self._initial[number]
+            initial, initial_marks = self._initial[number]
+            if self._arguments[number]:
+                self._broken |= not is_object(self._arguments[number])
+            else:
                 self._marks |= initial_marks
-                for piece in initial:
-                    items += self._add_arguments(index, piece)
-            self._broken |= not is_object(self._arguments[number])
+                items.append(Delta(tool_calls=[ToolCall(number, arguments=initial)]))
             self._arguments[number] = bytearray()
-            self._initial[number] = ([], {})
+            self._initial[number] = ("", {})
             del self._open[index]
         return items
 

@@ -40,7 +40,7 @@ from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
 from .tools import Function, choice, functions, schema
 from .translating import image_delta, json_values
-from .whole_calls import arguments, whole_call
+from .whole_calls import arguments, check_parts, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
 _COUNTS = Counts("prompt_eval_count", "eval_count")
@@ -186,7 +186,7 @@ class OllamaTranslator(Translator):
         first, newline, others = data.partition(b"\n")
         self._rest += first
         if newline and not self._indented:
-            self._indented = self._rest.strip() == b"{"
+            self._indented = self._rest[:99].strip() == b"{" and self._rest.strip() == b"{"
         if self._indented:
             self._rest += newline + others
         elif newline:
@@ -240,15 +240,17 @@ class OllamaTranslator(Translator):
             items.append(Delta(reasoning=text(message["reasoning_content"])))
         if message.get("content") or logprobs:
             items.append(Delta(text(message.get("content")), logprobs=logprobs))
-        for data in message.get("images") or ():
+        images, calls = message.get("images") or (), listed(message.get("tool_calls"))
+        check_parts(len(images) + len(calls))
+        for data in images:
             media_type = "image/jpeg" if text(data).startswith("/9j/") else "image/png"
             items.append(image_delta(self._image_count, media_type, data))
             self._image_count += 1
-        for call in listed(message.get("tool_calls")):
+        for call in calls:
             function = call.get("function") or call
             id = text(call.get("id")) or self._new_call_id()
-            pieces = arguments(arguments_in(function), self.marks, self.marks)
-            items += whole_call(self._call_count, id, text(function["name"]), pieces)
+            given = arguments(arguments_in(function), self.marks, self.marks)
+            items += whole_call(self._call_count, id, text(function["name"]), given)
             self._call_count += 1
 
     def _done(self, body: dict[str, Json], items: list[Item]) -> None:

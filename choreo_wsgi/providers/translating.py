@@ -181,7 +181,8 @@ class HTTPSource(UpstreamAnswer, Source):
         super().__init__(attempt)
         self._translator = translator
         self._names = names or {}
-        self._unread = b""  # bytes that the translator has not read
+        #: A block that the translator has not read, and where it continues.
+        self._unread: tuple[bytes, int] | None = None
 
     def receive(self, timeout: float) -> list[Item]:
         """Return the items received within *timeout* seconds; those before a failure first."""
@@ -205,10 +206,7 @@ class HTTPSource(UpstreamAnswer, Source):
         data = b""
         try:
             if not translator.waiting:
-                data, self._unread = self._unread or self.read(timeout), b""
-                if timeout <= 0 and len(data) > PIECE:  # other streams wait for this one
-                    data, self._unread = data[:PIECE], data[PIECE:]
-                self.behind = bool(self._unread)
+                data = self._next(timeout)
         except ChoreoError:
             if not self.good:
                 raise
@@ -230,6 +228,14 @@ class HTTPSource(UpstreamAnswer, Source):
         if self.body_ended or translator.ended:
             items += translator.end()
             self._complete()
+
+    def _next(self, timeout: float) -> bytes:
+        """Return the next bytes; at most a PIECE of them if other streams wait for this one."""
+        block, at = self._unread or (self.read(timeout), 0)
+        end = at + PIECE if timeout <= 0 else len(block)
+        self.behind = end < len(block)
+        self._unread = (block, end) if self.behind else None
+        return block[at:end]
 
     def _complete(self) -> None:
         """End a complete answer; its connection is reused if possible."""

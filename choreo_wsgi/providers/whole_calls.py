@@ -1,53 +1,53 @@
-"""Tool calls that a provider sends whole, with an object as their arguments."""
+"""Tool calls that a provider sends whole, with an object as their arguments; their number."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..chat import aside
+from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Item, Json, Marks, ToolCall, dump_large
-from ..chat.longtext import WINDOW, LazyJson, new_mark, restore
 from ..errors import UpstreamInvalid
 from .reading import decode
 
+#: Limit of the calls, images and citations in one event, and of Gemini's texts with them.
+MOST_PARTS = 256
+#: Longer arguments are set aside: with a wide character they would take four times their bytes.
+_SHORT = 1024
+#: Texts that stand for no arguments.
+_NOTHING = (b"", b"null", b"[]", b"{}")
 
-def arguments(value: Json, marks: Marks | None = None, later: Marks | None = None) -> list[str]:
-    """Return the complete arguments of a call as compact JSON text, in pieces.
 
-    *later*, if given, gets the marks that stand for the text, if it is long.  Raises
-    UpstreamInvalid if *value* is neither an object nor the JSON text of one.
+def arguments(value: Json, marks: Marks, later: Marks) -> str:
+    """Return the complete arguments of a call as compact JSON text, or a mark in *later* for it.
+
+    The *marks* in an object are removed from them: they are in the text.  Raises UpstreamInvalid
+    if *value* is neither an object nor the JSON text of one.
     """
-    marks = marks or {}
-    pieces: list[str] = []
+    text = bytearray()
     if isinstance(value, str):
-        pieces = list(aside.pieces(value, marks)) if value.strip() else []
-        try:
-            value = aside.parse_pieces(pieces, {}, decode) if pieces else {}
-        except ValueError:
-            value = [value]
-    value = {} if value in (None, []) else value
-    if not isinstance(value, dict):
+        for piece in aside.pieces(value, marks):
+            text += aside.encoded(piece)
+    if text.strip() in _NOTHING if isinstance(value, str) else value in (None, []):
+        value, text = {}, bytearray()
+    if not (aside.is_object(text, decode) if text else isinstance(value, dict)):
         raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
-    if pieces and value:
-        return pieces
-    encoded = dump_large(value)
-    inside = {} if later is None else aside.marks_in(encoded, marks)
-    if later is not None and (inside or len(encoded) > WINDOW):
-        later |= {} if later is marks else inside
-        later[(mark := new_mark()).encode()] = LazyJson(value)
-        return [mark]
-    return list(aside.decode_pieces(restore(encoded, marks)))
+    # The text takes less memory than the values.
+    return utf8_or_mark(text or aside.absorb(dump_large(value), marks), later, _SHORT)
 
 
 def whole_call(
     number: int,
     id: str,
     name: str,
-    pieces: Iterable[str],
+    arguments: str,
     index: int = 0,
     extra: dict[str, Json] | None = None,
 ) -> list[Item]:
-    """Return a complete tool call as deltas: first its name, then the *pieces* of arguments."""
-    calls = [ToolCall(number, id, name, "", extra)]
-    calls += [ToolCall(number, arguments=piece) for piece in pieces]
+    """Return a complete tool call as deltas: first its name, then its *arguments*."""
+    calls = [ToolCall(number, id, name, "", extra), ToolCall(number, arguments=arguments)]
     return [Delta(index=index, tool_calls=[call]) for call in calls]
+
+
+def check_parts(number: int) -> None:
+    """Raise UpstreamInvalid if *number*, of the parts in one event, is above the limit."""
+    if number > MOST_PARTS:
+        raise UpstreamInvalid(f"the provider sent more than {MOST_PARTS} parts in one event")

@@ -199,7 +199,7 @@ def test_one_broken_call_of_several_is_an_error() -> None:
     piece = {"type": "input_json_delta", "partial_json": "{"}
     blocks = [
         *block(0, {"type": "tool_use", "id": "a", "name": "f"}, piece),
-        *block(1, {"type": "tool_use", "id": "b", "name": "f"}),
+        *block(1, {"type": "tool_use", "id": "b", "name": "f"}, {**piece, "partial_json": "{}"}),
     ]
     stop = {"type": "message_delta", "delta": {"stop_reason": "tool_use"}}
     with pytest.raises(ChoreoError, match="arguments are not JSON"):

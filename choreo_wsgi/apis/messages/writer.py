@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ... import sse
-from ...chat.aside import is_object, set_aside
+from ...chat.aside import is_object
+from ...chat.growing import JsonText, utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large
 from ...chat.longtext import new_number, restore
 from ...errors import ChoreoError
@@ -141,7 +142,7 @@ class MessageWriter(BlockWriter):
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         if block.member and not self._stream:
             is_call = block.kind == "call"
-            value = _input(block.pieces, self._marks) if is_call else self._text_so_far(block)
+            value = _input(block.arguments, self._marks) if is_call else self._text_so_far(block)
             block.item[block.member] = value
         yield self._event("content_block_stop", **block.position)
 
@@ -169,17 +170,14 @@ class MessageWriter(BlockWriter):
         return sse.frame(dump(error_object(error)), event="error")
 
 
-def _input(arguments: list[str], marks: Marks) -> Json:
+def _input(arguments: bytearray, marks: Marks) -> Json:
     """Return the object in a call's *arguments*; other text becomes its member ``raw``."""
-    if not any(map(str.strip, arguments)):
+    if not arguments.strip():
         return {}
     if not is_object(arguments):
-        return {"raw": set_aside(arguments, marks)}
-    # The JSON text is copied, not parsed: parsed values take several times its memory.
-    data = b"".join(piece.encode("utf-8", "backslashreplace") for piece in arguments)
-    arguments.clear()
+        return {"raw": utf8_or_mark(arguments, marks)}
     number = new_number()
-    marks[number.encode()] = data
+    marks[number.encode()] = JsonText(arguments)
     return int(number)
 
 

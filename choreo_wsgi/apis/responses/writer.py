@@ -11,7 +11,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat.aside import parse_pieces, set_aside, text_or_mark
+from ...chat.aside import parse_aside, text_or_mark
+from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
@@ -142,7 +143,7 @@ class ResponseWriter(BlockWriter):
     def _text_delta(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         if not logprobs:
             return super()._text_delta(block, text)
-        block.pieces.append(text)
+        block.text.add(text, self._marks)
         block.part["logprobs"] += _logprobs(logprobs)
         tokens = _logprobs(logprobs, with_bytes=False)
         return self._event(block.event, **block.position, delta=text, logprobs=tokens)
@@ -162,7 +163,7 @@ class ResponseWriter(BlockWriter):
             block = None
         signed = {name: value for name, value in thinking.items() if name != "index"}
         if block is not None and signed.get("thinking") == "":  # the signature of the deltas
-            signed["thinking"] = "".join(block.pieces)
+            signed["thinking"] = self._text_so_far(block)
         data = base64.b64encode(restore(dump([signed]), self._marks))
         content = THINKING_PREFIX + text_or_mark(data, self._marks)
         if block is None:
@@ -181,7 +182,7 @@ class ResponseWriter(BlockWriter):
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         is_custom = block.member == "input"
         if block.member:
-            text = _input(block.pieces, self._marks) if is_custom else self._text_so_far(block)
+            text = _input(block.arguments, self._marks) if is_custom else self._text_so_far(block)
             block.part[block.member] = text
             if is_custom and text:
                 yield self._event(block.event, **block.position, delta=text)
@@ -279,12 +280,12 @@ def _objects(value: Json) -> list[dict[str, Json]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
-def _input(arguments: list[str], marks: Marks) -> str:
+def _input(arguments: bytearray, marks: Marks) -> str:
     """Return a custom tool's input from the arguments of the function that stands for it."""
     try:
-        return str(parse_pieces(arguments, marks)["input"])
+        return str(parse_aside(arguments, marks)["input"])
     except (ValueError, KeyError, TypeError):
-        return set_aside(arguments, marks)
+        return utf8_or_mark(arguments, marks)
 
 
 def _usage(usage: Usage | None) -> dict[str, Json] | None:

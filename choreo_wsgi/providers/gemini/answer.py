@@ -21,7 +21,7 @@ from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import provider_error, stream_error
 from ..reading import Counts, find_error, parse_object, text
 from ..translating import EventTranslator, image_delta, json_values
-from ..whole_calls import arguments, whole_call
+from ..whole_calls import arguments, check_parts, whole_call
 
 _COUNTS = Counts(
     "promptTokenCount toolUsePromptTokenCount",
@@ -95,7 +95,10 @@ class GeminiTranslator(EventTranslator):
             usage = body.get("usageMetadata") or {}
             if "totalTokenCount" in usage or "promptTokenCount" in usage:
                 self._usage = usage
-            for candidate in body.get("candidates") or ():
+            candidates = body.get("candidates") or ()
+            contents = (candidate.get("content") or {} for candidate in candidates)
+            check_parts(sum(len(content.get("parts") or ()) for content in contents))
+            for candidate in candidates:
                 self._candidate(candidate, items)
             if body.get("error"):
                 raise stream_error(body["error"])
@@ -185,8 +188,8 @@ class GeminiTranslator(EventTranslator):
             items.append(image_delta(number, media_type, text(data["data"]), index, extra))
         elif (call := part.get("functionCall")) is not None:
             number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
-            pieces = arguments(call.get("args"), self.marks, self.marks)
-            items += whole_call(number, id, text(call["name"]), pieces, index, extra or None)
+            given = arguments(call.get("args"), self.marks, self.marks)
+            items += whole_call(number, id, text(call["name"]), given, index, extra or None)
         elif extra:
             self._signatures[index] = found
         elif not output and part.keys() - _EMPTY:

@@ -235,7 +235,7 @@ ODD = '{"type":"odd","x":"%s"}' % ("y" * 90)
 SHORT_WIDE = f'"{EMOJI}{"y" * 80}"'
 OTHERS = {
     "a member": GEMINI % f'[{{"text":"a"}}],"x":{many(SHORT_WIDE, 7_900)}',
-    "texts": GEMINI % many(f'{{"text":{SHORT_WIDE}}}', 3_900),
+    "texts": GEMINI % many(f'{{"text":"{WIDE[:11_000]}"}}', 250),
     "arguments": GEMINI % f'[{FUNCTION % f"""{{"a":"{WIDE}"}}"""}]',
     "an input": BLOCK % f'{{"type":"tool_use","id":"1","name":"f","input":{{"a":"{WIDE}"}}}}',
     "redacted": BLOCK % f'{{"type":"redacted_thinking","data":"{"A" * 3_000_000}"}}',
@@ -255,7 +255,7 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
 @pytest.mark.parametrize(
     ("stream", "translator", "message"),
     [
-        (GEMINI % many(FUNCTION % "{}", 4097), GeminiTranslator, "more than 4,096 parts"),
+        (GEMINI % many(FUNCTION % "{}", 257), GeminiTranslator, "more than 256 parts"),
         (event(f'{{"tool_calls":{many(CALL, 1_501)}}}'), OpenAITranslator, "1,500 tool calls"),
         (event(f'{{"images":{many(IMAGE, 1_501)}}}'), OpenAITranslator, "1,500 images"),
         (event(f'{{"content":{many(ODD, 1_501)}}}'), OpenAITranslator, "1,500 content_parts"),

@@ -1,0 +1,259 @@
+"""An event of two megabytes takes little memory in every API, whatever its parts are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from work import traced
+
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat import aside, jsontext
+from choreo_wsgi.chat.answer import Answer
+from choreo_wsgi.chat.items import Delta, Finish, Item
+from choreo_wsgi.errors import UpstreamInvalid
+from choreo_wsgi.providers.answer import Attempt
+from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
+from choreo_wsgi.providers.gemini.answer import GeminiTranslator
+from choreo_wsgi.providers.ollama import OllamaTranslator
+from choreo_wsgi.providers.translating import EventTranslator, HTTPSource, Translator
+from choreo_wsgi.providers.whole_calls import MOST_PARTS
+
+MEBIBYTE = 1024 * 1024
+#: The texts of thousands of arguments, as in JSON.
+TEXTS = {
+    "ascii": "y" * 336,
+    "emoji": "\U0001f600" + "y" * 330,
+    "quotes": '\\"' * 168,
+}
+
+
+class Received:
+    """An exchange that has received all of *body*, and returns it in blocks of *size* bytes."""
+
+    status, headers, due = 200, {}, None
+
+    def __init__(self, body: bytes, size: int = 128 * 1024) -> None:
+        self._body, self._size, self._at = body, size, 0
+        self.ended = False
+
+    def receive(self, timeout: float) -> bytes:
+        block = self._body[self._at : self._at + self._size]
+        self._at += len(block)
+        self.ended = self._at >= len(self._body)
+        return block
+
+    def fileno(self) -> None:
+        return None
+
+    def close(self) -> None:
+        self.ended = True
+
+    finish = close
+
+
+def source(translator: Translator, body: bytes, size: int = 128 * 1024) -> HTTPSource:
+    attempt = Attempt(
+        lambda: Received(body, size),  # type: ignore[arg-type, return-value]
+        lambda *answer: UpstreamInvalid("it is an error"),
+        foreign=translator.foreign,
+        events=isinstance(translator, EventTranslator),
+        unfold=translator.unfold,
+    )
+    return HTTPSource(attempt, translator)
+
+
+def answered(api: str, translator: Translator, body: bytes) -> int:
+    """Return the size of the answer of *api*, " plain" for a document, to *body*."""
+    name, _, plain = api.partition(" ")
+    asked: dict[str, Any] = {"model": "m", "max_tokens": 9, "input": "hi", "stream": not plain}
+    if name != "responses":
+        del asked["input"]
+        asked["messages"] = [{"role": "user", "content": "hi"}]
+    request = load(name).read(json.dumps(asked).encode())
+    answer = Answer(source(translator, body), load(name).writer(request), 1, "m")
+    size = 0
+    while not answer.ended:
+        size += len(answer.receive(1))
+    return size
+
+
+def events(*values: str) -> bytes:
+    return "".join(f"data: {value}\n\n" for value in values).encode()
+
+
+def many(element: str, count: int) -> str:
+    return f"[{','.join([element] * count)}]"
+
+
+def claude(*blocks: str) -> bytes:
+    """Return a message with *blocks*, each complete in its first event."""
+    usage = '"usage":{"input_tokens":1,"output_tokens":1}'
+    begun = (
+        f'{{"type":"content_block_start","index":{index},"content_block":{block}}}'
+        for index, block in enumerate(blocks)
+    )
+    stopped = [f'{{"type":"content_block_stop","index":{index}}}' for index in range(len(blocks))]
+    return events(
+        f'{{"type":"message_start","message":{{"id":"m",{usage}}}}}',
+        *begun,
+        *stopped,
+        f'{{"type":"message_delta","delta":{{"stop_reason":"tool_use"}},{usage}}}',
+        '{"type":"message_stop"}',
+    )
+
+
+def gemini(*lists: list[str]) -> bytes:
+    """Return a stream with an event for each of *lists* of parts."""
+    parts = (
+        f'{{"candidates":[{{"index":0,"content":{{"parts":[{",".join(one)}]}}}}]}}' for one in lists
+    )
+    return events(*parts, '{"candidates":[{"index":0,"finishReason":"STOP"}]}')
+
+
+def ollama(*messages: str) -> bytes:
+    lines = (f'{{"message":{{"content":"",{message}}},"done":false}}\n' for message in messages)
+    return "".join([*lines, '{"message":{"content":""},"done":true}\n']).encode()
+
+
+def values(text: str) -> str:
+    """Return arguments of 1.9 MB with thousands of values."""
+    count = min(5_400, 1_850_000 // (len(text.encode()) + 10))
+    return f'{{"x":{many(f"""{{"a":"{text}"}}""", count)}}}'
+
+
+FUNCTION = '{"functionCall":{"name":"f","args":%s}}'
+FORMS: dict[str, tuple[type[Translator], Callable[[str], bytes]]] = {
+    "claude": (
+        AnthropicTranslator,
+        lambda text: claude(f'{{"type":"tool_use","id":"1","name":"f","input":{values(text)}}}'),
+    ),
+    "gemini": (GeminiTranslator, lambda text: gemini([FUNCTION % values(text)])),
+    "ollama": (
+        OllamaTranslator,
+        lambda text: ollama(
+            f'"tool_calls":[{{"function":{{"name":"f","arguments":{values(text)}}}}}]'
+        ),
+    ),
+    "texts": (
+        GeminiTranslator,
+        lambda text: gemini([f'{{"text":"{text * (7_400 // len(text.encode()))}"}}'] * 250),
+    ),
+}
+APIS = ("chat", "chat plain", "responses", "responses plain", "messages", "messages plain")
+
+
+@pytest.mark.parametrize("api", APIS)
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("form", FORMS)
+def test_event_of_two_megabytes_takes_four_times_its_bytes(form: str, text: str, api: str) -> None:
+    """The arguments of a call have thousands of values."""
+    translator, make = FORMS[form]
+    body = make(TEXTS[text])
+    assert 1_800_000 < len(body) < 2 * MEBIBYTE
+    answered(api, translator(), make("small"))  # loads the modules
+    with traced() as memory:
+        assert answered(api, translator(), body) > 1_700_000
+    assert memory.peak < 8 * MEBIBYTE
+
+
+@pytest.mark.parametrize("letter", ["y", "\U0001f600", "\\n", "\ud83d"])
+def test_checking_arguments_keeps_none_of_their_values(letter: str) -> None:
+    text = aside.encoded(f'{{"x":[{",".join([f"""{{"a":"{letter * 50}"}}"""] * 20_000)}]}}')
+    assert len(text) > jsontext.LARGE
+    complete, cut = bytearray(text), bytearray(text[:-1])
+    with traced() as memory:
+        assert aside.is_object(complete)
+        assert not aside.is_object(cut)
+    assert memory.peak < MEBIBYTE
+
+
+@pytest.mark.parametrize("more", [b"x", b"]", b",", b"{}", b"1"])
+def test_text_after_long_arguments_is_no_object(more: bytes) -> None:
+    text = bytearray(b'{"x":["%b"]}' % b'","'.join([b"y" * 100] * 4000))
+    assert len(text) > jsontext.LARGE
+    assert aside.is_object(text + b" \n")
+    assert not aside.is_object(text + more)
+    assert not aside.is_object(bytearray(b"[%b]" % text))
+
+
+PICTURE = '{"inlineData":{"mimeType":"image/png","data":"AAAA"}}'
+OLLAMA_CALL = '{"function":{"name":"f","arguments":{}}}'
+
+
+def cited(count: int) -> bytes:
+    return claude(f'{{"type":"text","text":"b","citations":{many("""{"url":"u"}""", count)}}}')
+
+
+MANY: dict[str, tuple[type[Translator], Callable[[int], bytes]]] = {
+    "gemini calls": (GeminiTranslator, lambda count: gemini(["{}"], [FUNCTION % "{}"] * count)),
+    "gemini pictures": (GeminiTranslator, lambda count: gemini(["{}"], [PICTURE] * count)),
+    "gemini texts": (GeminiTranslator, lambda count: gemini(["{}"], ['{"text":"a"}'] * count)),
+    "ollama calls": (
+        OllamaTranslator,
+        lambda count: ollama(f'"tool_calls":{many(OLLAMA_CALL, count)}'),
+    ),
+    "ollama pictures": (
+        OllamaTranslator,
+        lambda count: ollama(f'"images":{many(chr(34) + "AAAA" + chr(34), count)}'),
+    ),
+    "claude citations": (AnthropicTranslator, cited),
+}
+
+
+@pytest.mark.parametrize("kind", MANY)
+def test_event_with_too_many_parts_is_refused_after_those_before_it(kind: str) -> None:
+    translator, make = MANY[kind]
+    assert answered("chat", translator(), make(MOST_PARTS)) > 10_000
+    first = {
+        GeminiTranslator: gemini(['{"text":"before"}']).partition(b"\n\n")[0] + b"\n\n",
+        OllamaTranslator: b'{"message":{"content":"before"},"done":false}\n',
+        AnthropicTranslator: b'data: {"type":"content_block_delta","index":9,"delta":'
+        b'{"type":"text_delta","text":"before"}}\n\n',
+    }[translator]
+    reader = source(translator(), first + make(MOST_PARTS + 1))
+    items: list[Item] = []
+    with pytest.raises(UpstreamInvalid, match="more than 256 parts in one event"):
+        while True:
+            items += reader.receive(1)
+    assert items == [Delta("before")]
+
+
+def test_calls_of_an_answer_are_limited_over_all_its_events() -> None:
+    body = gemini(*[[FUNCTION % "{}"] * MOST_PARTS] * 17)
+    with pytest.raises(UpstreamInvalid, match="more than 4,096 parts of one kind"):
+        answered("chat", GeminiTranslator(), body)
+
+
+def test_block_of_a_megabyte_is_not_copied_for_each_step() -> None:
+    """While other streams wait, a step reads a few kilobytes of it."""
+    event = events('{"candidates":[]}')
+    body = gemini(['{"text":"a"}']).partition(b"\n\n")[0] + b"\n\n" + MEBIBYTE // 20 * event
+    reader = source(GeminiTranslator(), body, len(body))
+    assert reader.receive(0) == [Delta("a")]
+    with traced() as memory:
+        for _ in range(20):
+            assert reader.receive(0) == []
+    assert memory.peak < MEBIBYTE // 2
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000, 65536])
+@pytest.mark.parametrize("given", ['"{\\"a\\":1}"', '{"a":1}', '"{}"', '" "', "null", "[]", '"[]"'])
+def test_arguments_are_the_same_in_blocks_of_any_size(given: str, size: int) -> None:
+    reader = source(GeminiTranslator(), gemini([FUNCTION % given]), size)
+    found = ""
+    while not reader.ended:
+        for item in reader.receive(0):
+            if isinstance(item, Delta):
+                found += "".join(call.arguments for call in item.tool_calls)
+            elif isinstance(item, Finish):
+                assert item.reason == "tool_calls"
+    assert found == ('{"a":1}' if "a" in given else "{}")
+
+
+@pytest.mark.parametrize("given", ['"["', '"1"', "1", "[1]", '"[1]"', '"{\\"a\\":NaN}"'])
+def test_arguments_that_are_no_object_are_refused(given: str) -> None:
+    with pytest.raises(UpstreamInvalid, match="arguments are not JSON"):
+        answered("chat", GeminiTranslator(), gemini([FUNCTION % given]))
