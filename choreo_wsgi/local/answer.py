@@ -6,7 +6,6 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from ..chat.items import Item, Json, Usage, dump
@@ -56,7 +55,7 @@ class LocalAnswer(Source):
         read: Callable[[Attempt], Source | Reply],
         *,
         document: bool = False,
-        label: str = "",
+        label: str,
     ) -> None:
         self._settings = settings
         self._run = run
@@ -105,8 +104,7 @@ class LocalAnswer(Source):
     def _attempt(self, endpoint: Endpoint) -> Attempt:
         body = self._body
         if "tools" in body and not endpoint.tools:
-            name = Path(self._run.launch.model).stem
-            raise InvalidRequest(f"the local model {name} cannot call tools", param="tools")
+            raise InvalidRequest(f"the model {self.label} cannot call tools", param="tools")
         # The first byte is sent when a slot is free.  receive() applies idle_timeout to the
         # process, not to this connection.
         limit = self._settings.first_byte_timeout
@@ -152,8 +150,8 @@ class LocalAnswer(Source):
             self.usage = self._answer.usage
 
 
-def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> LocalAnswer:
-    """Return the answer to *body*, one choice of a chat.
+def chat_answer(settings: Settings, run: Run, body: dict[str, Json], label: str) -> LocalAnswer:
+    """Return the answer to *body*, one choice of a chat with the model *label*.
 
     Its ``receive`` raises InvalidRequest if *body* has tools and the model cannot call any.
     """
@@ -161,7 +159,7 @@ def chat_answer(settings: Settings, run: Run, body: dict[str, Json]) -> LocalAns
     def read(attempt: Attempt) -> Source:
         return HTTPSource(attempt, _LocalTranslator(run, settings.max_event_bytes))
 
-    return LocalAnswer(settings, run, "/v1/chat/completions", body, read)
+    return LocalAnswer(settings, run, "/v1/chat/completions", body, read, label=label)
 
 
 class _LocalTranslator(OpenAITranslator):

@@ -86,18 +86,18 @@ def _texts(fields: dict[str, Json], param: str, context: int, most: int) -> Json
 
 
 class _Completion(NativeReply):
-    """An answer with *n* choices for each of *prompts*, in OpenAI's format.
+    """An answer with *choices*, *n* of them for each prompt, in OpenAI's format.
 
     llama.cpp counts the tokens of each choice in its last event, but in a document only those of
     the first choice.  So the counts of several choices are summed, and their *document* is made of
     the events of a stream.  Logprobs are at most *most* a token.
     """
 
-    def __init__(self, most: int | None, prompts: int, n: int, document: bool, *args: Any) -> None:
+    def __init__(self, most: int | None, choices: int, n: int, document: bool, *args: Any) -> None:
         super().__init__(*args)
         self._most = most
         self._offsets: Counter[int] = Counter()  # by choice: characters of its text so far
-        self._n, self._uncounted = n, prompts * n
+        self._n, self._uncounted = n, choices
         self._several = self._uncounted > 1
         self._sums: Counter[str] = Counter()  # of the choices that have ended
         self._joined: dict[str, Json] | None = {"choices": {}} if document else None
@@ -187,7 +187,7 @@ def forward(
         sent = {**sent, "logprobs": max(1, most)}
 
     def read(attempt: Attempt) -> Reply:
-        counts = (most, choices // n, n, document)
+        counts = (most, choices, n, document)
         return _Completion(*counts, attempt, writer, "", label, stream or document, limit)
 
     path = "/v1" + DIALECTS[writer.api].path

@@ -101,9 +101,9 @@ class Local(Provider):
         context = self._launch.context // self._launch.slots
         body = {**chat_body(request, context, self._default, self._limit), **tool_members(request)}
         self._check_file()
-        run = self._process.run()
+        run, label = self._process.run(), self.label(request.model)
         answers: list[Source] = [
-            chat_answer(self.settings, run, with_seed(body, n)) for n in range(request.n)
+            chat_answer(self.settings, run, with_seed(body, n), label) for n in range(request.n)
         ]
         if request.stop:  # llama.cpp does not report which of them ended the text
             answers = [Limited(answer, request.stop) for answer in answers]

@@ -104,7 +104,10 @@ class Database:
         db, self._db = self._db, None
         if db is not None:
             with contextlib.suppress(sqlite3.Error):
-                db.close()
+                # SQLite itself reuses the write-ahead log only from 4 MB on.  If the disk is full
+                # before that, every later transaction would fail too.
+                db.execute("PRAGMA wal_checkpoint")
+            db.close()
 
 
 def connect(path: Path) -> sqlite3.Connection:

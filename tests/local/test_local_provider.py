@@ -201,6 +201,7 @@ def test_tools_are_rejected_if_the_template_has_none(local: Local) -> None:
     caught = request_error(local, tools=tools)
     assert caught.type is InvalidRequest
     assert caught.value.param == "tools"  # type: ignore[attr-defined]
+    assert str(caught.value) == "the model local/SmolLM2-135M-Instruct cannot call tools"
 
 
 @pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "string", "minLength": 99999}])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sqlite3
 import threading
 import time
@@ -377,6 +378,30 @@ def test_append_without_waiting_raises_fenced(open_shared: Opener) -> None:
     store.delete(writer.id, "alice")
     with pytest.raises(Fenced):
         writer.append(frame(2), 1, wait=False)
+
+
+def test_transactions_succeed_again_after_the_log_has_filled_the_disk(tmp_path: Path) -> None:
+    path = tmp_path / "replay.db"
+    open_store(f"sqlite:{path}", Settings()).close()
+    file, reader = Database(path), Database(path, "BEGIN")  # the log is kept while one is open
+
+    def replace() -> None:
+        with file.transaction() as db:
+            db.execute("REPLACE INTO limits VALUES ('k', ?)", ("x" * 100_000,))
+
+    with reader.transaction() as db:
+        db.execute("SELECT * FROM limits").fetchall()
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, most))
+    try:
+        with pytest.raises(Unreachable, match="disk"):
+            for _ in range(20):
+                replace()
+        replace()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    file.close()
+    reader.close()
 
 
 def test_failed_transaction_leaves_no_row_and_no_lock(tmp_path: Path) -> None:
