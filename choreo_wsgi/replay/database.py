@@ -8,6 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from .backend import Unreachable
@@ -102,12 +103,13 @@ class Database:
 
     def _close(self) -> None:
         db, self._db = self._db, None
-        if db is not None:
+        if db is None:
+            return
+        # SQLite itself reuses the write-ahead log only from 4 MB on.  If the disk is full before
+        # that, every later transaction would fail too.
+        for step in (partial(db.execute, "PRAGMA wal_checkpoint"), db.close):
             with contextlib.suppress(sqlite3.Error):
-                # SQLite itself reuses the write-ahead log only from 4 MB on.  If the disk is full
-                # before that, every later transaction would fail too.
-                db.execute("PRAGMA wal_checkpoint")
-            db.close()
+                step()
 
 
 def connect(path: Path) -> sqlite3.Connection:
