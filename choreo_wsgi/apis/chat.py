@@ -28,6 +28,10 @@ else:
     growing = Late("choreo_wsgi.chat.growing")
 
 
+#: Most calls of a choice that are encoded at once.
+_FEW_CALLS = 8
+
+
 class Identity(dict[str, Json]):
     """The ``id``, ``created`` and ``model`` of a chat answer.
 
@@ -204,7 +208,9 @@ class CompletionWriter(AnswerWriter):
         }
         if self._usage is not None:
             document["usage"] = self._usage.to_dict()
-        many = any(len(one.calls) > 8 or one.extra or one.logprobs for one in self._choices)
+        many = any(
+            len(one.calls) > _FEW_CALLS or one.extra or one.logprobs for one in self._choices
+        )
         return restore(items.dump_large(document) if many else dump(document), self._marks)
 
 

@@ -137,7 +137,7 @@ class LazyMember(LazyJson):
         self._marks = marks
 
     def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
-        return large.parts(self.value, lambda part: restored(dump(part), self._marks))
+        return large.restored_parts(self.value, self._marks)
 
 
 def restore_once(text: bytes, marks: Marks) -> bytes:

@@ -7,13 +7,13 @@ of long lists, as the messages of a conversation, are parsed and encoded one aft
 from __future__ import annotations
 
 import codecs
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from .items import has_many
+from .items import Marks, dump, has_many
+from .longtext import join, restored
 
 #: Bytes that are decoded at once, at least.
 WINDOW = 64 * 1024
@@ -42,9 +42,12 @@ def read(
 
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
     """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
-    output = io.BytesIO()
-    output.writelines(parts(value, lambda part: (dump(part),)))
-    return output.getvalue()
+    return join(parts(value, lambda part: (dump(part),)))
+
+
+def restored_parts(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
+    """Yield *value* as JSON with *marks* restored."""
+    return parts(value, lambda part: restored(dump(part), marks))
 
 
 def parts(

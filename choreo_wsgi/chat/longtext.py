@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ..ids import random_hex
 from .items import FILLING, Json, dump_large
@@ -74,8 +74,13 @@ def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
     if next(find_marks(text, marks), None) is None:
         return text
+    return join(restored(text, marks))
+
+
+def join(parts: Iterable[bytes | memoryview]) -> bytes:
+    """Return *parts* joined; a list of thousands of them would take as much memory again."""
     whole = io.BytesIO()
-    whole.writelines(restored(text, marks))  # a list of thousands of parts would be as large
+    whole.writelines(parts)
     return whole.getvalue()
 
 

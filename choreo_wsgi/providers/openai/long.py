@@ -6,7 +6,6 @@ lists of texts are joined without being decoded, and many tool calls are divided
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -232,31 +231,24 @@ def write(unwritten: Unwritten, frames: list[bytes]) -> None:
 
     The caller has freed the events by now, so that they take no memory beside the frames.
     """
-    output, done = io.BytesIO(), 0
+    frames[:] = [longtext.join(_written(unwritten, frames))]
+
+
+def _written(unwritten: Unwritten, frames: list[bytes]) -> Iterator[bytes | memoryview]:
+    done = 0
     while unwritten:
         place, chunk, marks = unwritten.pop(0)
-        output.writelines(frames[done:place])
-        _write(output, chunk, marks)
+        yield from frames[done:place]
+        yield b"data: "
+        yield from large.restored_parts(chunk, marks)
+        yield b"\n\n"
         done = place
-    output.writelines(frames[done:])
-    frames[:] = [output.getvalue()]
-
-
-def _write(output: io.BytesIO, chunk: dict[str, Json], marks: Marks) -> None:
-    output.write(b"data: ")
-    output.writelines(_encoded(chunk, marks))
-    output.write(b"\n\n")
+    yield from frames[done:]
 
 
 def encode(document: dict[str, Json], marks: Marks) -> bytes:
     """Return *document* as JSON with *marks* restored."""
-    output = io.BytesIO()
-    output.writelines(_encoded(document, marks))
-    return output.getvalue()
-
-
-def _encoded(value: Json, marks: Marks) -> Iterator[bytes | memoryview]:
-    return large.parts(value, lambda part: longtext.restored(dump(part), marks))
+    return longtext.join(large.restored_parts(document, marks))
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:
