@@ -235,10 +235,15 @@ class Decoder:
         self._data.append(value)
 
     def _decode_field(self, line: bytes) -> None:
-        name, _, raw = line.partition(b":")
+        name, _, raw = line[:_LONG].partition(b":")
         if name == b"data":  # the field without a colon: an empty line of data
             self._add_data(b"", len(line))
             return
+        if name not in (b"event", b"id", b"retry"):
+            self.unknown(line)
+            return
+        if len(line) > _LONG:
+            raise EventTooLarge(f"a field is longer than {_LONG} bytes")
         value = self._text(raw[1:] if raw.startswith(b" ") else raw)
         if name == b"event":
             self._event = value
@@ -246,8 +251,6 @@ class Decoder:
             self._id = value
         elif name == b"retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self.retry = int(value)
-        elif name not in (b"event", b"id", b"retry"):
-            self.unknown(line)
 
     def _text(self, raw: bytes) -> str:
         try:

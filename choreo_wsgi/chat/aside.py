@@ -16,7 +16,7 @@ from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
-from .longtext import MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
+from .longtext import LONG, MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
 if TYPE_CHECKING:
     from .request import ChatRequest
@@ -189,9 +189,9 @@ def escaped(text: str) -> bytes:
     return quote(text)[1:-1].encode("utf-8", "backslashreplace")
 
 
-def shorten_into(marks: Marks, text: bytes | bytearray | memoryview) -> bytes:
-    """Return *text* shortened; the new marks are added to *marks*."""
-    short, found = shorten(text)
+def shorten_into(marks: Marks, text: bytes | bytearray | memoryview, most: int = 0) -> bytes:
+    """Return *text* shortened; the new marks, at most *most* unless 0, are added to *marks*."""
+    short, found = shorten(text, most=most)
     marks |= found
     return short
 
@@ -227,14 +227,17 @@ def signature(text: str, marks: Marks) -> str:
 def is_object(text: bytearray, decode: jsontext.Decoder = _LENIENT) -> bool:
     """Whether *text*, UTF-8, is a JSON object, as complete arguments are; keeps no values."""
     try:
-        short, _ = shorten(text, wide=CUT)
-        if len(short) > jsontext.LARGE:
-            value = jsontext.parse_large(short, decode, errors="surrogatepass", keep=False)
-        else:
-            value = jsontext.parse(short, decode, errors="surrogatepass")
-        return isinstance(value, dict)
+        return isinstance(check(text, decode), dict)
     except ValueError:
         return False
+
+
+def check(text: bytearray, decode: jsontext.Decoder) -> Json:
+    """Return the JSON value in *text*, UTF-8, empty if it is large; raises ValueError."""
+    short, _ = shorten(text, wide=CUT)
+    if len(short) > LONG:
+        return jsontext.parse_large(short, decode, errors="surrogatepass", keep=False)
+    return jsontext.parse(short, decode, errors="surrogatepass")
 
 
 def restore_request(request: ChatRequest) -> ChatRequest:

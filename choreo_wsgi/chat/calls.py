@@ -101,6 +101,12 @@ class Call:
         self._decode()
         return self._text.decode("utf-8", "surrogatepass")
 
+    @property
+    def blank(self) -> bool:
+        """Whether the arguments received so far are nothing but blanks."""
+        self._decode()
+        return not self._text or self._text.isspace()
+
     def has_arguments(self, arguments: str) -> bool:
         """Whether *arguments* are the ones received so far."""
         text = arguments.encode("utf-8", "surrogatepass")
@@ -113,7 +119,7 @@ class Call:
         if self._digest:
             return not self._text.strip()
         try:
-            aside.parse_aside(self._text, {}, jsontext.strict)
+            aside.check(self._text, jsontext.strict)
         except ValueError:
             return False
         return True
@@ -203,7 +209,7 @@ class ToolCalls:
                 raise UpstreamInvalid("the provider's tool call has no name")
             if call.custom or call.complete:
                 continue
-            if call.arguments.strip():
+            if not call.blank:
                 name = call.name[:64]
                 raise UpstreamInvalid(f"the provider's call of {name!r} has broken arguments")
             call.add(b"{}")

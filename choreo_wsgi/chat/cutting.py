@@ -13,6 +13,7 @@ import re
 from typing import cast
 
 from .items import Marks
+from .jsontext import TooMuch
 from .longtext import WINDOW, new_mark, new_number
 
 #: Bytes of the shortest string that is cut out.  As numbers take more memory for each byte, a run
@@ -43,12 +44,17 @@ _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
 def shorten(
-    text: bytes | bytearray | memoryview, window: int = WINDOW, cut: int = CUT, wide: int = _WIDE
+    text: bytes | bytearray | memoryview,
+    window: int = WINDOW,
+    cut: int = CUT,
+    wide: int = _WIDE,
+    most: int = 0,
 ) -> tuple[bytes, Marks]:
     """Return *text* with marks in place of its long parts, and the parts by their marks.
 
     Only valid JSON is cut out.  If a long part is invalid, *text* is returned unchanged, so that
-    the parser reports the error and its position.
+    the parser reports the error and its position.  Raises TooMuch for more than *most* marks,
+    unless that is 0.
     """
     unchanged = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
     if len(text) <= 2 * window:
@@ -66,6 +72,8 @@ def shorten(
         parts.extend((_copy_if_short(view[done:begin]), mark))
         found[mark] = _copy_if_short(view[begin:end])
         done = end
+        if most and len(found) > most:
+            raise TooMuch(f"holds more than {most:,} long strings")
 
     while at < len(text):
         masked = masked_window(text, at, window)

@@ -7,13 +7,14 @@ of long lists, as the messages of a conversation, are parsed and encoded one aft
 from __future__ import annotations
 
 import codecs
+import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .items import Marks, dump, has_many
-from .longtext import join, restored
+from .longtext import restored
 
 #: Bytes that are decoded at once, at least.
 WINDOW = 64 * 1024
@@ -27,14 +28,14 @@ def read(
 ) -> Any:
     """Return the array or object in *text* as *decoder* parses it.
 
-    Arrays and objects that are larger than a window are read in parts, eight levels deep; they are
-    empty unless *keep*.  Raises ValueError for invalid JSON and for any other value.  *errors* is
+    Arrays and objects that are larger than a window are read in parts; they are empty
+    unless *keep*.  Raises ValueError for invalid JSON and for any other value.  *errors* is
     that of bytes.decode().
     """
     reader = _Reader(text, decoder, errors, keep)
     if reader.peek() not in "[{":
         raise ValueError("neither an array nor an object")
-    value = reader.container(8)
+    value = reader.container(_LEVELS)
     if reader.remaining():
         raise ValueError("text after the value")
     return value
@@ -43,6 +44,25 @@ def read(
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
     """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
     return join(parts(value, lambda part: (dump(part),)))
+
+
+def join(parts: Iterable[bytes | memoryview]) -> bytes:
+    """Return *parts* joined; a list of thousands of them would take as much memory again."""
+    whole = io.BytesIO()
+    whole.writelines(parts)
+    return whole.getvalue()
+
+
+def pieces(value: Any, marks: Marks) -> Iterator[bytes]:
+    """Yield *value* as JSON with *marks* restored, in pieces of about a window."""
+    some = bytearray()
+    for part in restored_parts(value, marks):
+        for at in range(0, len(part), WINDOW):
+            some += part[at : at + WINDOW]
+            if len(some) >= WINDOW:
+                yield bytes(some)
+                some.clear()
+    yield bytes(some)
 
 
 def restored_parts(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
@@ -70,6 +90,8 @@ def parts(
 
 #: The members of an element whose values, few words, are shared by all of them as the names are.
 _KINDS = frozenset(("role", "type"))
+#: Levels of arrays and objects that are read in parts, as many as :mod:`.jsontext` lets pass.
+_LEVELS = 64
 #: Characters of the longest literal, number or escape that may be cut by the end of the window.
 _LITERAL = 1024
 

@@ -10,12 +10,12 @@ is written.  :mod:`~choreo_wsgi.chat.aside` reads them where a text is translate
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..ids import random_hex
-from .items import FILLING, Json, dump_large
+from . import items
+from .items import FILLING, Json
 from .items import Marks as Marks
 
 #: Bytes that are processed at once.
@@ -60,9 +60,7 @@ class LazyJson:
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         """Yield the JSON text in pieces, with *marks* restored."""
-        for part in restored(dump_large(self.value), marks):
-            for at in range(0, len(part), WINDOW):
-                yield bytes(part[at : at + WINDOW])
+        return items.large.pieces(self.value, marks)
 
     def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
         """Yield the text, escaped for the inside of a JSON string."""
@@ -74,14 +72,7 @@ def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
     if next(find_marks(text, marks), None) is None:
         return text
-    return join(restored(text, marks))
-
-
-def join(parts: Iterable[bytes | memoryview]) -> bytes:
-    """Return *parts* joined; a list of thousands of them would take as much memory again."""
-    whole = io.BytesIO()
-    whole.writelines(parts)
-    return whole.getvalue()
+    return items.large.join(restored(text, marks))
 
 
 def restored(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:

@@ -19,7 +19,7 @@ from .choice import CHANGED, KEPT, MENDED, REPEATABLE, Choice
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, dump_large, has_many, new_call_id
 from .jsontext import whole_number
-from .longtext import restore
+from .longtext import restore, restored
 from .shapes import Members as Chunk
 from .shapes import has_content, listed
 from .usages import complete_usage, counts_anything, take_usage
@@ -37,6 +37,8 @@ _FRAME = {
 }
 #: Limits of bytes in a member of chunks without choices, and of such members.
 _MOST_LATE, _MOST_LATE_MEMBERS = 256 * 1024, 64
+#: Characters of the longest id or name of a model that is kept: all frames repeat them.
+_LONGEST_NAME = 512
 
 
 @dataclass(eq=False)
@@ -216,10 +218,10 @@ class Normaliser:
                 continue
             value = chunk[name]
             if self.marks or has_many(value):
-                text = restore(dump_large(value), self.marks)
-                if len(text) > _MOST_LATE:
+                text = dump_large(value)
+                if sum(map(len, restored(text, self.marks))) > _MOST_LATE:
                     raise UpstreamInvalid("the provider sent too much beside its choices")
-                value = json.loads(text) if self.marks else value
+                value = json.loads(restore(text, self.marks)) if self.marks else value
             self._late[name] = value
         if len(self._late) > _MOST_LATE_MEMBERS:
             raise UpstreamInvalid("the provider sent too many members beside its choices")
@@ -295,6 +297,7 @@ def _identity(chunk: Chunk, fallback: Mapping[str, Json] | None) -> Chunk:
     identity = {"id": chunk.get("id"), "object": _OBJECT, "created": chunk.get("created")}
     identity["model"] = chunk.get("model")
     for name, kind in (("id", str), ("created", int), ("model", str)):
-        if type(identity[name]) is not kind or not identity[name]:
+        value = identity[name]
+        if type(value) is not kind or not value or str(value)[_LONGEST_NAME:]:
             identity[name] = fallback[name]
     return identity

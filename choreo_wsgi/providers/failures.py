@@ -33,6 +33,8 @@ from .reading import find_error
 _MAX_WORD = 200
 #: Limits of characters of a message, and of a body without one, that are passed on.
 _MAX_MESSAGE = 4000
+#: Bytes of the longest body that is read.
+_LONGEST = 64 * 1024
 _SHOWN = 500
 
 #: The members of an error that may hold a word for programs, or a status.
@@ -147,7 +149,7 @@ def read_body(body: bytes) -> tuple[str, dict[str, Json]]:
     The message is ``""`` for an empty body and for HTML; any other body without a message is
     itself the message, truncated.
     """
-    shown = _EVENT.sub("", body.decode("utf-8-sig", "replace").strip())
+    shown = _EVENT.sub("", body[:_LONGEST].decode("utf-8-sig", "replace").strip())
     try:
         value = jsontext.parse(shown)
     except ValueError:

@@ -14,10 +14,11 @@ from itertools import islice
 from typing import cast
 
 from ..chat.aside import shorten_into as shorten_strings
-from ..chat.items import Marks
-from ..chat.jsontext import MAX_VALUES, check_bounds
+from ..chat.items import Json, Marks
+from ..chat.jsontext import MAX_VALUES, TooMuch, check_bounds
 from ..chat.longtext import LONG, WINDOW, new_number
-from .reading import decode
+from .reading import decode, most_values, parse_object, unknown_shape
+from .weight import most_marks
 
 #: Lists of fewer bytes are not set aside.
 _SHORTEST = 2 * 1024
@@ -32,14 +33,26 @@ _LIST = re.compile(
 )
 
 
+def parse_into(marks: Marks, data: bytes) -> dict[str, Json]:
+    """Return the JSON object in *data* with marks for its log probabilities and long strings.
+
+    The bytes that the marks stand for are added to *marks*.  Raises UpstreamInvalid.
+    """
+    try:
+        short = shorten_into(marks, data) if len(data) > LONG else data
+    except TooMuch as error:
+        raise unknown_shape(error) from error
+    return parse_object(short, most_values(short, len(marks), len(data)))
+
+
 def shorten_into(marks: Marks, text: bytes) -> bytes:
     """Return the JSON *text* with marks for its log probabilities and long strings.
 
-    The bytes that the marks stand for are added to *marks*.
+    The bytes that the marks stand for are added to *marks*.  Raises TooMuch for too many.
     """
     short, found = shorten(text)
     marks |= found
-    return shorten_strings(marks, short)
+    return shorten_strings(marks, short, most_marks(len(text)))
 
 
 def shorten(text: bytes | memoryview) -> tuple[bytes, Marks]:

@@ -9,6 +9,7 @@ event has failed.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -18,23 +19,26 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Marks, Usage, dump, dump_large
-from ..chat.longtext import LONG, restore
+from ..chat.longtext import LONG, restore, restored
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
+from ..ids import keep
 from ..upstream.request import HTTPRequest
 from .answer import MAX_DOCUMENT, Attempt, UpstreamAnswer
 from .dialects import DIALECTS as DIALECTS
 from .dialects import Numbering
 from .failures import provider_error, response_error
 from .http import OverHTTP
-from .logprobs import shorten_into
-from .reading import AT_ONCE, SHAPE_ERRORS, find_error, parse_object, unknown_shape
+from .logprobs import parse_into
+from .reading import AT_ONCE, SHAPE_ERRORS, find_error, unknown_shape
 
 #: In a 404 of an existing route, these name the missing thing, such as an item not stored.
 _NAMED = (b"model", b"deployment", b" with id ")
 #: Limit of bytes of the lines that begin an event, up to its object.
 _MAX_HEAD = 200
+#: Limit of bytes of an error.
+_LONGEST_ERROR = 256 * 1024
 
 
 class NativeReply(UpstreamAnswer):
@@ -65,9 +69,12 @@ class NativeReply(UpstreamAnswer):
         self.ended = False
         self._counts: dict[str, Json] = {}  # running totals
         self._document = bytearray()
+        # Secrets are redacted in bytes: as a str a long event would take several times as much.
+        self._pattern = re.compile(self._secrets.pattern.encode(), re.IGNORECASE)
         self._marks: Marks = {}  # of long strings in the events being parsed
         self._decoder = sse.Decoder(limit, errors="strict")
-        self._decoder.shorten = partial(shorten_into, self._marks)
+        self._kept: dict[str, bytes] = {}  # the data of long events by the strings in their place
+        self._decoder.shorten = partial(keep, self._kept)
         self._rest = b""  # an incomplete event
         self._output: list[bytes] = []  # frames to return
         #: For a response that is stored, or whose events have no numbers.
@@ -106,13 +113,13 @@ class NativeReply(UpstreamAnswer):
         if not self.body_ended:
             return b""
         body, self._document = bytes(self._document), bytearray()
-        value = parse_object(shorten_into(self._marks, body))
+        value = parse_into(self._marks, body)
         failure = find_error(value)
         if failure is not None:
             if self._dialect.member != "response":
                 raise provider_error(self._restored(failure))
-            body = self.redact(body.decode()).encode()
-            value = parse_object(shorten_into(self._marks, body))
+            body = self._pattern.sub(b"***", body)
+            value = parse_into(self._marks, body)
         self.ended = True
         return restore(dump_large(value), self._marks) if self.amend(value) else body
 
@@ -132,8 +139,14 @@ class NativeReply(UpstreamAnswer):
         return bool(new)
 
     def _restored(self, value: Json, change: Callable[[str], str] = str) -> Json:
-        """Return *value* with its long strings; *change* is applied to its JSON text."""
-        return json.loads(change(restore(dump(value), self._marks).decode()))
+        """Return *value* with its long strings; *change* is applied to its JSON text.
+
+        Raises UpstreamInvalid if that is very long.
+        """
+        text = dump_large(value)
+        if sum(map(len, restored(text, self._marks))) > _LONGEST_ERROR:
+            raise UpstreamInvalid("the provider sent a very long error")
+        return json.loads(change(restore(text, self._marks).decode()))
 
     def _receive_frames(self, data: bytes) -> bytes:
         frames = b""
@@ -213,8 +226,12 @@ class NativeReply(UpstreamAnswer):
             return b""
         if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
             return b""
-        data = self.redact(event.data).encode("utf-8", "replace")
-        value = parse_object(data)
+        kept = self._kept.pop(event.data, b"") if self._kept else b""
+        data = kept or event.data.encode("utf-8", "replace")
+        kept = b""
+        if self._pattern.search(data):
+            data = self._pattern.sub(b"***", data)
+        value = parse_into(self._marks, data)
         kind = str(value.get("type") or "")
         if not kind.isprintable():  # it becomes a line of the frame
             raise UpstreamInvalid("the provider sent an event whose type is not a word")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from math import isfinite
+from typing import TYPE_CHECKING
 
 from ..chat import jsontext
 from ..chat.items import Json, Usage
 from ..chat.longtext import LONG
 from ..chat.shapes import ERROR_HOLDERS, ERROR_STATES, ERRORS, numbered
 from ..errors import UpstreamInvalid
+from ..late import Late
+
+if TYPE_CHECKING:
+    from . import weight
+else:
+    weight = Late("choreo_wsgi.providers.weight")
 
 #: Exceptions from reading JSON of an unexpected shape; RecursionError: nested too deeply.
 SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError)
@@ -23,6 +29,8 @@ AT_ONCE, PIECE = 256, 8 * 1024
 
 def unknown_shape(error: Exception) -> UpstreamInvalid:
     """Return the error of the provider for *error*, one of SHAPE_ERRORS."""
+    if isinstance(error, jsontext.TooMuch):
+        return UpstreamInvalid(f"the provider sent data that {error}")
     return UpstreamInvalid(f"the provider's answer has an unknown shape: {error!r}"[:500])
 
 
@@ -54,11 +62,8 @@ def _float(text: str) -> Json:
 
 decode = jsontext.Decoder(parse_constant=jsontext.refuse, parse_float=_float)
 
-#: Limit of values in a JSON text that is read as a whole.
-MAX_VALUES = jsontext.MAX_VALUES
 
-
-def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
+def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:
     """Return the JSON value in *text*; raises UpstreamInvalid."""
     try:
         if isinstance(text, bytes) and len(text) > jsontext.LARGE:
@@ -70,36 +75,19 @@ def parse_json(text: str | bytes, values: int = MAX_VALUES) -> Json:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 
 
-_HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
 #: Limit of values: _FEW_VALUES and one for each _BYTES_A_VALUE bytes, but at most _MOST_VALUES.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 30_000, 128, 40_000
-#: Limits of bytes that a long text, its values and its marks take, and of those of each value.
-_ROOM, _BYTES_OF_MARK = (3_350_000, 104), 1_500
-#: The same with log probabilities, and the limit of values: 400 tokens with 20 alternatives each.
-_ROOM_WITH_LOGPROBS, _MOST_WITH_LOGPROBS = (5_000_000, 80), 50_000
-#: As many values are always allowed.
-_FEWEST_VALUES = 8_000
 
 
-def most_values(text: str | bytes, has_logprobs: bool = False, marks: int = 0) -> int:
-    """Return the limit of values in *text*, an event or answer with so many *marks*.
+def most_values(text: str | bytes, marks: int = 0, size: int = 0) -> int:
+    """Return the limit of values in *text*, with so many *marks*, of an event of *size* bytes.
 
-    It allows for an answer that repeats the tools of the request.  The values of megabytes of text
-    are fewer, so that all together take little memory.  In a long text a character that makes its
-    string four times as wide counts as two values more.
+    It allows for an answer that repeats the tools of the request; see :mod:`.weight`.
     """
     values = min(_MOST_VALUES, _FEW_VALUES + len(text) // _BYTES_A_VALUE)
-    values = _MOST_WITH_LOGPROBS if has_logprobs else values
-    room, of_value = _ROOM_WITH_LOGPROBS if has_logprobs else _ROOM
-    values = min(values, (room - len(text) - _BYTES_OF_MARK * marks) // of_value)
-    return max(values - 2 * _count_wide(text), _FEWEST_VALUES)
-
-
-def _count_wide(text: str | bytes) -> int:
-    """Return how many characters of four bytes *text* has, 0 if it is short."""
-    if len(text) <= LONG or isinstance(text, str):
-        return 0
-    return text.count(b"\xf0") + sum(1 for _ in _HIGH_SURROGATE.finditer(text))
+    if max(len(text), size) <= LONG:
+        return values
+    return weight.limited(values, text, marks, size)
 
 
 def parse_object(text: str | bytes, values: int = 0) -> dict[str, Json]:

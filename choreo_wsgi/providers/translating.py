@@ -9,17 +9,27 @@ from functools import partial
 from .. import sse
 from ..chat import aside
 from ..chat.items import Delta, Item, Json, Marks, Usage
+from ..chat.jsontext import check_bounds
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
 from .answer import Attempt, UpstreamAnswer
 from .held import Held, hold, taken
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
-from .reading import PIECE, SHAPE_ERRORS, parse_json, parse_object, unknown_shape
+from .reading import (
+    PIECE,
+    SHAPE_ERRORS,
+    most_values,
+    parse_json,
+    parse_object,
+    unknown_shape,
+)
 from .tools import restore_names
 
 #: Characters of long texts after which a batch of items is returned.
 MAX_BATCH = 256 * 1024
+#: Bytes in which a document begins, after blanks.
+_START = 64
 
 
 class Translator:
@@ -263,11 +273,22 @@ class HTTPSource(UpstreamAnswer, Source):
         super().close()
 
 
-def json_values(body: bytes) -> list[Json]:
-    """Return the values in *body*, which is a document, an array or JSON lines; none otherwise."""
-    for texts in ([body], body.splitlines()):
+def json_values(body: bytes, marks: int = 0, size: int = 0) -> list[Json]:
+    """Return the values in *body*, which is a document, an array or JSON lines; none otherwise.
+
+    *body* may have been shortened from *size* bytes, with so many *marks*.  Raises TooMuch if it
+    holds too many values.
+    """
+    if body[:_START].lstrip()[:1] not in (b"{", b"["):
+        return []
+    limit = most_values(body, marks, size or len(body))
+    check_bounds(body, limit)
+    for split in (False, True):
+        texts = body.splitlines() if split else [body]
         try:
-            values = [parse_json(text) for text in texts if text.strip() not in (b"", b"[DONE]")]
+            values = [
+                parse_json(text, limit) for text in texts if text.strip() not in (b"", b"[DONE]")
+            ]
         except UpstreamInvalid:
             continue
         return values[0] if len(values) == 1 and isinstance(values[0], list) else values

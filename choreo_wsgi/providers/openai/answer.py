@@ -188,9 +188,11 @@ class RelayedDocument(UpstreamAnswer):
         is_long = len(body) > LONG
         try:
             short = long.shorten(body, marks) if is_long else body
-            received = parse_json(short, most_values(short, marks=len(marks)))
+            received = parse_json(short, most_values(short, len(marks), len(body)))
         except UpstreamInvalid:
             received = None
+            marks.clear()
+        short = b""
         if completion.is_usual(received):
             mended, usage = received, received["usage"]
         else:

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from ... import sse
 from ...chat.choice import CHANGED
-from ...chat.items import Delta, Finish, Item, Json, ToolCall, Usage, dump_large, new_call_id
+from ...chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
@@ -194,10 +194,12 @@ def unfold(body: bytes) -> bytes | None:
     A body is a plain completion, which the normaliser accepts as a chunk, or an array of chunks,
     or a chunk on each line.
     """
+    marks: Marks = {}
     body = body.strip(BLANK)
-    values = json_values(body)
+    short = long.shorten(body, marks)
+    values = json_values(short, len(marks), len(body))
     chunks = all(isinstance(value, dict) for value in values)
     if not chunks or find_error(values) or not any(value.get("choices") for value in values):
         return None
     cut = len(values) > 1 and body.startswith(b"{")  # lines may be truncated unnoticed
-    return b"".join([*(sse.frame(dump_large(value)) for value in values), b"" if cut else sse.DONE])
+    return long.encode_frames(values, marks, b"" if cut else sse.DONE)

@@ -27,6 +27,8 @@ DONE = re.compile(rb'["\[ ]*DONE\b', re.I)
 _KEEP_ALIVE = re.compile(rb'(:.*|"?(ping|heart-?beat|keep-?alive)"?)?', re.I)
 #: Bytes of invalid data that an error message quotes.
 _SHOWN = 200
+#: Bytes of the longest error that is read outside of an event's data.
+_LONGEST = 64 * 1024
 _NULL_USAGE = re.compile(
     rb',[ \t]*"usage"[ \t]*:[ \t]*null(?=[ \t]*[,}])|"usage"[ \t]*:[ \t]*null[ \t]*,[ \t]*'
 )
@@ -36,12 +38,11 @@ _LAST_MEMBER = b',"usage":null}'
 _ESCAPED_LETTER = re.compile(rb"\\u00(?:7[35]|6[157])")
 
 
-def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json] | None:
+def read_chunk(data: bytes, event: str = "") -> dict[str, Json] | None:
     """Return the chunk in *data*, of an event of the type *event*.
 
-    The chunk is empty for a keep-alive, None for the end marker.  It may hold *values* JSON
-    values, by default :func:`.reading.most_values`.  Raises the error that the event reports, and
-    UpstreamInvalid for data that is no chunk.
+    The chunk is empty for a keep-alive, None for the end marker.  Raises the error that the event
+    reports, and UpstreamInvalid for data that is no chunk.
     """
     if not data.startswith(b"{"):
         if DONE.match(data):
@@ -49,7 +50,7 @@ def read_chunk(data: bytes, event: str = "", values: int = 0) -> dict[str, Json]
         if _KEEP_ALIVE.fullmatch(data):
             return {}
     try:
-        chunk = parse_json(data, values or most_values(data))
+        chunk = parse_json(data, most_values(data))
     except UpstreamInvalid as error:
         shown = data[:_SHOWN].decode("utf-8", "replace")
         if event == "error":
@@ -74,7 +75,7 @@ def read_chunks(data: bytes, event: str = "") -> Iterator[tuple[bytes, dict[str,
         several = joined.events_in(data)
         if not several:
             raise
-        yield from ((one, read_chunk(one, values=most_values(one, True))) for one in several)
+        yield from ((one, read_chunk(one)) for one in several)
     else:
         inner = unwrapped(chunk)
         yield (data if inner is chunk else dump(inner)), inner
@@ -100,7 +101,7 @@ class EventReader(sse.Decoder):
 
     def unknown(self, line: bytes) -> None:
         """Store the provider's error from *line*: an ``error:`` field or bare JSON."""
-        if line.startswith((b"error:", b"{")) and self.error is None:
+        if line.startswith((b"error:", b"{")) and self.error is None and not line[_LONGEST:]:
             reported = parse_object(line.removeprefix(b"error:"))
             if line.startswith(b"error:") or find_error(reported) is not None:
                 self.error = failures.provider_error(reported)

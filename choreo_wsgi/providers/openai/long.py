@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import groupby
 
 from ...chat import aside, cutting, large, longtext
 from ...chat.choice import HOLDERS
 from ...chat.endings import FINISHES
 from ...chat.items import Json, Marks, dump, dump_large
+from ...chat.jsontext import TooMuch
 from ...chat.shapes import ARGUMENTS, REASONING, Members, listed, part_kind, text_of
 from ...chat.usages import PLACES
 from ...errors import UpstreamInvalid
 from .. import logprobs
 from ..failures import provider_error
 from ..reading import find_error, most_values, parse_json, unwrapped
+from ..weight import most_marks
 from . import joined
-from .events import read_chunks
+from .events import read_chunk
 
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
@@ -33,9 +36,13 @@ _MOST_READ = 64 * 1024
 #: The same for signed thoughts, which take 17 times their bytes in a translation.
 _MOST_THOUGHT = 384 * 1024
 #: The same for reasoning details, whose texts are sent as reasoning too.
-_MOST_DETAILS = 2 * 1024 * 1024
-#: Bytes of a string in an error that are read: more than its message may have characters.
+_MOST_DETAILS = 2048 * 1024
+#: Limit of bytes by which JSON grows that is sent in place of texts, as its quotes are escaped.
+_MOST_GROWTH = 512 * 1024
+#: Bytes of the long strings in an error that are read: more than its message may have characters.
 _SHOWN = 32 * 1024
+#: Limit of bytes of an error without its long strings.
+_LONGEST_ERROR = 64 * 1024
 #: The members with such values: of a chunk, a choice or a message, and of a call.
 _READ = ("id", "object", "model", "usage", "x_groq", "index", *PLACES, *FINISHES)
 _READ_IN_CALL = ("index", "id", "type", "name")
@@ -50,7 +57,7 @@ Unwritten = list[tuple[int, dict[str, Json], Marks]]
 
 def read(
     data: bytes | memoryview, marks: Marks, event: str, reading: bool = False, repair: bool = True
-) -> list[dict[str, Json] | None]:
+) -> Iterable[dict[str, Json] | None]:
     """Return the chunks in *data*, of an event of the type *event*; None for the end marker.
 
     Long strings are placeholders, which are added to *marks*.  *reading* is whether the chunks will
@@ -59,14 +66,19 @@ def read(
     """
     short = shorten(data, marks, reading)
     try:
-        value = parse_json(short, most_values(short, reading, len(marks)))
-    except UpstreamInvalid:
+        value = parse_json(short, most_values(short, len(marks), len(data)))
+    except UpstreamInvalid as error:
+        if len(data) > joined.LONGEST or isinstance(error.__cause__, TooMuch):
+            raise
         value = None
+    short = b""
     if not isinstance(value, dict):
+        value = None
         marks.clear()
-        if len(data) > joined.LONGEST:
+        several = joined.events_in(bytes(data)) if len(data) <= joined.LONGEST else []
+        if not several:
             raise UpstreamInvalid("the provider sent a long event that is not a JSON object")
-        return [chunk for _, chunk in read_chunks(bytes(data), event)]
+        return map(read_chunk, several)
     failure = value if event == "error" else find_error(value)
     if failure is not None:
         raise provider_error(_restored(failure, marks, truncate=True))
@@ -82,7 +94,9 @@ def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> by
     probabilities.  Line ends in a part become spaces, so that a frame may contain it.
     """
     has_lines = isinstance(data, bytes) and (b"\n" in data or b"\r" in data)
-    for cut in [cutting.shorten] if reading else [logprobs.shorten, cutting.shorten]:
+    shorten_strings = partial(cutting.shorten, most=most_marks(len(data)))
+    cuts: list[Callable[..., tuple[bytes, Marks]]] = [logprobs.shorten, shorten_strings]
+    for cut in cuts[reading:]:
         data, found = cut(data)
         for mark, part in found.items():
             # A regular expression reads seven megabytes in 40 ms; a string has no line ends.
@@ -134,27 +148,34 @@ def _join_texts(message: Members, marks: Marks) -> bool:
         raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
     calls += [message.get("function_call")]
     calls += [part for part in listed(parts) if part_kind(part) == "call"]
+    encoded: list[tuple[bool, int]] = []
     for call in calls:
         inside = [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
         for holder in (call, *inside):
             if isinstance(holder, dict):
                 _restore(holder, _READ_IN_CALL, marks)
-                changed += (_encode(holder, name, marks) for name in ARGUMENTS)
+                encoded += (_encode(holder, name, marks) for name in ARGUMENTS)
     if isinstance(details, list) and not any(map(message.get, REASONING)):
-        encoded = (part for one in details for part in longtext.restored(dump(one), marks))
-        if sum(map(len, encoded)) > _MOST_DETAILS:
-            raise UpstreamInvalid("the provider sent more than 2 MiB of reasoning details at once")
+        if sum(map(len, large.restored_parts(details, marks))) > _MOST_DETAILS:
+            raise UpstreamInvalid(
+                "the provider sent more than 512 KiB of reasoning details at once"
+            )
         message[REASONING[0]] = details
     for name in REASONING:
         if isinstance(message.get(name), list):
             message[name] = _join(message[name], marks) or None
             changed.append(True)
+    if isinstance(message.get("refusal"), list):
+        message["refusal"] = _join(message["refusal"], marks) or None
+        changed.append(True)
     if isinstance(parts, list):
         message["content"] = _join_parts(parts, marks)
         changed.append(True)
     elif isinstance(parts, dict) and "type" not in parts and "text" not in parts:  # JSON
-        changed.append(_encode(message, "content", marks))
-    return any(changed)
+        encoded.append(_encode(message, "content", marks))
+    if sum(growth for _, growth in encoded) > _MOST_GROWTH:
+        raise UpstreamInvalid("the provider sent long objects in place of texts")
+    return any(changed) or any(is_encoded for is_encoded, _ in encoded)
 
 
 def _join(parts: Iterable[Json], marks: Marks) -> str:
@@ -168,37 +189,53 @@ def _join_parts(parts: list[Json], marks: Marks) -> list[Json]:
         several = list(group)
         if kind == "thought":
             content.append({"type": kind, "text": _join(several, marks)})
+        elif kind == "refusal":
+            content.append({"type": kind, kind: _join([one[kind] for one in several], marks)})
         else:
             content += [_join(several, marks)] if kind else several
     return content
 
 
 def _joined_as(part: Json) -> str:
-    """Return ``text`` or ``thought`` for a part that is nothing else, ``""`` for others."""
+    """Return the kind of a part that is a text and nothing else, ``""`` for others."""
     kind = part_kind(part)
+    if kind == "refusal":
+        return kind if part.get(kind) else ""
     is_more = kind == "text" and isinstance(part, dict) and part.get("annotations")
     return kind if kind in ("text", "thought") and not is_more else ""
 
 
-def _encode(holder: Members, name: str, marks: Marks) -> bool:
+def _encode(holder: Members, name: str, marks: Marks) -> tuple[bool, int]:
     """Encode the member *name* of *holder* as JSON text, as the normaliser would, if it is long.
 
-    All but its ends is set aside.  Returns whether the member was encoded.
+    All but its brackets is set aside.  Returns whether the member was encoded, and by how many
+    bytes it grows when it becomes a text.
     """
     value = holder.get(name)
     if not value or isinstance(value, str):
-        return False
-    text = dump_large(value)
-    found = [match[0] for match in longtext.find_marks(text, marks)]
-    if not found and len(text) <= _SHORT:
-        return False
-    text = b"".join(longtext.LazyJson(value).escaped(marks))
-    for one in found:
-        marks.pop(one, None)
+        return False, 0
+    inside = _Inside(value)
+    size = sum(map(len, large.restored_parts(value, marks)))
+    growth = sum(map(len, inside.escaped(marks))) - size
+    if size <= _SHORT and next(longtext.find_marks(dump(value), marks), None) is None:
+        return False, growth
     mark = longtext.new_mark()
-    marks[mark.encode()] = memoryview(text)[1:-1]
-    holder[name] = f"{text[:1].decode()}{mark}{text[-1:].decode()}"
-    return True
+    marks[mark.encode()] = inside
+    holder[name] = f"{{{mark}}}" if isinstance(value, dict) else f"[{mark}]"
+    return True, growth
+
+
+class _Inside(longtext.LazyJson):
+    """The JSON text of *value*, an array or an object, without its brackets."""
+
+    def text(self, marks: Marks) -> Iterator[bytes]:
+        """Yield the text in pieces, with *marks* restored."""
+        pieces = super().text(marks)
+        last = next(pieces)[1:]
+        for piece in pieces:
+            yield last
+            last = piece
+        yield last[:-1]
 
 
 def _restore(holder: Members, names: Iterable[str], marks: Marks, limit: int = _MOST_READ) -> None:
@@ -213,17 +250,18 @@ def _restored(value: Json, marks: Marks, limit: int = 0, truncate: bool = False)
     Raises UpstreamInvalid if the strings have more than *limit* bytes.
     """
     text = dump_large(value)
-    found = {
-        match[0]: longtext.restore(match[0], marks) for match in longtext.find_marks(text, marks)
-    }
-    if not found:
-        return value
     if truncate:
-        shown = {one: len(cutting.masked_window(part, 0, _SHOWN)) for one, part in found.items()}
-        found = {one: part[: shown[one]] for one, part in found.items()}
-    elif sum(map(len, found.values())) > limit:
-        raise UpstreamInvalid("the provider sent a long text in place of a name or a number")
-    return json.loads(longtext.restore(text, {**found}))
+        if len(text) > _LONGEST_ERROR:
+            raise UpstreamInvalid("the provider sent a very long error")
+        limit = _SHOWN
+    found: dict[bytes, bytes] = {}
+    for match in longtext.find_marks(text, marks):
+        part = marks[match[0]]
+        if isinstance(part, longtext.LazyJson) or (len(part) > limit and not truncate):
+            raise UpstreamInvalid("the provider sent a long text in place of a name or a number")
+        found[match[0]] = shown = bytes(cutting.masked_window(part, 0, min(limit, len(part))))
+        limit -= len(shown)
+    return json.loads(longtext.restore(text, {**found})) if found else value
 
 
 def write(unwritten: Unwritten, frames: list[bytes]) -> None:
@@ -231,7 +269,7 @@ def write(unwritten: Unwritten, frames: list[bytes]) -> None:
 
     The caller has freed the events by now, so that they take no memory beside the frames.
     """
-    frames[:] = [longtext.join(_written(unwritten, frames))]
+    frames[:] = [large.join(_written(unwritten, frames))]
 
 
 def _written(unwritten: Unwritten, frames: list[bytes]) -> Iterator[bytes | memoryview]:
@@ -239,16 +277,27 @@ def _written(unwritten: Unwritten, frames: list[bytes]) -> Iterator[bytes | memo
     while unwritten:
         place, chunk, marks = unwritten.pop(0)
         yield from frames[done:place]
-        yield b"data: "
-        yield from large.restored_parts(chunk, marks)
-        yield b"\n\n"
+        yield from _frame(chunk, marks)
         done = place
     yield from frames[done:]
 
 
+def _frame(chunk: dict[str, Json], marks: Marks) -> Iterator[bytes | memoryview]:
+    yield b"data: "
+    yield from large.restored_parts(chunk, marks)
+    yield b"\n\n"
+
+
+def encode_frames(chunks: list[dict[str, Json]], marks: Marks, end: bytes) -> bytes:
+    """Return the frames of *chunks*, which may have *marks*, and *end*."""
+    return large.join(
+        part for one in (*(_frame(chunk, marks) for chunk in chunks), [end]) for part in one
+    )
+
+
 def encode(document: dict[str, Json], marks: Marks) -> bytes:
     """Return *document* as JSON with *marks* restored."""
-    return longtext.join(large.restored_parts(document, marks))
+    return large.join(large.restored_parts(document, marks))
 
 
 def parts(chunk: dict[str, Json]) -> Iterator[dict[str, Json]]:

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from ...chat.answer import AnswerWriter
     from ...chat.request import ChatRequest
     from .. import answer as answers
-    from .. import native, reading, translating
+    from .. import logprobs, native, translating
     from ..answer import Attempt
     from . import answer as relayed
     from . import chunks, relay, strict
 else:
     normalise = Late("choreo_wsgi.chat.normalise")
     answers = Late("choreo_wsgi.providers.answer")
+    logprobs = Late("choreo_wsgi.providers.logprobs")
     native = Late("choreo_wsgi.providers.native")
-    reading = Late("choreo_wsgi.providers.reading")
     translating = Late("choreo_wsgi.providers.translating")
     relayed = Late("choreo_wsgi.providers.openai.answer")
     chunks = Late("choreo_wsgi.providers.openai.chunks")
@@ -263,7 +263,7 @@ class OpenAI(OverHTTP):
             return []  # it has no list
         if exchange.status != 200:
             raise ProviderError("the provider did not send its list of models")
-        data = reading.parse_object(bytes(body), reading.MAX_VALUES).get("data")
+        data = logprobs.parse_into({}, bytes(body)).get("data")
         models = data if isinstance(data, list) else []
         names = [model.get("id") for model in models if isinstance(model, dict)]
         return [name for name in names if isinstance(name, str)]

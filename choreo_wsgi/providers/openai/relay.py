@@ -196,7 +196,7 @@ class EventRelay:
                     pass
                 elif (
                     LONG < end - at <= self._limit
-                    and block.startswith(b"data: {", at)
+                    and block.startswith(b"data: ", at)
                     and block.find(b"\n", at) == end - 2  # one line
                 ):
                     self._parse_data(memoryview(block)[at + 6 : end - 2], frames)
@@ -267,12 +267,13 @@ class EventRelay:
                 normaliser.mark_done()
                 return
             chunks, _ = normaliser.normalise(chunk)
+            found = {**marks}  # shared, as there may be a thousand parts and marks
             for part in (part for one in chunks for part in long.parts(one)):
                 if self._include_usage:
                     part.setdefault("usage", None)
                 else:
                     part.pop("usage", None)
-                self._unwritten.append((len(frames), part, {**marks}))
+                self._unwritten.append((len(frames), part, found))
         if state != normaliser.state:
             self._patterns.forget()
         marks.clear()

@@ -49,6 +49,7 @@ def call(members: str, function: str) -> str:
 START = event('{"role":"assistant","content":""}')
 END = event("{}", finish='"stop"') + "data: [DONE]\n\n"
 ONE_WIDE = f'"{EMOJI}{"y" * 1100}"'
+WIDE_AND_SHORT = f'"{EMOJI}{"y" * 85}"'
 #: Events that are forwarded with all that is in them.
 FORWARDED = {
     "a nested member": event(f'{{"content":"a","x":{{"y":["{WIDE}"]}}}}'),
@@ -56,7 +57,7 @@ FORWARDED = {
     "a member of the chunk": event('{"content":"a"}', more=f',"x":"{WIDE}"'),
     "an empty delta": event("{}", more=f',"x":"{WIDE}"'),
     "many short strings": event(
-        f'{{"content":"a","x":{many(f"{chr(34)}{EMOJI}{chr(34)}", 9000)}}}'
+        f'{{"content":"a","x":{many(f"{chr(34)}{EMOJI}{chr(34)}", 20_000)}}}'
     ),
     "nested reasoning": event(f'{{"reasoning":{{"text":"{WIDE}"}}}}'),
     "details": event(f'{{"reasoning_details":[{{"summary":"{WIDE[:1_400_000]}"}}]}}'),
@@ -88,9 +89,10 @@ REFUSED = {
     "a page": f"data: <html>{WIDE}\n\n",
     "broken JSON": f'data: {{"a":[1,[2,{WIDE}"}}\n\n',
     "broken JSON of strings": f'data: {{"a":{many(ONE_WIDE, 4000)}\n\n',
-    "thousands of parts": event(f'{{"content":{many(f"""{{"text":{ONE_WIDE}}}""", 4500)}}}'),
+    "thousands of parts": event(f'{{"content":{many(f"""{{"a":{WIDE_AND_SHORT}}}""", 14_000)}}}'),
     "long details": event(f'{{"reasoning_details":[{{"summary":"{WIDE}"}}]}}'),
-    "many wide strings": event(f'{{"x":{many(f"{chr(34)}{EMOJI}{chr(34)}", 20_000)}}}'),
+    "many wide strings": event(f'{{"x":{many(WIDE_AND_SHORT, 12_000)}}}'),
+    "many long strings": event(f'{{"x":{many(ONE_WIDE, 6_000)}}}'.replace("y" * 1000, "")),
     "an id": event('{"content":"a"}').replace('"c"', f'"{WIDE}"'),
     "a finish reason": event("{}", finish=f'"{WIDE}"'),
     "the name of a tool": event(call('"id":"1",', f'"name":"{WIDE}","arguments":"{{}}"')),
@@ -262,7 +264,7 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
         (GEMINI % f'[{{"text":"a","thoughtSignature":"{WIDE}"}}]', GeminiTranslator, "not ASCII"),
         (f'data: {{"error":{{"message":"{WIDE}"}}}}\n\n', GeminiTranslator, EMOJI),
         (f"data: <html>{WIDE}\n\n", AnthropicTranslator, "not JSON"),
-        (GEMINI % many(SHORT_WIDE, 30_000), GeminiTranslator, "more than 8,000 values"),
+        (GEMINI % many(SHORT_WIDE, 30_000), GeminiTranslator, "more than 1,000 values"),
     ],
     ids=["calls", "chat", "images", "parts", "signature", "error", "page", "values"],
 )
