@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..chat import large
-from ..chat.aside import has_marks
+from ..chat.aside import has_marks, pieces
 from ..chat.checks import check_tool_choice
 from ..chat.items import Json, Marks, dump
 from ..chat.longtext import LazyJson, find_marks, new_mark, restored
@@ -64,6 +64,8 @@ def _results_behind_calls(messages: list[dict[str, Json]]) -> list[dict[str, Jso
     assistant directly after one with calls join that: a conversation that ends with a result must
     not end with a text, which a model would continue.
     """
+    if not any("tool_calls" in message for message in messages):
+        return messages
     groups: list[list[dict[str, Json]]] = []
     by_call: dict[str, list[dict[str, Json]]] = {}  # by id: the message with the call, its results
     last: dict[str, Json] = {}
@@ -195,9 +197,10 @@ def extend_member(message: dict[str, Json], name: str, more: Json) -> None:
 _MEDIA = ("image", "document", "input_image", "input_file", "input_audio")
 
 
-def estimate_tokens(turns: Sequence[Json], more: list[Json]) -> int:
+def estimate_tokens(turns: Sequence[Json], more: list[Json], marks: Marks) -> int:
     """Return an estimate of the tokens in *turns* and *more*, for providers that do not count.
 
+    They may hold *marks*.
     Four bytes of UTF-8 count as one token, a turn as four more, and an image or a document as
     1,600, Anthropic's figure for an image of the largest size.
     """
@@ -205,7 +208,7 @@ def estimate_tokens(turns: Sequence[Json], more: list[Json]) -> int:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            tokens += (len(value.encode()) + 3) // 4
+            tokens += (sum(len(piece.encode()) for piece in pieces(value, marks)) + 3) // 4
         elif isinstance(value, dict):
             if value.get("type") in _MEDIA:
                 tokens += 1600

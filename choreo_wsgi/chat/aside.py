@@ -10,16 +10,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
 from .longtext import LONG, MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
-
-if TYPE_CHECKING:
-    from .request import ChatRequest
 
 _MARK = re.compile(MARK)
 #: A text of at most this many characters is not set aside.
@@ -31,8 +27,6 @@ _LONGEST_MESSAGE = 4000
 #: Bytes of the longest value that is restored as a whole.
 _LONGEST_VALUE = 1024 * 1024
 _LENIENT = jsontext.Decoder()  # as json.loads, but in parts
-_PDF = "data:application/pdf;base64,"
-_BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
 def has_marks(text: str) -> bool:
@@ -43,11 +37,6 @@ def has_marks(text: str) -> bool:
 def marks_in(text: bytes, marks: Marks) -> Marks:
     """Return those of *marks* that are in *text*; copies, so that no larger text stays alive."""
     return {found[0]: restore(found[0], marks) for found in find_marks(text, marks)}
-
-
-def count_marks(text: str) -> int:
-    """Return how many marks *text* may contain."""
-    return text.count(FILLING) + text.count(PI)
 
 
 def pieces(text: str, marks: Marks) -> Iterator[str]:
@@ -238,45 +227,6 @@ def check(text: bytearray, decode: jsontext.Decoder) -> Json:
     if len(short) > LONG:
         return jsontext.parse_large(short, decode, errors="surrogatepass", keep=False)
     return jsontext.parse(short, decode, errors="surrogatepass")
-
-
-def restore_request(request: ChatRequest) -> ChatRequest:
-    """Return *request* for a translating provider, with its long strings restored.
-
-    If all of them are in fields that every translation forwards without reading them (texts of
-    messages, images, arguments of calls), *request* itself is returned.
-    """
-    if not request.marks:
-        return request
-    texts = [text for message in request.messages for text in _forwarded(message, request.marks)]
-    known = sum(map(count_marks, texts))
-    all_marks = count_marks(dump_large(request.body).decode("latin-1"))  # marks are ASCII
-    return request if known == all_marks else request.whole()
-
-
-def _forwarded(message: dict[str, Json], marks: Marks) -> Iterator[str]:
-    """Yield the strings in *message* that every translation forwards without reading them."""
-    content: Json = message.get("content")
-    parts: list[dict[str, Json]] = [{"text": content}] if isinstance(content, str) else content
-    for part in parts or ():
-        url = (part.get("image_url") or {}).get("url")
-        data = (part.get("file") or {}).get("file_data")
-        if part.get("text"):
-            yield part["text"]
-        elif url and _is_base64(url, marks):
-            yield url
-        elif data and data.startswith(_PDF) and _is_base64(data, marks):
-            yield data
-    yield message.get("reasoning_content") or ""
-    for call in message.get("tool_calls") or ():
-        yield (call.get("function") or {}).get("arguments") or ""
-
-
-def _is_base64(url: str, marks: Marks) -> bool:
-    """Whether the data of *url* is valid base64, so that it can be forwarded unchanged."""
-    data = url.partition(",")[2].rstrip("=")
-    size = sum(len(piece) for piece in pieces(url.partition(",")[2], marks))
-    return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))
 
 
 def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:

@@ -9,12 +9,13 @@ of strings.  If a cut string continues in the next window, its mark is extended.
 
 from __future__ import annotations
 
+import io
 import re
 from typing import cast
 
 from .items import Marks
 from .jsontext import TooMuch
-from .longtext import WINDOW, new_mark, new_number
+from .longtext import PI, WINDOW, new_mark, new_number
 
 #: Bytes of the shortest string that is cut out.  As numbers take more memory for each byte, a run
 #: of numbers is cut out from a _NUMBER_FACTOR-th of that on.
@@ -61,7 +62,7 @@ def shorten(
         return unchanged, {}
     view = memoryview(text)
     found: dict[bytes, bytes | memoryview] = {}
-    parts: list[bytes | memoryview] = []
+    short = io.BytesIO()
     in_string = False
     mark = b""
     at = start = done = 0  # the last mark replaces text[start:done]
@@ -69,7 +70,7 @@ def shorten(
     def set_aside(begin: int, end: int, new: str) -> None:
         nonlocal mark, start, done
         mark, start = new.encode(), begin
-        parts.extend((_copy_if_short(view[done:begin]), mark))
+        short.writelines((view[done:begin], mark))
         found[mark] = _copy_if_short(view[begin:end])
         done = end
         if most and len(found) > most:
@@ -108,9 +109,17 @@ def shorten(
     if not found:
         return unchanged, {}
     size = sum(map(len, found.values()))
-    if 2 * size < len(text) or size < _SHORT * len(found):  # views keep the whole text alive
+    if 10 * size < 9 * len(text) or size < _SHORT * len(found):  # views keep all of it alive
         found = {mark: bytes(part) for mark, part in found.items()}
-    return b"".join([*parts, view[done:]]), {**found}
+    short.write(view[done:])
+    return short.getvalue(), {**found}
+
+
+def is_little(text: bytes, short: bytes, marks: Marks) -> bool:
+    """Return whether *marks* make *text* little shorter, and are neither wide nor numbers."""
+    little = 4 * len(short) > 3 * len(text)
+    are_texts = not any(mark.startswith(PI.encode()) for mark in marks)
+    return little and are_texts and text.isascii() and rb"\u" not in text
 
 
 def _copy_if_short(part: memoryview) -> bytes | memoryview:
@@ -126,9 +135,13 @@ def _head_size(text: bytes | bytearray | memoryview, at: int) -> int:
 
 def _is_wide(masked: bytes) -> bool:
     """Whether the string in *masked* takes more memory than a mark and the bytes cut out."""
-    width = 4 if _FOUR_BYTES.search(masked) else 2 if _TWO_BYTES.search(masked) else 1
-    characters = len(masked.translate(None, _CONTINUATIONS)) - 5 * masked.count(rb"\u")
-    return width * characters > len(masked) + _MARK_SIZE
+    return weight(masked) > len(masked) + _MARK_SIZE
+
+
+def weight(text: bytes) -> int:
+    """Return about how many bytes the string with *text* between its quotes takes in memory."""
+    width = 4 if _FOUR_BYTES.search(text) else 2 if _TWO_BYTES.search(text) else 1
+    return width * (len(text.translate(None, _CONTINUATIONS)) - 5 * text.count(rb"\u"))
 
 
 def masked_window(text: bytes | bytearray | memoryview, at: int, window: int) -> bytes:

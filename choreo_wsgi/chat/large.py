@@ -96,6 +96,31 @@ _LEVELS = 64
 _LITERAL = 1024
 
 
+#: The most strings that objects share: each takes an entry, and most texts have few names.
+_MOST_SHARED = 1000
+
+
+class Sharing:
+    """Makes objects with *make* for a decoder; names, types and roles are shared by all.
+
+    The parser keeps a string for each time that a name is in the text, which takes more memory.
+    """
+
+    def __init__(self, make: Callable[[list[tuple[str, Any]]], dict[str, Any]]) -> None:
+        self._make = make
+        self._known: dict[str, str] = {}
+
+    def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        known = self._known
+        if len(known) < _MOST_SHARED:
+            known |= {name: name for name, _ in pairs if name not in known}
+        members = self._make([(known.get(name, name), value) for name, value in pairs])
+        for name in _KINDS & members.keys():
+            if type(kind := members[name]) is str and len(known) < _MOST_SHARED:
+                members[name] = known.setdefault(kind, kind)
+        return members
+
+
 class _Reader:
     """Reads the values in *text* with *decoder*; only a window of the text is decoded at a time."""
 
@@ -169,7 +194,7 @@ class _Reader:
                     raise ValueError("not a member")
                 names.append(share(name, name))
             value = self.value(levels - 1)
-            if type(value) is dict:
+            if type(value) is dict and self._object is dict:  # else *decoder* has made it
                 value = {
                     share(name, name): share(one, one)
                     if name in _KINDS and type(one) is str

@@ -68,6 +68,13 @@ class LazyJson:
             yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")
 
 
+def dump_restored(value: Json, marks: Marks) -> bytes:
+    """Return *value* as JSON with *marks* restored."""
+    if not marks:
+        return items.dump_large(value)
+    return items.large.join(items.large.restored_parts(value, marks))
+
+
 def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
     if next(find_marks(text, marks), None) is None:

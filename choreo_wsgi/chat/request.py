@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,11 @@ from . import jsontext
 from .items import Json, Marks, dump
 
 if TYPE_CHECKING:
-    from . import checks, cutting, longtext
+    from . import checks, cutting, large, longtext
 else:
     checks = Late("choreo_wsgi.chat.checks")
     cutting = Late("choreo_wsgi.chat.cutting")
+    large = Late("choreo_wsgi.chat.large")
     longtext = Late("choreo_wsgi.chat.longtext")
 
 
@@ -160,11 +161,17 @@ def loads_marked(
     Raises InvalidRequest for anything but a JSON object in UTF-8, for NaN, numbers too big for a
     double, duplicate names, lone surrogates, and more values or levels than a conversation has.
     """
-    short, marks = cutting.shorten(body) if len(body) > longest else (body, {})
-    room = (max(_ROOM, 4 * len(body)) - len(body) * 8 // 5) // _BYTES_OF_VALUE - len(marks)
+    room = (max(_ROOM, 4 * len(body)) - len(body) * 8 // 5) // _BYTES_OF_VALUE
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE, room)
+    short, marks = body, Marks()
     try:
-        value = jsontext.parse(short, _decode, max(few, values))
+        if len(body) > longest:  # a mark is a value, and takes as much again
+            short, marks = cutting.shorten(body, most=room // 3)
+            few = min(few, room - len(marks))
+            if cutting.is_little(body, short, marks):  # rather than another copy of the rest
+                short, marks = body, {}
+        decode = _decode if len(body) <= _LARGE else _decoder(large.Sharing(_object))
+        value = jsontext.parse(short, decode, max(few, values))
     except jsontext.TooMuch as error:
         raise _invalid(f"the body {error}") from None
     except UnicodeDecodeError as error:
@@ -237,9 +244,13 @@ def _float(text: str) -> float:
     return value
 
 
-_decode = jsontext.Decoder(
-    object_pairs_hook=_object,
-    parse_constant=_constant,
-    parse_int=_int,
-    parse_float=_float,
-)
+def _decoder(make: Callable[[list[tuple[str, Json]]], Json]) -> jsontext.Decoder:
+    return jsontext.Decoder(
+        object_pairs_hook=make,
+        parse_constant=_constant,
+        parse_int=_int,
+        parse_float=_float,
+    )
+
+
+_decode = _decoder(_object)

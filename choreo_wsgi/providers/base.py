@@ -24,13 +24,13 @@ from .facts import Facts
 
 if TYPE_CHECKING:
     from ..chat import answer as answers
-    from ..chat import aside, choices
+    from ..chat import choices, restoring
     from ..chat.answer import AnswerWriter
     from ..chat.request import ChatRequest
 else:
     answers = Late("choreo_wsgi.chat.answer")
-    aside = Late("choreo_wsgi.chat.aside")
     choices = Late("choreo_wsgi.chat.choices")
+    restoring = Late("choreo_wsgi.chat.restoring")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Provider(ABC):
     blocking: bool = True
 
     #: Whether :meth:`open` accepts requests with marks (placeholders of long texts), see
-    #: :func:`~choreo_wsgi.chat.aside.restore_request`.
+    #: :func:`~choreo_wsgi.chat.restoring.restore_request`.
     takes_marks: ClassVar[bool] = False
 
     #: The APIs besides chat that the upstream itself speaks: its bytes are forwarded.
@@ -124,8 +124,12 @@ class Provider(ABC):
         """Begin to answer *request* with a stream or a document in the format of *writer*."""
         if request.native_only is not None:
             raise request.native_only
-        request = aside.restore_request(request) if self.takes_marks else request.whole()
+        request = self.restored(request)
         return answers.Answer(self._open(request), writer, request.n, self.label(request.model))
+
+    def restored(self, request: ChatRequest) -> ChatRequest:
+        """Return *request* with the long strings that :meth:`open` reads in place of marks."""
+        return restoring.restore_request(request) if self.takes_marks else request.whole()
 
     def check(self) -> None:
         """Raise ConfigurationError if the options can never work.

@@ -14,8 +14,8 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..chat.items import Json, dump_large, new_call_id
-from ..chat.longtext import restore
+from ..chat.items import Json, Marks, new_call_id
+from ..chat.longtext import dump_restored, restore
 from ..chat.source import Source
 from ..errors import ChoreoError
 from ..late import Late
@@ -72,10 +72,12 @@ class OverHTTP(Provider):
         options = {"to_error": self.error, "secrets": self.secrets, "foreign": foreign, **options}
         return answers.Attempt(lambda: self.client.send(sent), **options)
 
-    def post(self, url: str, headers: dict[str, str], body: dict[str, Json]) -> HTTPRequest:
-        """Return the request that posts *body*, which may have marks in it, to *url*."""
+    def post(
+        self, url: str, headers: dict[str, str], body: dict[str, Json], marks: Marks
+    ) -> HTTPRequest:
+        """Return the request that posts *body*, which may hold *marks*, to *url*."""
         headers = {"content-type": "application/json", **headers}
-        return HTTPRequest("POST", url, headers, dump_large(body))
+        return HTTPRequest("POST", url, headers, dump_restored(body, marks))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return the complete request *sent* with a signature, if the API needs one."""

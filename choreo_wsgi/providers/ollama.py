@@ -81,7 +81,8 @@ class Ollama(HTTPProvider):
         payload = body(request, self.capabilities(request.model))
         if options.keep_alive:
             payload["keep_alive"] = options.keep_alive
-        return self.post(f"{options.base_url.rstrip('/')}/api/chat", headers, payload)
+        url = f"{options.base_url.rstrip('/')}/api/chat"
+        return self.post(url, headers, payload, request.marks)
 
     def translator(self, request: ChatRequest) -> Translator:
         return OllamaTranslator(self.settings.max_event_bytes, self.new_call_id)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from ..chat.items import Delta, Item, Json, dump_large
+from ..chat.longtext import restored
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest
 from .capabilities import Capabilities
@@ -64,7 +65,10 @@ def functions(request: ChatRequest) -> list[Function]:
             members.get("strict") is True,
             tool.get("cache_control") or members.get("cache_control"),
         )
-        found.setdefault(hashlib.sha256(dump_large(vars(function))).digest(), function)
+        digest = hashlib.sha256()
+        for part in restored(dump_large(vars(function)), request.marks):
+            digest.update(part)
+        found.setdefault(digest.digest(), function)
     tool_choice = request.body.get("tool_choice")
     if isinstance(tool_choice, dict) and tool_choice["type"] == "allowed_tools":
         names = {tool["function"]["name"] for tool in tool_choice["allowed_tools"]["tools"]}

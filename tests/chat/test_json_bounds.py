@@ -205,6 +205,34 @@ def test_typical_agent_request_is_below_the_limit() -> None:
         assert chat.loads(json.dumps(request, separators=(",", ":")).encode()) == request
 
 
+def test_objects_of_a_large_body_share_names_types_and_roles() -> None:
+    """The parser makes a string for each time that a name occurs."""
+    block = {"type": "tool_use", "id": "t", "name": "f", "input": {"path": "p"}}
+    turn = {"role": "assistant", "content": [block] * 2}
+    body = json.dumps({"messages": [turn] * 1_000}).encode()
+    with traced() as memory:
+        messages = chat.loads_marked(body)[0]["messages"]
+    assert memory.peak < 1_000 * 1_900  # 2,400 if each had its own
+    first, last = ([one, *one["content"], one["content"][1]["input"]] for one in messages[::999])
+    assert first == last
+    assert [*map(id, (name for one in first for name in one))] == [
+        *map(id, (name for one in last for name in one))
+    ]
+    assert first[0]["role"] is last[0]["role"]
+    assert first[1]["type"] is last[2]["type"]
+
+
+def test_few_long_ascii_strings_are_not_set_aside() -> None:
+    """Their marks would need another copy of the text."""
+    long = {"role": "user", "content": "y" * 5_000}
+    short = [{"role": "user", "content": "z" * 1_500}] * 200
+    body = json.dumps({"messages": [long, *short]}).encode()
+    fields, marks = chat.loads_marked(body)
+    assert fields["messages"][0] == long
+    assert not marks
+    assert chat.loads_marked(body.replace(b"zz", "é".encode(), 1))[1]
+
+
 def test_value_limit_grows_with_the_length() -> None:
     """Up to 30,000 values: one more than 20,000 for each 128 bytes."""
     for size, least, most in ((0, 20_000, 21_000), (128, 29_000, 31_000)):
@@ -222,13 +250,13 @@ def test_text_and_values_share_four_times_the_bytes() -> None:
     for size, values, start in (
         (2 * MEBIBYTE, 19_600, ""),
         (3_200_000, 29_900, ""),
-        (2 * MEBIBYTE, 9_800, "\U0001f600"),  # each is set aside, and counts twice
+        (1_000_000, 8_400, "\U0001f600"),  # each is set aside; they may be a third of the values
     ):
         text = start.encode() + b"y" * (size // values - 3 - len(start.encode()))
         element = b'"%b",' % text
         chat.loads_marked(b'{"x":[' + element * (values - 300) + b"0]}")
         with pytest.raises(InvalidRequest, match="holds more than"):
-            chat.loads_marked(b'{"x":[' + element * (values + 600) + b"0]}")
+            chat.loads_marked(b'{"x":[' + element * (values + 1_500) + b"0]}")
 
 
 @pytest.mark.parametrize(

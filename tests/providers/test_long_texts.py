@@ -14,7 +14,7 @@ from work import traced
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis import load
-from choreo_wsgi.chat import aside, longtext
+from choreo_wsgi.chat import longtext, restoring
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.longtext import LONG
 from choreo_wsgi.chat.request import ChatRequest
@@ -169,7 +169,10 @@ def test_translates_requests_as_if_no_text_were_long(
     given = dumped({"model": MODELS[name], **body}, is_ascii)
     adapter = provider(name)
     sent = []
-    for request in (aside.restore_request(load(api).read(given)), load(api).read(given).whole()):
+    for request in (
+        restoring.restore_request(load(api).read(given)),
+        load(api).read(given).whole(),
+    ):
         made = longtext.restore(adapter.encode(request).body, request.marks)
         sent.append(json.loads(made))
         expect_long(sent[-1])
@@ -226,7 +229,7 @@ def test_large_arguments_take_under_four_times_the_request(
     sent: list[bytes] = []
 
     def send(request: ChatRequest) -> None:
-        opened = aside.restore_request(request)
+        opened = restoring.restore_request(request)
         if name == "openai":
             made = adapter._post(opened, adapter.prepare(dict(opened.body)))
         else:
@@ -253,7 +256,7 @@ def test_arguments_of_many_short_texts_are_no_text_in_between() -> None:
     adapter, read = provider("gemini"), load("messages").read
 
     def send() -> bytes:
-        request = aside.restore_request(read(body))
+        request = restoring.restore_request(read(body))
         return longtext.restore(adapter.encode(request).body, request.marks)
 
     assert given in list(objects(json.loads(send())))
@@ -284,7 +287,7 @@ def test_many_turns_take_little_memory_despite_wide_text(
     adapter = provider("bedrock")
 
     def send() -> bytes:
-        request = aside.restore_request(read(given))
+        request = restoring.restore_request(read(given))
         return longtext.restore(adapter.encode(request).body, request.marks)
 
     whole = read(given).whole()
@@ -309,21 +312,21 @@ def test_many_turns_take_little_memory_despite_wide_text(
 def test_text_that_is_only_forwarded_stays_set_aside(message: dict[str, Any]) -> None:
     user = {"role": "user", "content": "Hi"}
     request = load("chat").read(dumped({"model": "m", "messages": [user, message]}, False))
-    assert aside.restore_request(request).marks
+    assert restoring.restore_request(request).marks
 
 
 def test_text_beside_a_custom_call_stays_set_aside() -> None:
     call = {"id": "c", "type": "custom", "custom": {"name": "f", "input": "x"}}
     message = {"role": "assistant", "content": None, "tool_calls": [call]}
     body = {"model": "m", "messages": [{"role": "user", "content": TEXT}, message]}
-    assert aside.restore_request(load("chat").read(dumped(body, False))).marks
+    assert restoring.restore_request(load("chat").read(dumped(body, False))).marks
 
 
 @pytest.mark.parametrize("url", [URL + "!", URL + "A"])
 def test_invalid_base64_images_are_not_set_aside(url: str) -> None:
     content = [{"type": "image_url", "image_url": {"url": url}}]
     body = {"model": "m", "messages": [{"role": "user", "content": content}]}
-    assert not aside.restore_request(load("chat").read(dumped(body, False))).marks
+    assert not restoring.restore_request(load("chat").read(dumped(body, False))).marks
 
 
 def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from functools import partial
 
 from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
-from ...chat.request import ChatRequest, loads, loads_marked
+from ...chat.request import ChatRequest, loads_marked
 from ...errors import ChoreoError
 from .. import API
 from ..translation import estimate_tokens
@@ -22,13 +22,13 @@ def _error(error: ChoreoError) -> tuple[int, bytes]:
 def _count(request: ChatRequest) -> dict[str, Json]:
     fields = request.original or {}
     others = [fields.get("system"), fields.get("tools")]
-    return {"input_tokens": estimate_tokens(fields["messages"], others)}
+    return {"input_tokens": estimate_tokens(fields["messages"], others, request.marks)}
 
 
 APIS = {
     "messages": API(loads_marked, read_request, MessageWriter, _error),
     "count_tokens": API(
-        lambda body: (loads(body), {}),
+        loads_marked,
         partial(read_request, counting=True),
         lambda request: AnswerWriter(request.model, "count_tokens"),
         _error,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ...chat.answer import AnswerWriter
 from ...chat.items import Json, Marks
-from ...chat.request import ChatRequest, loads, loads_marked
+from ...chat.request import ChatRequest, loads_marked
 from ...errors import ChoreoError, InvalidRequest
 from .. import API
 from ..translation import api_param, estimate_tokens
@@ -29,7 +29,7 @@ def _count(request: ChatRequest) -> dict[str, Json]:
             text = "stored input cannot be counted here: send the whole input in the request"
             raise InvalidRequest(text, param=name)
     others = [fields.get("instructions"), fields.get("tools")]
-    tokens = estimate_tokens(input_items(fields), others)
+    tokens = estimate_tokens(input_items(fields), others, request.marks)
     return {"object": "response.input_tokens", "input_tokens": tokens}
 
 
@@ -47,7 +47,7 @@ def _side_api(
     def writer(request: ChatRequest) -> AnswerWriter:
         return AnswerWriter(request.model, name)
 
-    return API(lambda body: (loads(body), {}), read, writer, _error, estimate)
+    return API(loads_marked, read, writer, _error, estimate)
 
 
 APIS = {

@@ -72,7 +72,8 @@ class Anthropic(HTTPProvider):
         }
         if beta := ",".join(filter(None, (options.beta, request.betas))):
             headers["anthropic-beta"] = beta
-        return self.post(f"{options.base_url.rstrip('/')}/v1{path}", headers, body)
+        url = f"{options.base_url.rstrip('/')}/v1{path}"
+        return self.post(url, headers, body, request.marks)
 
     def translator(self, request: ChatRequest) -> Translator:
         return anthropic_answer.AnthropicTranslator(self.settings.max_event_bytes)

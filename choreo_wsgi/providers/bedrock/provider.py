@@ -108,7 +108,7 @@ class Bedrock(HTTPProvider):
         base = options.base_url or f"https://bedrock-runtime.{options.region}.amazonaws.com"
         url = f"{base.rstrip('/')}/model/{quote(request.model, safe='')}/{operation}"
         accept = "json" if operation == "invoke" else "vnd.amazon.eventstream"
-        return self.post(url, {"accept": f"application/{accept}"}, body)
+        return self.post(url, {"accept": f"application/{accept}"}, body, request.marks)
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return *sent* with the bearer token, or with a signature of the whole request."""

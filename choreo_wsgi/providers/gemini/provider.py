@@ -42,7 +42,7 @@ class Gemini(HTTPProvider):
         url = f"{base}/{quote(request.model, safe='')}:streamGenerateContent?alt=sse"
         headers = {"accept": "text/event-stream", "x-goog-api-key": self.key()}
         body = gemini_request.body(request, self.capabilities(request.model))
-        return self.post(url, headers, body)
+        return self.post(url, headers, body, request.marks)
 
     def translator(self, request: ChatRequest) -> Translator:
         return GeminiTranslator(request.n, self.settings.max_event_bytes, self.new_call_id)

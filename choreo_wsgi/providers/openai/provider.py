@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from ...chat.items import Json, dump_large
+from ...chat.items import Json
+from ...chat.longtext import dump_restored
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderError
 from ...late import Late
@@ -162,6 +163,10 @@ class OpenAI(OverHTTP):
 
         return native.WithFallback(reply, translate)
 
+    def restored(self, request: ChatRequest) -> ChatRequest:
+        """Return *request* itself: it is sent as it is."""
+        return request
+
     def open(self, request: ChatRequest) -> Source:
         """Return the source of the answer to *request*, which reads the upstream's chunks."""
         if self.strict:
@@ -229,7 +234,7 @@ class OpenAI(OverHTTP):
         if self.lacks_key():
             self.key()
         url = self.url(path, request.model)
-        return HTTPRequest("POST", url, self._headers, dump_large(body))
+        return HTTPRequest("POST", url, self._headers, dump_restored(body, request.marks))
 
     def models(self) -> list[str]:
         """Return the names of the upstream's models, at most some minutes old.

@@ -1,0 +1,151 @@
+"""Only the long strings that a translation reads are restored, and they are bounded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from adapter_requests import MODELS
+from work import traced
+
+from choreo_wsgi.apis import load
+from choreo_wsgi.chat.longtext import LONG, restore
+from choreo_wsgi.errors import InvalidRequest
+from choreo_wsgi.providers.http import HTTPProvider
+from choreo_wsgi.providers.registry import provider_class
+from choreo_wsgi.settings import Settings
+
+PROVIDERS = ("anthropic", "gemini", "ollama", "bedrock")
+WIDE = "\U0001f600" + "x" * LONG
+USER = {"role": "user", "content": "hi"}
+
+
+def adapter(name: str) -> HTTPProvider:
+    made = provider_class(name)(name, {"api_key": "k"}, Settings())
+    assert isinstance(made, HTTPProvider)
+    return made
+
+
+def sent_by(name: str, body: bytes, api: str = "chat") -> Any:
+    """Return the object that the provider *name* is sent for the request *body*."""
+    provider = adapter(name)
+    request = provider.restored(load(api).read(body))
+    return json.loads(restore(provider.encode(request).body, request.marks))
+
+
+def body_of(name: str, *messages: dict[str, Any], **more: Any) -> bytes:
+    sent = {"model": MODELS[name], "messages": [USER, *messages], **more}
+    return json.dumps(sent, ensure_ascii=False).encode()
+
+
+def function(**more: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f", **more}}
+
+
+def parts(**part: Any) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "new", **part}, {"type": "text", "text": WIDE}]}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+@pytest.mark.parametrize(
+    "message",
+    [
+        parts(image_url="x"),
+        parts(file=["x"]),
+        parts(text=1),
+        {"role": "assistant", "content": WIDE, "thinking_blocks": 1},
+        {"role": "assistant", "content": WIDE, "thinking_blocks": [1]},
+    ],
+    ids=["image", "file", "text", "thoughts", "thought"],
+)
+def test_odd_members_beside_a_long_text_are_refused(name: str, message: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest):
+        sent_by(name, body_of(name, message))
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_odd_reasoning_beside_a_long_text_is_ignored(name: str) -> None:
+    message = {"role": "assistant", "content": WIDE, "reasoning_content": 1}
+    assert "xxxx" in json.dumps(sent_by(name, body_of(name, message, USER)))
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_same_tool_with_long_texts_is_sent_once(name: str) -> None:
+    """Each of its strings has a mark of its own."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": WIDE}}}
+    tool = function(description="y" * LONG, parameters=schema)
+    text = json.dumps(sent_by(name, body_of(name, tools=[tool, tool])), ensure_ascii=False)
+    assert text.count(WIDE) == text.count("y" * LONG) == 1
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_tools_with_long_wide_texts_take_under_four_times_the_request(name: str) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": WIDE}}}
+    tools = [function(name=f"f{at}", description=WIDE, parameters=schema) for at in range(9)]
+    body = body_of(name, tools=tools)
+    sent_by(name, body)  # imports modules
+    provider, read = adapter(name), load("chat").read
+    with traced() as memory:
+        request = provider.restored(read(body))
+        sent = restore(provider.encode(request).body, request.marks)
+    assert sent.count(WIDE.encode()) == 18
+    assert memory.peak < 4 * len(body)
+
+
+def test_long_wide_texts_that_a_translation_reads_are_limited() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"title": WIDE * 8}}}
+    sent = sent_by("ollama", body_of("ollama", response_format=form))
+    assert sent["format"] == {"title": WIDE * 8}
+    form["json_schema"] = {"name": "a", "schema": {"title": WIDE * 9}}
+    with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
+        sent_by("ollama", body_of("ollama", response_format=form))
+
+
+def test_numbers_that_a_translation_reads_are_limited() -> None:
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "a", "schema": {"enum": [12345] * 90_000}},
+    }
+    assert sent_by("ollama", body_of("ollama", response_format=form))["format"]["enum"][-1] == 12345
+    form["json_schema"] = {"name": "a", "schema": {"enum": [12345] * 99_000}}
+    with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
+        sent_by("ollama", body_of("ollama", response_format=form))
+
+
+@pytest.mark.parametrize("api", ["count_tokens", "input_tokens"])
+def test_long_wide_text_is_counted_in_pieces(api: str) -> None:
+    text = WIDE * 16
+    sent = {"model": "m", "max_tokens": 9, **turns(api, text)}
+    body = json.dumps(sent, ensure_ascii=False).encode()
+    counting = load(api)
+    assert counting.estimate is not None
+    with traced() as memory:
+        counted = counting.estimate(counting.read(body))
+    assert counted["input_tokens"] == 5 + (len(text.encode()) + 3) // 4
+    assert memory.peak < 2 * len(body)
+
+
+def turns(api: str, text: str) -> dict[str, Any]:
+    return {"input" if api == "input_tokens" else "messages": [{"role": "user", "content": text}]}
+
+
+def test_thousands_of_wide_strings_are_refused_before_all_are_set_aside() -> None:
+    message = {"role": "user", "content": "\U0001f600" + "y" * 199}
+    body = body_of("gemini", *[message] * 12_500)
+    with traced() as memory, pytest.raises(InvalidRequest, match="long strings"):
+        load("chat").read(body)
+    assert memory.peak < 2.2 * len(body)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_long_texts_are_restored_without_a_copy_between(name: str) -> None:
+    """Half of the text is in long strings, and half in short ones."""
+    messages = [{"role": "user", "content": "é" + "x" * size} for size in (LONG, *[900] * 145)]
+    body = body_of(name, *messages * 8)
+    provider = adapter(name)
+    request = provider.restored(load("chat").read(body))
+    with traced() as memory:
+        sent = provider.encode(request).body
+    assert sent.count("é".encode()) == 8 * 146
+    assert memory.peak < 1.6 * len(sent)
