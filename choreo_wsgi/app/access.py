@@ -26,6 +26,9 @@ _FORWARDING = re.compile(
     "|APPENGINE|CLOUD_TRACE))"
 )
 
+# Longest names, in characters, of which is cached what they mean.
+_LONGEST = 2048
+
 #: Paths answered without an API key and to pages of every origin: they reveal nothing about
 #: other callers, or check the caller themselves.
 OPEN = ("", "/", "/health", "/healthz", "/readyz", "/metrics")
@@ -165,12 +168,15 @@ def is_forwarded(environ: Environ) -> bool:
     """
     closes = environ.get("HTTP_CONNECTION", "").strip().lower() == "close"
     nginx = closes and environ.get("SERVER_PROTOCOL") == "HTTP/1.0"
-    return _has_proxy_header(tuple(environ)) or nginx
+    names = " ".join(environ)
+    # Long names are not cached: they could fill 100 MB.
+    has_header = _has_proxy_header if len(names) <= _LONGEST else _has_proxy_header.__wrapped__
+    return has_header(names) or nginx
 
 
 @lru_cache(256)
-def _has_proxy_header(names: tuple[str, ...]) -> bool:
-    return _FORWARDING.search(f" {' '.join(names)}") is not None
+def _has_proxy_header(names: str) -> bool:
+    return _FORWARDING.search(f" {names}") is not None
 
 
 def require_local(environ: Environ, who: str) -> None:
@@ -183,7 +189,7 @@ def require_local(environ: Environ, who: str) -> None:
     peer = environ.get("REMOTE_ADDR") or "localhost"  # the peer of a unix socket has no address
     if not _is_loopback(peer):
         problem = "answers its own machine only"
-    elif not (host and _is_loopback((host[1] or host[2]).lower())):
+    elif not (host and len(host[0]) <= _LONGEST and _is_loopback((host[1] or host[2]).lower())):
         problem = "answers to localhost, 127.0.0.1 and [::1] only"
     elif is_forwarded(environ):
         problem = "answers no forwarded requests"

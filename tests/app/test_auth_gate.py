@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import traceback
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +345,22 @@ def test_allow_anonymous_admits_any_caller() -> None:
 
 def test_without_keys_authorization_is_ignored() -> None:
     assert admit({**LOCAL, "HTTP_AUTHORIZATION": "Bearer anything"}) == ""
+
+
+@pytest.mark.parametrize("part", ["host", "names"])
+def test_keeps_nothing_of_long_heads(part: str) -> None:
+    gate = gate_for()
+
+    def request(number: int) -> dict[str, str]:
+        if part == "host":
+            return {**LOCAL, "HTTP_HOST": "h" * 60_000 + str(number)}
+        return {**LOCAL, **{f"HTTP_A{number}_{other}": "" for other in range(1000)}}
+
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            with contextlib.suppress(PermissionDenied):
+                gate.admit(request(number))
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()
