@@ -153,7 +153,8 @@ class Metrics(Observer):
     def _read_gauges(self) -> None:
         for name, read in list(self.app.gauges.items()):
             self._metrics[name].set(read())
-        open_targets = self.app.breakers.open_circuits()
+        circuits = self.app.breakers.open_circuits()
+        open_targets = {_bounded(target, self._failing) for target in circuits}
         self._failing |= open_targets
         for target in self._failing:
             self._metrics["breaker_open"].labels(target).set(target in open_targets)

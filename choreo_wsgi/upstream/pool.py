@@ -98,7 +98,10 @@ class Client:
 
     def connect(self, connection: Connection, until: float) -> Steps:
         """Return the steps that connect *connection* by *until* (monotonic)."""
-        return connect.connect(connection, self.unix_socket, lambda: self.ssl_context, until)
+        if connection.address.scheme == "https" and "ssl_context" not in self.__dict__:
+            yield 0, until  # reading the certificates takes tens of milliseconds
+            self.ssl_context  # noqa: B018
+        yield from connect.connect(connection, self.unix_socket, lambda: self.ssl_context, until)
 
     def release(self, connection: Connection) -> None:
         """Keep *connection* for the next exchange, and close those that were idle too long."""

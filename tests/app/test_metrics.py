@@ -221,6 +221,19 @@ def test_breaker_gauge_falls_when_the_circuit_closes(
     assert sorted(found[one] for one in found if one[0] == "choreo_breaker_open") == [0, 1]
 
 
+def test_open_circuits_beyond_the_first_200_are_reported_as_other() -> None:
+    """A caller can make their names up: provider/name."""
+    app = make_app({"metrics": "on"}, {"provider a": {"type": "echo", "models": "m"}})
+    for number in range(300):
+        for _ in range(app.breakers.failures):
+            app.breakers.failed(f"a/{number}")
+    found = [one for one in samples(app).items() if one[0][0] == "choreo_breaker_open"]
+    assert len(found) == 201 and (("choreo_breaker_open", ("other",)), 1) in found
+    for number in range(300):
+        app.breakers.succeeded(f"a/{number}")
+    assert {value for (name, _), value in samples(app).items() if "breaker" in name} == {0}
+
+
 def test_unreachable_replay_store_is_counted() -> None:
     """A request that fails because of it is counted; nothing listens at the address."""
     app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})

@@ -1032,6 +1032,28 @@ def test_only_a_receive_that_may_wait_looks_a_name_up(
     exchange.close()
 
 
+def test_only_a_receive_that_may_wait_reads_the_certificates(
+    upstream: Start, client: Make, tls: tuple[ssl.SSLContext, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ssl.SSLContext] = []
+    create = ssl.create_default_context
+
+    def create_context(**location: Any) -> ssl.SSLContext:
+        made.append(create(**location))
+        return made[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", create_context)
+    server = upstream(lambda peer: peer.send(sized(b"x")), context=tls[0])
+    one = client(environ={"SSL_CERT_FILE": tls[1]})
+    exchange = one.send(post(server.url))
+    assert exchange.receive(0) == b""
+    assert (exchange.fileno(), exchange.due, made) == (None, None, [])
+    assert read(exchange) == b"x"
+    exchange = one.send(post(server.url))
+    assert exchange.receive(0) in (b"", b"x") and exchange.due is not None
+    assert read(exchange) == b"x" and len(made) == 1
+
+
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE])
 def test_lack_of_descriptors_anywhere_raises_exhausted(
     client: Make, monkeypatch: pytest.MonkeyPatch, code: int
