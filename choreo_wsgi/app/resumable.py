@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, quote
 
 from .. import sse
 from ..apis import API, load
+from ..chat import longtext
+from ..chat.items import Marks
 from ..chat.request import ChatRequest
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, RateLimited, Unavailable
 from ..late import Late
@@ -31,11 +33,15 @@ from .slots import RETRY_AFTER, Slot, Slots
 
 if TYPE_CHECKING:
     from ..apis.responses import log
+    from ..chat import aside
 else:
+    aside = Late("choreo_wsgi.chat.aside")
     log = Late("choreo_wsgi.apis.responses.log")
 
 _KEY = re.compile(r"[!-~]{1,255}")
 _NUMBER = re.compile(r"[0-9]{1,18}")
+#: The default setting of ``replay_stream_bytes`` lets a response repeat 512 KiB of its request.
+_LEAST_REPEATED = 64 * 1024
 #: The prefixes of an API's frames; those of chat have no event name.
 _NAMES = (
     (b"event: message_", "messages"),
@@ -60,7 +66,7 @@ class Resumption:
         self.completions = completions
         self.readers = readers
         self.control = control
-        self._settings = settings
+        self.settings = settings
         self.orphans = Orphans(settings.orphan_seconds)
 
     @property
@@ -82,12 +88,24 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("Choreo-Resumable needs stream: true", param="stream")
+        if repeated := getattr(api.writer(request), "repeated_size", None):
+            self.check_repeated(repeated())
         claim = self.store.create(
             call.account.key.id, key=self.idempotency_key(call), digest=digest
         )
         if claim.writer is None:
             return self.join(call, claim.id, 0)
         return self.record(call, api, request, claim.writer)
+
+    def check_repeated(self, size: int) -> None:
+        """Raise InvalidRequest if a log cannot have *size* bytes in several of its frames."""
+        most = max(_LEAST_REPEATED, self.settings.replay_stream_bytes // 8)
+        if size > most:
+            raise InvalidRequest(
+                "instructions, tools and others that a stored or resumable response repeats in its "
+                f"events may have {most:,} bytes together: raise replay_stream_bytes for more",
+                param="tools",
+            )
 
     @staticmethod
     def idempotency_key(call: Call) -> str | None:
@@ -104,7 +122,7 @@ class Resumption:
 
         An orphan is not stopped to make room: its client may be about to return.
         """
-        limit, per_key = self._settings.max_orphans, self._settings.max_orphans_per_key
+        limit, per_key = self.settings.max_orphans, self.settings.max_orphans_per_key
         if limit and self.orphans.active >= limit:
             raise Unavailable("too many streams run without a client", retry_after=RETRY_AFTER)
         if per_key and self.orphans.active_of(call.account.key.id) >= per_key:
@@ -180,7 +198,7 @@ class Resumption:
         stream = EventStream(
             playback,
             gone=call.client_left,
-            heartbeat=self._settings.heartbeat_seconds,
+            heartbeat=self.settings.heartbeat_seconds,
             on_close=on_close,
             meter=call.account,
         )
@@ -223,9 +241,10 @@ class Resumption:
             reader.close()
             api = _api_of(last)
             if api == "responses":
-                events = self.events(id, owner, recover=False)
+                marks: Marks = {}
+                events = self.events(id, owner, marks, recover=False)
                 response, number = log.read_events(events, "failed")
-                frame = log.failed_event(response, error, number)
+                frame = longtext.restore(log.failed_event(response, error, number), marks)
             else:
                 frame = _error_frame(api, error)
         except ChoreoError:  # the first frames, with the response, were dropped
@@ -233,15 +252,24 @@ class Resumption:
         lost.end(*sse.number(frame, lost.last + 1))
 
     def events(
-        self, id: str, owner: str, after: int = 0, timeout: float = 0.0, recover: bool = True
+        self,
+        id: str,
+        owner: str,
+        marks: Marks,
+        after: int = 0,
+        timeout: float = 0.0,
+        recover: bool = True,
     ) -> list[Any]:
         """Return the data of the events in the log of stream *id* after frame *after*.
+
+        The marks in them, which stand for long strings, are added to *marks*.
 
         A store that can block waits *timeout* seconds for more, if the log has not ended.  That of
         a lost producer is ended first, if *recover*: its client may never read it as a stream.
         """
         timeout = timeout if self.blocking else 0.0
         reader, decoder = self.store.read(id, owner, after), sse.Decoder()
+        decoder.shorten = partial(aside.shorten_into, marks)
         events: list[Any] = []
         try:
             while not reader.ended and (block := reader.receive(timeout)):
@@ -250,7 +278,7 @@ class Resumption:
         except ProducerLost:
             if recover:
                 self._recover(id, owner, 0)
-                return self.events(id, owner, after, recover=False)
+                return self.events(id, owner, marks, after, recover=False)
         finally:
             reader.close()
         return events

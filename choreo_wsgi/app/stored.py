@@ -11,21 +11,23 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 from urllib.parse import parse_qsl
 
-from .. import sse
 from ..apis import API
 from ..apis.pages import page
 from ..apis.responses.items import kind_of, listed_item
 from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
-from ..chat.items import Json, dump
+from ..chat import jsontext, large
+from ..chat.items import Json, Marks
+from ..chat.longtext import dump_restored
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
 from .pending import Pending
 from .request import Call
-from .response import Response, json_response
+from .response import Response, document, json_response
 from .resumable import Resumption
 
 #: An id of this server; other ids belong to the provider.
@@ -37,6 +39,8 @@ _NUMBER = re.compile(r"[0-9]{1,17}")
 _OFFSET = 2
 #: A frame number beyond the end of every log.
 _BEYOND = 10**15
+#: Bytes of memory for a value of the input while it is stored and sent, and what all may take.
+_BYTES_OF_VALUE, _ROOM = 250, 8 * 1024 * 1024
 #: Seconds to wait for the end of a cancelled response before it is answered as cancelled.
 _PATIENCE = 3.0
 #: Seconds by which the end of a response may reach the log later than its client.
@@ -62,21 +66,25 @@ class StoredResponses:
         self._call = call
         self._owner = call.account.key.id
         self._outputs: dict[str, list[Json]] = {}  # of the responses that items refer to
+        self._marks: Marks = {}  # of the request and of the logs that are read
 
     def create(self, api: API, request: ChatRequest, digest: str) -> Response | Pending:
         """Answer a request that stores its response, or continues from a stored one."""
         resumption, call = self._resumption, self._call
-        request = request.whole()
+        self._marks = request.marks
         fields = request.original or {}
         previous = fields.get("previous_response_id")
         past = self._past(previous) if previous and _ID.fullmatch(previous) else None
-        if isinstance(fields.get("input"), list):
-            fields["input"] = list(map(self._resolved, fields["input"]))
+        given = fields.get("input"), fields.get("store")
+        if isinstance(given[0], list):
+            resolved = list(map(self._resolved, given[0]))
+            fields["input"] = given[0] if resolved == given[0] else resolved
         if fields.get("background"):
             if fields.get("store") is False:
                 raise InvalidRequest("store must not be false with background: true", param="store")
             fields["store"] = True
-        request = replace(read_request(fields, {}, past), trace=request.trace)
+        if past is not None or given != (fields.get("input"), fields.get("store")):
+            request = replace(read_request(fields, self._marks, past), trace=request.trace)
         if not fields.get("store"):
             return resumption.completions.answer(call, api, request)
         key = resumption.idempotency_key(call)
@@ -85,13 +93,13 @@ class StoredResponses:
         if claim.writer is None:
             if request.stream:
                 return resumption.join(call, claim.id, 1)
-            return json_response(self._response(id))
+            return self._document(self._response(id))
         streamed = replace(request, stream=True, answer_id=id)
         writer: Json = api.writer(streamed)
         queued = writer.response("queued")
-        first = dump({"items": [*(past or ()), *input_items(fields)], "response": queued})
+        items = [*(past or ()), *input_items(fields)]
         try:
-            claim.writer.append(sse.frame(first, 1, event="choreo.request"), 1)
+            claim.writer.append(self._first_frame(items, queued), 1)
         except BaseException:
             claim.writer.discard()
             raise
@@ -100,13 +108,13 @@ class StoredResponses:
         recording = resumption.record_alone(call, api, streamed, claim.writer)
         if fields.get("background"):
             recording.close()  # it continues as a stream that has lost its client
-            return json_response(queued)
+            return self._document(queued)
 
         def decide(last: bytes) -> Response:
             failure = recording.generation.failure
             if failure is not None and failure.code != "stream_cancelled":
                 raise failure
-            return json_response(self._response(id))
+            return self._document(self._response(id))
 
         return self._at_the_end(recording, decide)
 
@@ -118,7 +126,7 @@ class StoredResponses:
             resumption.cancel(call, stream)
             return self._at_the_end(
                 resumption.playback(call, stream, _BEYOND),
-                lambda last: json_response(self._response(id, "cancelled")),
+                lambda last: self._document(self._response(id, "cancelled")),
                 _PATIENCE,
             )
         if method == "DELETE":
@@ -133,17 +141,36 @@ class StoredResponses:
             if order not in ("asc", "desc"):
                 raise InvalidRequest("order must be one of asc, desc", param="order")
             listed = listed if order == "asc" else listed[::-1]
-            return json_response({"object": "list", **page(listed, parameters, 100, 20, "after")})
+            return self._document({"object": "list", **page(listed, parameters, 100, 20, "after")})
         streamed = parameters.get("stream", "false").lower()
         if streamed not in ("true", "1", "false", "0"):
             raise InvalidRequest("stream must be true or false", param="stream")
         if streamed in ("false", "0"):
-            return json_response(self._response(id))
+            return self._document(self._response(id))
         after = parameters.get("starting_after")
         if after and not _NUMBER.fullmatch(after):
             text = "starting_after must be the number of an event"
             raise InvalidRequest(text, param="starting_after")
         return resumption.join(call, stream, int(after) + _OFFSET if after else 1)
+
+    def _first_frame(self, items: list[Json], queued: Json) -> bytes:
+        """Return the first frame of a log; raises InvalidRequest if storing it takes too much."""
+        response = dump_restored(queued, self._marks)
+        self._resumption.check_repeated(len(response))
+        parts = large.restored_parts(items, self._marks)
+        head = b'id: 1\nevent: choreo.request\ndata: {"items":'
+        frame = large.join(chain([head], parts, [b',"response":', response, b"}\n\n"]))
+        # The log, the texts that were parsed and the request to send take three times the bytes.
+        room = max(_ROOM, 4 * len(frame)) - 13 * len(frame) // 4
+        try:
+            jsontext.check_bounds(frame, room // _BYTES_OF_VALUE)
+        except jsontext.TooMuch as error:
+            text = f"the input of a stored response {error}: send store: false"
+            raise InvalidRequest(text, param="input") from None
+        return frame
+
+    def _document(self, value: Json) -> Response:
+        return document(dump_restored(value, self._marks))
 
     def _at_the_end(
         self, log: Any, decide: Callable[[bytes], Response], patience: float = math.inf
@@ -190,10 +217,10 @@ class StoredResponses:
         stream, events_of = _stream_of(id), self._resumption.events
         # A read beyond the end of an ended log returns its last event.  It has the whole response,
         # unless the provider's own events broke off: then all events are read.
-        events = events_of(stream, self._owner, _BEYOND, timeout)
+        events = events_of(stream, self._owner, self._marks, _BEYOND, timeout)
         if not (events and (events[-1].get("response") or {}).get("output")):
             try:
-                events = events_of(stream, self._owner)
+                events = events_of(stream, self._owner, self._marks)
             except StreamGone:
                 if not events:
                     raise
@@ -204,7 +231,7 @@ class StoredResponses:
 
     def _items(self, id: str) -> list[Json]:
         """Return the input items of a response, with those of the responses before it."""
-        first, *_ = self._resumption.events(_stream_of(id), self._owner) or [{}]
+        first, *_ = self._resumption.events(_stream_of(id), self._owner, self._marks) or [{}]
         if "items" not in first:
             raise NotFound("not a stored response")
         items: list[Json] = first["items"]

@@ -49,6 +49,10 @@ class Log:
         for block in write.blocks:
             if not self._tail:
                 self._tail_first = block.first
+                if len(block.data) >= min(_CHUNK, limit // 4):  # as it is, without a copy
+                    self._chunks.append(block)
+                    self.last, self.size = block.last, self.size + len(block.data)
+                    continue
             self._tail += block.data
             self.last = block.last
             self.size += len(block.data)

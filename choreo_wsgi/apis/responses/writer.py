@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
+from ...chat import large
 from ...chat.aside import parse_aside, text_or_mark
 from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
@@ -90,6 +91,11 @@ class ResponseWriter(BlockWriter):
         reasoning = fields.get("reasoning") or {}
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
         self._forwarded = b""  # the last frames that were forwarded from a provider
+
+    def repeated_size(self) -> int:
+        """Return how many bytes of its request the response repeats in several events."""
+        parts = large.restored_parts(self._repeated, self._request_marks or {})
+        return sum(map(len, parts))
 
     def _first_events(self) -> Iterator[bytes]:
         response = self._marked_response("in_progress")

@@ -1,0 +1,90 @@
+"""Large stored responses: what they hold is set aside, and bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scripted_provider import Script
+from work import traced
+from wsgi_calls import call
+
+from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source, from_deltas
+from choreo_wsgi.providers.base import Provider
+
+Make = Callable[..., Application]
+WIDE = "\U0001f600 " + "x" * 300_000
+RESUMABLE = {"HTTP_CHOREO_RESUMABLE": "1"}
+
+
+@pytest.fixture
+def app(application: Make, scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An application whose model ``m`` answers ``ok`` and reads marks, as most providers do."""
+    scripted()
+    made = application({"scripted": {"models": "m"}}, replay_stream_bytes=str(4 * 1024 * 1024))
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        return from_deltas([Delta("ok"), Finish()])
+
+    (provider,) = (made.router.targets("m")[0].provider,)
+    monkeypatch.setattr(type(provider), "open", opened)
+    monkeypatch.setattr(type(provider), "takes_marks", True)
+    return made
+
+
+@pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}], ids=str)
+def test_stored_wide_text_is_never_one_string(app: Any, more: dict[str, Any]) -> None:
+    """As strings of four bytes a character, the request, its log and the document took 13 times."""
+    body = {"model": "m", "input": WIDE * 5, "store": True, **more}
+    call(app, "POST", "/v1/responses", body)
+    with traced() as memory:
+        answer = call(app, "POST", "/v1/responses", body)
+    assert answer.status == 200
+    assert memory.peak < 5 * len(json.dumps(body))  # the test's own copies included
+
+
+def test_stored_wide_text_is_retrieved_and_continued(app: Any) -> None:
+    body = {"model": "m", "input": WIDE, "instructions": WIDE, "store": True}
+    first = call(app, "POST", "/v1/responses", body).json()
+    assert first["instructions"] == WIDE
+    path = f"/v1/responses/{first['id']}"
+    assert call(app, "GET", path).json()["instructions"] == WIDE
+    (item,) = call(app, "GET", f"{path}/input_items").json()["data"]
+    assert item["content"] == [{"type": "input_text", "text": WIDE}]
+    more = {"model": "m", "input": "and?", "store": True, "previous_response_id": first["id"]}
+    second = call(app, "POST", "/v1/responses", more).json()
+    items = call(app, "GET", f"/v1/responses/{second['id']}/input_items").json()["data"]
+    assert [item["content"][0]["text"] for item in items] == ["and?", "ok", WIDE]
+
+
+@pytest.mark.parametrize(
+    ("more", "headers"),
+    [({"store": True}, {}), ({"background": True}, {}), ({"stream": True}, RESUMABLE)],
+    ids=["store", "background", "resumable"],
+)
+def test_members_that_events_repeat_are_limited_in_logs(
+    app: Any, more: dict[str, Any], headers: dict[str, str]
+) -> None:
+    for size, status in ((500_000, 200), (530_000, 400)):
+        body = {"model": "m", "input": "hi", "instructions": "x" * size, **more}
+        answer = call(app, "POST", "/v1/responses", body, **headers)
+        assert answer.status == status
+    assert "may have 524,288 bytes together" in answer.error["message"]
+    assert call(app, "POST", "/v1/responses", {**body, "store": False}).status == (
+        400 if "background" in more else 200
+    )
+
+
+def test_values_of_a_stored_input_are_limited(app: Any) -> None:
+    turns = [{"role": "user", "content": "x" * 300}] * 6_200
+    body = {"model": "m", "input": turns, "store": True}
+    answer = call(app, "POST", "/v1/responses", body)
+    assert (answer.status, answer.error["param"]) == (400, "input")
+    assert "holds more than" in answer.error["message"]
+    assert call(app, "POST", "/v1/responses", {**body, "input": turns[:2_000]}).status == 200
+    assert call(app, "POST", "/v1/responses", {**body, "store": False}).status == 200
