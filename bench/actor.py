@@ -89,7 +89,10 @@ class Actor:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
-            while lines.readline():
+            while line := lines.readline():
+                if line.startswith(b"GET /v1/models ") and "models" in self.giants:
+                    connection.sendall(self.giants["models"])
+                    return
                 length = 0
                 while (line := lines.readline()) not in (b"\r\n", b""):
                     name, _, value = line.partition(b":")

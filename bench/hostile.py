@@ -18,7 +18,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 
-from . import giant_answers, giants
+from . import giant_answers, giants, odd_answers
 from .actor import EVENTS, HEAD, Actor, Server, chat, chunked, event, post, read
 
 MEBIBYTE = 1024 * 1024
@@ -75,7 +75,7 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
         note, sections = Path(folder, "held"), Path(folder, "choreo.ini")
         note.touch()
         actor = Actor()
-        actor.giants = {"it": answer, **NOTHING}
+        actor.giants = {"it": answer, "models": answer, **NOTHING}
         sections.write_text(giants.PROVIDERS.format(url=actor.url.removesuffix("/v1")))
         # A new process for each measurement: it would use freed memory again.
         server = Server(
@@ -166,6 +166,31 @@ def answers() -> None:
                 measure(name, sent, len(stream), _response(kind, stream), small)
 
 
+def odd() -> None:
+    """Measure odd answers of OpenAI-compatible providers."""
+    for title, model, api, kind, make in odd_answers.cases():
+        if not wanted(name := f"event: odd {title} as {api}"):
+            continue
+        body = make().encode()
+        if api == "models":
+            measure(
+                name,
+                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                len(body),
+                _response(kind, body),
+            )
+            continue
+        small = odd_answers.SMALL.get((model, api), "chat many calls")
+        sent, warm = (
+            post(
+                giants.request(api, model, f'"giant:{giant}"'),
+                path=giants.PATHS[api.partition(" ")[0]],
+            )
+            for giant in ("it", small)
+        )
+        measure(name, sent, len(body), _response(kind, body), warm)
+
+
 def events() -> None:
     """Measure chat events with a large text or a large unknown member."""
     sent = post(giants.request("chat", "m", '"giant:it"'))
@@ -185,7 +210,7 @@ def main() -> None:
     """Print the table."""
     print("hostile: the longest pause of another stream, and the growth per byte sent")
     measure("nothing", post(chat({"frames": 3})), MEBIBYTE)
-    for part in (members, requests, answers, events):
+    for part in (members, requests, answers, odd, events):
         part()
     pause, held = (max(WORST, key=itemgetter(figure)) for figure in range(2))
     print(f"worst: pause {pause[0]:.0f} ms ({pause[3]}); held {held[1]:.0f} ms ({held[3]});")

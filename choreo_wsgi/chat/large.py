@@ -92,6 +92,8 @@ def parts(
 _KINDS = frozenset(("role", "type"))
 #: Levels of arrays and objects that are read in parts, as many as :mod:`.jsontext` lets pass.
 _LEVELS = 64
+#: Characters of a string that are searched for its end: longer valid strings were set aside.
+_LONGEST = 512 * 1024
 #: Characters of the longest literal, number or escape that may be cut by the end of the window.
 _LITERAL = 1024
 
@@ -140,6 +142,8 @@ class _Reader:
     def _grow(self) -> None:
         """Decode more text, twice as much if nothing was read; raises ValueError at the end."""
         size = max(WINDOW, len(self._text) - self._at)
+        if size > _LONGEST:
+            raise ValueError("a string without an end")
         piece = self._bytes[self._decoded : self._decoded + size]
         if not piece:
             raise ValueError("the text ends too early")

@@ -28,6 +28,8 @@ from .tools import restore_names
 
 #: Characters of long texts after which a batch of items is returned.
 MAX_BATCH = 256 * 1024
+#: Bytes that are translated at once: a document in place of a stream is one block of events.
+_BLOCK = 128 * 1024
 #: Bytes in which a document begins, after blanks.
 _START = 64
 
@@ -242,7 +244,7 @@ class HTTPSource(UpstreamAnswer, Source):
     def _next(self, timeout: float) -> bytes:
         """Return the next bytes; at most a PIECE of them if other streams wait for this one."""
         block, at = self._unread or (self.read(timeout), 0)
-        end = at + PIECE if timeout <= 0 else len(block)
+        end = at + (PIECE if timeout <= 0 else _BLOCK)
         self.behind = end < len(block)
         self._unread = (block, end) if self.behind else None
         return block[at:end]

@@ -198,10 +198,13 @@ class RelayedDocument(UpstreamAnswer):
         else:
             reply = unwrapped(received)
             if not isinstance(reply, dict) or "choices" not in reply or find_error(reply):
+                received = reply = None
+                marks.clear()
                 if (events := chunks.unfold(body)) is None:
                     raise failures.response_error(200, {}, body, 0.0)
                 translator = self._translator()
-                self._fold(translator, events)
+                for at in range(0, len(events), LONG):  # their items take several times as much
+                    self._fold(translator, events[at : at + LONG])
                 return self._end(translator)
             settings = self._new_normaliser()
             if is_long and long.prepare(reply, marks, repair=settings.repair):

@@ -36,7 +36,7 @@ _MOST_READ = 64 * 1024
 #: The same for signed thoughts, which take 17 times their bytes in a translation.
 _MOST_THOUGHT = 384 * 1024
 #: The same for reasoning details, whose texts are sent as reasoning too.
-_MOST_DETAILS = 2048 * 1024
+_MOST_DETAILS = 1024 * 1024
 #: Limit of bytes by which JSON grows that is sent in place of texts, as its quotes are escaped.
 _MOST_GROWTH = 512 * 1024
 #: Bytes of the long strings in an error that are read: more than its message may have characters.
@@ -157,9 +157,7 @@ def _join_texts(message: Members, marks: Marks) -> bool:
                 encoded += (_encode(holder, name, marks) for name in ARGUMENTS)
     if isinstance(details, list) and not any(map(message.get, REASONING)):
         if sum(map(len, large.restored_parts(details, marks))) > _MOST_DETAILS:
-            raise UpstreamInvalid(
-                "the provider sent more than 512 KiB of reasoning details at once"
-            )
+            raise UpstreamInvalid("the provider sent more than 1 MiB of reasoning details at once")
         message[REASONING[0]] = details
     for name in REASONING:
         if isinstance(message.get(name), list):

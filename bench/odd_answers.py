@@ -1,0 +1,266 @@
+"""Odd answers of OpenAI-compatible providers: those that took the most memory for their bytes.
+
+A generator of forms, sizes, lengths of strings and kinds of characters found them.
+"""
+
+# ruff: noqa: UP031  (JSON is full of braces)
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+
+from .giant_answers import EVENTS
+
+DOCUMENT = "application/json"
+#: Bytes of most answers: the process may grow by 8 MiB for as many.
+_SIZE = 1_900_000
+_EMOJI = "\U0001f600"
+#: A short string that an emoji, or a letter of two bytes, makes wide.
+_WIDE, _DOUBLE = _EMOJI + "y" * 85, "\u044f" + "y" * 255
+_HEAD = '"id":"c","object":"chat.completion.chunk","created":1,"model":"m"'
+
+
+def many(element: str, size: int = _SIZE) -> str:
+    """Return the elements of a JSON list of *size* bytes; ``@`` in *element* is their number."""
+    count = size // (len(element.encode()) + 1)
+    return ",".join(element.replace("@", f"{at:05}") for at in range(count))
+
+
+def _chunk(delta: str, finish: str = "null", more: str = "", choice: str = "") -> str:
+    one = f'{{"index":0,"delta":{delta},"finish_reason":{finish}{choice}}}'
+    return f'{{{_HEAD},"choices":[{one}]{more}}}'
+
+
+def _stream(*events: str) -> str:
+    first, last = _chunk('{"role":"assistant","content":""}'), _chunk("{}", '"stop"')
+    return "".join(f"data: {event}\n\n" for event in (first, *events, last, "[DONE]"))
+
+
+def _delta(delta: str) -> str:
+    return _stream(_chunk(delta))
+
+
+def _document(message: str, usage: str = "") -> str:
+    return (
+        '{"id":"c","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,'
+        f'"message":{{"role":"assistant",{message}}},"finish_reason":"stop"}}]{usage}}}'
+    )
+
+
+def _response(created: str = "", completed: str = "") -> str:
+    """Return a stream of Responses with more members in its first and its last event."""
+    event = '{"type":"response.%s","response":{"id":"resp_1","object":"response","model":"m"%s}}'
+    return "".join(
+        f"event: response.{name}\ndata: {event % (name, more)}\n\n"
+        for name, more in (("created", created), ("completed", completed))
+    )
+
+
+def _tools(size: int) -> str:
+    schema = '{"type":"object","properties":{"a":{"type":"string","description":"%s"}}}' % (
+        "y" * 90
+    )
+    return ',"tools":[%s]' % many('{"type":"function","name":"f@","parameters":%s}' % schema, size)
+
+
+def _logprobs(tokens: int) -> str:
+    one = '{"token":"y","logprob":-0.1234,"bytes":[104,105]%s}'
+    top = ',"top_logprobs":[%s]' % ",".join([one % ""] * 20)
+    return ',"logprobs":{"content":[%s]}' % ",".join([one % top] * tokens)
+
+
+_TEXT = '{"type":"text","text":"%s"}'
+_CALL = '{"index":"@","id":"@","type":"function","function":{"name":"f","arguments":%s}}'
+_CITATION = '{"type":"url_citation","url_citation":{"url":"u","title":"%s"}}'
+_IMAGE = '{"type":"image_url","image_url":{"url":"data:image/png;base64,%s"}}'
+_ALL = ("chat", "responses", "messages", "responses plain", "messages plain")
+_CHAT, _PLAIN, _BOTH = ("chat",), ("chat plain",), ("chat", "responses")
+
+
+def _calls(text: str) -> str:
+    return many(_CALL % json.dumps('{"a":"%s"}' % text, ensure_ascii=False))
+
+
+#: By name: the model, the APIs, the content type and the maker of the body.
+ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
+    "wide strings": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('"%s"' % _WIDE, 800_000)),
+    ),
+    "refused wide strings": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('"%s"' % _WIDE)),
+    ),
+    "double strings": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('"%s"' % _DOUBLE)),
+    ),
+    "strings set aside": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('"%s"' % (_WIDE * 12), 4_000_000)),
+    ),
+    "refused strings": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('"%s"' % (_WIDE * 4), 4_000_000)),
+    ),
+    "objects": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta('{"content":"a","x":[%s]}' % many('{"a":"%s"}' % ("y" * 330))),
+    ),
+    "parts": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta('{"content":[%s]}' % many(_TEXT % ("y" * 460))),
+    ),
+    "refusals": (
+        *("m", (*_BOTH, "messages plain"), EVENTS),
+        lambda: _delta('{"refusal":[%s]}' % many('{"text":"%s"}' % ("y" * 1_000), 4_000_000)),
+    ),
+    "details with quotes": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta(
+            '{"reasoning_details":[%s]}' % many('{"text":"%s"}' % ('\\"' * 1_000), 1_900_000)
+        ),
+    ),
+    "calls": ("m", _ALL, EVENTS, lambda: _delta('{"tool_calls":[%s]}' % _calls("y" * 2_000))),
+    "calls with objects": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta(
+            '{"tool_calls":[%s]}' % many(_CALL.replace("@", "0") % ('{"a":"%s"}' % ("y" * 1_500)))
+        ),
+    ),
+    "a call with an object": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta(
+            '{"tool_calls":[%s]}'
+            % (_CALL.replace("@", "0") % ("[%s]" % many('"%s"' % ("y" * 330))))
+        ),
+    ),
+    "an object for a text": (
+        *("m", _BOTH, EVENTS),
+        lambda: _delta('{"content":{"a":[%s]}}' % many('"%s"' % ("\u044f" * 500))),
+    ),
+    "citations": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta('{"content":"a","annotations":[%s]}' % many(_CITATION % ("y" * 3_900))),
+    ),
+    "pictures": (
+        *("m", _ALL, EVENTS),
+        lambda: _delta('{"images":[%s]}' % many(_IMAGE % ("A" * 3_900))),
+    ),
+    "log probabilities": (
+        *("m", _ALL, EVENTS),
+        lambda: _stream(_chunk('{"content":"a"}', choice=_logprobs(280))),
+    ),
+    "choices": (
+        *("m", _BOTH, EVENTS),
+        lambda: _stream(
+            '{%s,"choices":[%s]}'
+            % (_HEAD, many('{"index":0,"delta":{"content":"%s"}}' % ("\u6f22" * 700)))
+        ),
+    ),
+    "joined chunks": (
+        *("m", _BOTH, EVENTS),
+        lambda: _stream("[%s]" % many('{"choices":[{"delta":{"content":"a"}}]}', 240_000)),
+    ),
+    "joined chunks with a long id": (
+        *("m", _CHAT, EVENTS),
+        lambda: _stream("[%s]" % many('{"choices":[{"delta":{"content":"a"}}]}', 240_000)).replace(
+            '"id":"c"', '"id":"%s"' % ("c" * 60_000), 1
+        ),
+    ),
+    "members beside no choices": (
+        *("m", _CHAT, EVENTS),
+        lambda: _stream('{"choices":[],"x":[%s]}' % many('"%s"' % (_WIDE * 12), 7_000_000)),
+    ),
+    "an error of strings": (
+        *("m", _BOTH, EVENTS),
+        lambda: _stream('{"error":{"message":[%s]}}' % many('"%s"' % (_WIDE * 12), 4_000_000)),
+    ),
+    "an error outside of data": (
+        *("m", _BOTH, EVENTS),
+        lambda: "error: " + '{"error":{"message":[%s]}}\n\n' % many('"%s"' % _WIDE, 4_000_000),
+    ),
+    "a named event": (
+        *("m", _BOTH, EVENTS),
+        lambda: "event: message\n" + _delta('{"content":"a","x":[%s]}' % many('"%s"' % _WIDE)),
+    ),
+    "document in place of a stream": (
+        *("m", _BOTH, DOCUMENT),
+        lambda: _document('"content":[%s]' % many(_TEXT % (_WIDE * 12))),
+    ),
+    "chunks in place of a stream": (
+        *("m", _BOTH, DOCUMENT),
+        lambda: f"""[{many(_chunk('{"content":"%s"}' % _WIDE))},{_chunk("{}", '"stop"')}]""",
+    ),
+    "lines in place of a stream": (
+        *("m", _BOTH, DOCUMENT),
+        lambda: many(_chunk('{"content":"%s"}' % _WIDE)).replace("},{", "}\n{"),
+    ),
+    "mended document": (
+        *("m", _PLAIN, DOCUMENT),
+        lambda: _document('"content":"a","reasoning":"b","x":[%s]' % many('"%s"' % ("y" * 190))),
+    ),
+    "mended document of parts": (
+        *("m", _PLAIN, DOCUMENT),
+        lambda: _document('"content":[%s]' % many(_TEXT % _DOUBLE)),
+    ),
+    "mended document of details": (
+        *("m", _PLAIN, DOCUMENT),
+        lambda: _document('"content":"a","reasoning_details":[%s]' % many(_TEXT % ("y" * 400))),
+    ),
+    "document that is an error": (
+        *("m", (*_PLAIN, "chat"), DOCUMENT),
+        lambda: '{"error":{"message":[%s]}}' % many('"%s"' % (_WIDE * 12), 4_000_000),
+    ),
+    "legacy strings": (
+        *("m", ("completions",), EVENTS),
+        lambda: (
+            'data: {"choices":[{"text":"a","x":[%s]}]}\n\ndata: [DONE]\n\n'
+            % many('"%s"' % _DOUBLE, 4_000_000)
+        ),
+    ),
+    "embeddings in base64": (
+        *("m", ("embeddings",), DOCUMENT),
+        lambda: (
+            '{"object":"list","data":[%s],"model":"x"}'
+            % many('{"index":"@","embedding":"%s"}' % ("A" * 2_060))
+        ),
+    ),
+    "tools": ("own", ("responses",), EVENTS, lambda: _response(_tools(1_500_000))),
+    "metadata": (
+        *("own", ("responses",), EVENTS),
+        lambda: _response(
+            completed=',"metadata":{%s}' % many('"k@":"%s"' % (_WIDE * 12), 4_000_000)
+        ),
+    ),
+    "forwarded error": (
+        *("own", ("responses", "responses plain"), EVENTS),
+        lambda: _response(completed=',"error":{"x":[%s]}' % many('"%s"' % (_WIDE * 12))),
+    ),
+    "output": (
+        *("own", ("responses",), EVENTS),
+        lambda: _response(completed=',"output":[%s]' % many(_TEXT % _DOUBLE, 4_000_000)),
+    ),
+    "list of models": (
+        *("m", ("models",), DOCUMENT),
+        lambda: '{"object":"list","data":[%s]}' % many('{"id":"m@","x":"%s"}' % _WIDE),
+    ),
+}
+
+
+#: The small answers that load the modules first; "chat many calls" for other models and APIs.
+SMALL = {
+    ("m", "chat plain"): "chat document",
+    ("m", "completions"): "legacy text",
+    ("m", "embeddings"): "embedding",
+    ("own", "responses"): "response text",
+    ("own", "responses plain"): "response text",
+}
+
+
+def cases() -> Iterator[tuple[str, str, str, str, Callable[[], str]]]:
+    """Yield the name, the model, the API, the content type and the maker of each answer."""
+    for name, (model, apis, kind, make) in ODD.items():
+        for api in apis:
+            yield name, model, api, kind, make
