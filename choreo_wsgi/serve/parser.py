@@ -216,7 +216,10 @@ class Parser(HTTPRequestParser):
 
     def parse_header(self, header_plus: bytes) -> None:
         """Parse the request line and the headers; raises ParsingError."""
-        super().parse_header(header_plus)
+        try:
+            super().parse_header(header_plus)
+        except ValueError:  # more digits than Python converts
+            raise ParsingError("Content-Length is too long") from None
         if not _has_host(self.version, self.headers):
             raise ParsingError("a request needs one Host header, an address with or without a port")
         codings = _CODING.findall(header_plus)

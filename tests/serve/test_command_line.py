@@ -73,11 +73,12 @@ def test_settings_output_masks_passwords_in_urls(run: Run) -> None:
 
 def test_settings_output_documents_each_setting_and_masks_keys(run: Run) -> None:
     ini = "[provider openai]\napi_key = hidden-2\nbase_url = http://localhost:1\n"
+    ini += "headers = X-Token: hidden-3,\n    X-Other: hidden-4\n"
     done = run("settings", ini=ini, CHOREO_API_KEYS="hidden-1")
     for item, _ in table():
         assert f"# {item.metadata['text']}\n{item.name} =" in done.stdout
     assert "hidden" not in done.stdout
-    assert shown(done, "api_keys") == "***"
+    assert shown(done, "api_keys") == shown(done, "headers") == "***"
 
 
 @pytest.mark.parametrize("command", ["settings", "models"])

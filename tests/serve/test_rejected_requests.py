@@ -58,6 +58,7 @@ def server(run_app: RunApp, paths: list[str]) -> Running:
         b"Content-Length: 4, 4",
         b"Content-Length: +4",
         b"Content-Length:",
+        b"Content-Length: " + b"9" * 5000,
     ],
 )
 def test_rejects_ambiguous_body_length(server: Running, paths: list[str], fields: bytes) -> None:
