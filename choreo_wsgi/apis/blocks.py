@@ -8,7 +8,7 @@ but write no events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import sse
@@ -19,7 +19,10 @@ from ..chat.growing import Growing, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
+from ..errors import UpstreamInvalid
 
+#: Limit of blocks: a response repeats all of them at its end.
+_MOST_BLOCKS = 2048
 #: Members of a delta that are written.
 _WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
 
@@ -99,9 +102,11 @@ class BlockWriter(AnswerWriter):
         return self._first_events() if self._stream else iter(())
 
     def write(self, item: Item) -> bytes:
-        """Return the frames for *item*."""
+        return b"".join(self.frames(item))
+
+    def frames(self, item: Item) -> Iterable[bytes]:
         if not self.count and self._stream:  # nobody called ``beginning``
-            return b"".join([*self.beginning(), self.write(item)])
+            return [*self.beginning(), *self.frames(item)]
         if isinstance(item, Usage):
             self._usage = item
         elif isinstance(item, Finish):
@@ -110,11 +115,13 @@ class BlockWriter(AnswerWriter):
             block = self._open_text
             more = item.reasoning or item.refusal or item.extra
             if block is None or block.kind != "text" or more or item.tool_calls or item.logprobs:
-                return b"".join(self._delta_events(item))
-            return self._text_delta(block, item.text) if item.text else b""  # the usual case
-        return b""
+                return self._delta_events(item)
+            return (self._text_delta(block, item.text),) if item.text else ()  # the usual case
+        return ()
 
     def _delta_events(self, delta: Delta) -> Iterator[bytes]:
+        if len(self._output) > _MOST_BLOCKS:
+            raise UpstreamInvalid(f"the provider's answer has more than {_MOST_BLOCKS:,} parts")
         extra = delta.extra or {}
         if delta.marks and not _WRITTEN.isdisjoint(extra):
             self._marks |= delta.marks
@@ -140,9 +147,9 @@ class BlockWriter(AnswerWriter):
                 yield self._citation(self._open_text, citation)
         for image in extra.get("images") or ():
             url: str = image["image_url"]["url"]
-            media_type, _, data = url.removeprefix("data:").partition(";base64,")
+            head, _, data = url.partition(";base64,")
             if data:
-                yield from self._image(media_type, data, image)
+                yield from self._image(head.removeprefix("data:"), data, image)
             else:
                 yield from self._note_omission(f"the picture {url}")
         for part in extra.get("content_parts") or ():

@@ -183,7 +183,9 @@ class CompletionWriter(AnswerWriter):
             self._choices[item.index].finish = item
         else:
             for call in item.tool_calls:  # there may be thousands at once
-                call.arguments = aside.set_aside([call.arguments], self._marks)
+                text = call.arguments
+                if not aside.has_marks(text):
+                    call.arguments = growing.utf8_or_mark(aside.encoded(text), self._marks)
             self._choices[item.index].add(item, self._marks)
             self._marks |= item.marks or {}
         return b""

@@ -7,7 +7,7 @@ source and encodes each with the writer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
@@ -57,6 +57,10 @@ class AnswerWriter:
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*; ``b""`` for none, as in a document."""
         return b""
+
+    def frames(self, item: Item) -> Iterable[bytes]:
+        """Return the bytes of :meth:`write` in blocks of whole frames, as they may be many."""
+        return (self.write(item),)
 
     def finish(self) -> bytes:
         """Return the last frames of the stream, or the whole document."""
@@ -137,7 +141,7 @@ class Answer(Delegating):
                 self._finished.add(item.index)
             elif item.tool_calls:
                 self._arguments += sum(len(call.arguments) for call in item.tool_calls)
-            yield self._writer.write(item)
+            yield from self._writer.frames(item)
         if not self._source.ended:
             return
         if len(self._finished) < self._n:

@@ -19,7 +19,7 @@ from .longtext import LONG, MARK, PI, WINDOW, LazyJson, find_marks, new_mark, re
 
 _MARK = re.compile(MARK)
 #: A text of at most this many characters is not set aside.
-SHORT = 4 * 1024
+_SHORT = 4 * 1024
 #: Characters that one of a wide text counts as, since it takes more memory than a byte.
 _WIDTH = 8
 #: Characters of the longest message of an error.
@@ -46,7 +46,7 @@ def pieces(text: str, marks: Marks) -> Iterator[str]:
     for one in raw_pieces(text, marks):
         some.append(one if isinstance(one, str) else json.loads(b'"' + one + b'"'))
         size += len(some[-1])
-        if size > SHORT:  # thousands of short pieces would take several times their bytes
+        if size > _SHORT:  # thousands of short pieces would take several times their bytes
             yield "".join(some)
             some, size = [], 0
     yield "".join(some)
@@ -118,7 +118,7 @@ def set_aside(texts: list[str], marks: Marks) -> str:
         some.append(text)
         texts[at] = ""
         size += len(text) if text.isascii() else _WIDTH * len(text)
-        if size > SHORT:  # joined in short parts, few characters are as wide as the widest
+        if size > _SHORT:  # joined in short parts, few characters are as wide as the widest
             joined = "".join(some)
             original = escaped(joined)
             parts.append(mark := new_mark())
@@ -131,7 +131,7 @@ def set_aside(texts: list[str], marks: Marks) -> str:
 
 def text_or_mark(text: bytes, marks: Marks) -> str:
     """Return *text*, ASCII without quotes and escapes; or a new mark for it if it is long."""
-    if len(text) <= SHORT:
+    if len(text) <= _SHORT:
         return text.decode()
     mark = new_mark()
     marks[mark.encode()] = text
@@ -148,7 +148,7 @@ def absorb(text: bytes, marks: Marks) -> bytes:
 
 def join(texts: list[str], marks: Marks) -> str:
     """Return *texts*, which may hold *marks*, joined; or a new mark if that would be long."""
-    if sum(map(len, texts)) <= SHORT:
+    if sum(map(len, texts)) <= _SHORT:
         return "".join(texts)
     mark = new_mark()
     marks[mark.encode()] = _LazyText(texts)
@@ -163,7 +163,7 @@ class _LazyText(LazyJson):
         for one in self.value:
             for piece in pieces(one, marks):
                 some += encoded(piece)
-                if len(some) > SHORT:
+                if len(some) > _SHORT:
                     yield some
                     some = b""
         yield some

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .aside import SHORT, decode_pieces, encoded, escaped, set_aside
+from .aside import decode_pieces, encoded, escaped, set_aside
 from .items import Marks
 from .longtext import WINDOW, LazyJson, new_mark
 
+#: Bytes of the longest text that takes less memory as a string than as a mark, about.
+_SHORT, _SHORT_WIDE = 1024, 128
 #: Pieces of a text that are joined at once: each takes more memory than its characters.
 _MANY = 500
 
@@ -54,9 +56,9 @@ class JsonText(_Utf8):
         return (piece.encode("utf-8", "backslashreplace") for piece in decode_pieces(self.value))
 
 
-def utf8_or_mark(text: bytes | bytearray, marks: Marks, most: int = SHORT) -> str:
+def utf8_or_mark(text: bytes | bytearray, marks: Marks) -> str:
     """Return *text*, UTF-8 without marks, as a string; or a new mark if that would be long."""
-    if len(text) <= most:
+    if len(text) <= (_SHORT if text.isascii() else _SHORT_WIDE):
         return text.decode("utf-8", "surrogatepass")
     mark = new_mark()
     marks[mark.encode()] = _Utf8(text)

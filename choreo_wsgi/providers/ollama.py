@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..chat.endings import finish_reason
-from ..chat.items import Marks, new_call_id
+from ..chat.items import Marks, dump_large, new_call_id
 from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
@@ -27,7 +27,6 @@ from . import (
     UpstreamInvalid,
     UpstreamTruncated,
     Usage,
-    dump,
     setting,
 )
 from .answer import BLANK
@@ -39,7 +38,8 @@ from .parts import Call, Media, Result, Text, joined
 from .reading import Counts, find_error, parse_object, text
 from .support import without_empty
 from .tools import Function, choice, functions, schema
-from .translating import image_delta, json_values
+from .translating import image_delta
+from .unfolding import document_values, unfolded
 from .whole_calls import arguments, check_parts, whole_call
 
 _SAMPLING = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
@@ -211,10 +211,11 @@ class OllamaTranslator(Translator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return *body*, an array of the objects of a stream, as lines."""
-        lines = json_values(body)
+        marks: Marks = {}
+        lines = document_values(body, marks)
         if not all(isinstance(line, dict) for line in lines):
             return None
-        return b"".join(dump(line) + b"\n" for line in lines) or None
+        return unfolded(lines, marks, lambda line: dump_large(line) + b"\n") or None
 
     def _line(self, line: bytes, items: list[Item]) -> None:
         line = line.strip(BLANK).removeprefix(b"data:").strip()  # some servers send SSE frames

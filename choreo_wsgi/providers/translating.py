@@ -9,7 +9,6 @@ from functools import partial
 from .. import sse
 from ..chat import aside
 from ..chat.items import Delta, Item, Json, Marks, Usage
-from ..chat.jsontext import check_bounds
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
 from .answer import Attempt, UpstreamAnswer
@@ -19,8 +18,6 @@ from .openai.pattern import new_pattern
 from .reading import (
     PIECE,
     SHAPE_ERRORS,
-    most_values,
-    parse_json,
     parse_object,
     unknown_shape,
 )
@@ -30,8 +27,6 @@ from .tools import restore_names
 MAX_BATCH = 256 * 1024
 #: Bytes that are translated at once: a document in place of a stream is one block of events.
 _BLOCK = 128 * 1024
-#: Bytes in which a document begins, after blanks.
-_START = 64
 
 
 class Translator:
@@ -273,28 +268,6 @@ class HTTPSource(UpstreamAnswer, Source):
     def close(self) -> None:
         self.usage = self._translator.usage
         super().close()
-
-
-def json_values(body: bytes, marks: int = 0, size: int = 0) -> list[Json]:
-    """Return the values in *body*, which is a document, an array or JSON lines; none otherwise.
-
-    *body* may have been shortened from *size* bytes, with so many *marks*.  Raises TooMuch if it
-    holds too many values.
-    """
-    if body[:_START].lstrip()[:1] not in (b"{", b"["):
-        return []
-    limit = most_values(body, marks, size or len(body))
-    check_bounds(body, limit)
-    for split in (False, True):
-        texts = body.splitlines() if split else [body]
-        try:
-            values = [
-                parse_json(text, limit) for text in texts if text.strip() not in (b"", b"[DONE]")
-            ]
-        except UpstreamInvalid:
-            continue
-        return values[0] if len(values) == 1 and isinstance(values[0], list) else values
-    return []
 
 
 def image_delta(

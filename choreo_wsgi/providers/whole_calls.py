@@ -10,8 +10,6 @@ from .reading import decode
 
 #: Limit of the calls, images and citations in one event, and of Gemini's texts with them.
 MOST_PARTS = 256
-#: Longer arguments are set aside: with a wide character they would take four times their bytes.
-_SHORT = 1024
 #: Texts that stand for no arguments.
 _NOTHING = (b"", b"null", b"[]", b"{}")
 
@@ -31,7 +29,7 @@ def arguments(value: Json, marks: Marks, later: Marks) -> str:
     if not (aside.is_object(text, decode) if text else isinstance(value, dict)):
         raise UpstreamInvalid("the provider sent a tool call whose arguments are not JSON")
     # The text takes less memory than the values.
-    return utf8_or_mark(text or aside.absorb(dump_large(value), marks), later, _SHORT)
+    return utf8_or_mark(text or aside.absorb(dump_large(value), marks), later)
 
 
 def whole_call(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from ...chat import large
-from ...chat.aside import parse_aside, text_or_mark
+from ...chat.aside import absorb, has_marks, parse_aside, set_aside, text_or_mark
 from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
 from ...chat.longtext import new_number, restore
@@ -156,7 +156,8 @@ class ResponseWriter(BlockWriter):
 
     def _citation(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         ends = {name: citation.get(name) or 0 for name in ("start_index", "end_index")}
-        names = {name: str(citation.get(name) or "") for name in ("title", "url")}
+        texts = ((name, str(citation.get(name) or "")) for name in ("title", "url"))
+        names = {name: set_aside([text], self._marks) for name, text in texts}
         annotations: list[Json] = block.part["annotations"]
         annotations.append({"type": "url_citation", **ends, **names})
         self._has_many = self._has_many or len(annotations) > FEW
@@ -170,7 +171,7 @@ class ResponseWriter(BlockWriter):
         signed = {name: value for name, value in thinking.items() if name != "index"}
         if block is not None and signed.get("thinking") == "":  # the signature of the deltas
             signed["thinking"] = self._text_so_far(block)
-        data = base64.b64encode(restore(dump([signed]), self._marks))
+        data = base64.b64encode(absorb(dump([signed]), self._marks))
         content = THINKING_PREFIX + text_or_mark(data, self._marks)
         if block is None:
             block = self._add_item("encrypted", "encrypted", encrypted_content=None)
@@ -183,7 +184,8 @@ class ResponseWriter(BlockWriter):
         more = {"output_format": media_type.removeprefix("image/")}
         more |= members(image, "extra_content")
         block = self._add_item("image", "image", result=None, **more)
-        yield from self._complete_block(block, result=data)
+        result = data if has_marks(data) else text_or_mark(data.encode(), self._marks)
+        yield from self._complete_block(block, result=result)
 
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         is_custom = block.member == "input"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 from ... import sse
-from ...chat.items import Delta, Item, Json, Usage, dump
+from ...chat.items import Delta, Item, Json, Marks, Usage, dump_large
 from ..blocks import Blocks
-from ..translating import EventTranslator, json_values
+from ..translating import EventTranslator
+from ..unfolding import document_values, unfolded
 
 #: The usual event, a text without escapes.  Matching it takes a third of the time of parsing it.
 _PLAIN = re.compile(
@@ -55,13 +56,16 @@ class AnthropicTranslator(EventTranslator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return *body*, an array of events, lines of events or a whole message, as SSE frames."""
-        events = json_values(body)
+        marks: Marks = {}
+        events = document_values(body, marks)
         kinds = [event.get("type") if isinstance(event, dict) else None for event in events]
         if kinds == ["message"]:
-            events = _events(events[0])
+            events = _events(events.pop())
         elif kinds[:1] != ["message_start"]:
             return None
-        return b"".join(sse.frame(dump(event), event=str(event["type"])) for event in events)
+        return unfolded(
+            events, marks, lambda event: sse.frame(dump_large(event), event=str(event["type"]))
+        )
 
 
 def _events(message: dict[str, Json]) -> list[dict[str, Json]]:

@@ -17,7 +17,8 @@ from ..answer import BLANK
 from ..blocks import Blocks
 from ..failures import stream_error
 from ..reading import SHAPE_ERRORS, Counts, parse_object, text
-from ..translating import Translator, image_delta, json_values
+from ..translating import Translator, image_delta
+from ..unfolding import document_values
 
 #: The errors that botocore raises for bytes that are not a valid message.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
@@ -98,7 +99,7 @@ class BedrockTranslator(Translator):
         super().__init__()
         self._reader = EventReader(limit, self.shorten)
         self._blocks = Blocks(self.marks, _COUNTS)
-        self._images: dict[int, tuple[str, list[bytes]]] = {}  # open blocks: format and pieces
+        self._images: dict[int, tuple[str, list[str]]] = {}  # open blocks: format and pieces
         self._image_count = 0
         self._begun = False
 
@@ -122,7 +123,7 @@ class BedrockTranslator(Translator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return *body*, stripped, if it is a whole answer of Converse, else None."""
-        values = json_values(body)
+        values = document_values(body, {})
         answer = values[0] if len(values) == 1 else None
         is_answer = isinstance(answer, dict) and isinstance(answer.get("output"), dict)
         return body.strip(BLANK) if is_answer else None
@@ -143,10 +144,11 @@ class BedrockTranslator(Translator):
         if image:
             _, pieces = self._images.setdefault(index, (text(image.get("format")) or "png", []))
             if "source" in image:
-                pieces.append(b64decode(whole(text(image["source"]["bytes"]), self.marks)))
+                pieces.append(whole(text(image["source"]["bytes"]), self.marks))
         if kind == "contentBlockStop" and index in self._images:
             form, pieces = self._images.pop(index)
-            data = b64encode(b"".join(pieces)).decode()
+            data = pieces[0] if len(pieces) == 1 else ""
+            data = data or b64encode(b"".join(map(b64decode, pieces))).decode()
             items.append(image_delta(self._image_count, f"image/{form}", data))
             self._image_count += 1
 

@@ -16,11 +16,12 @@ from ... import sse
 from ...chat import jsontext
 from ...chat.aside import signature
 from ...chat.endings import finish_reason, is_finish
-from ...chat.items import Delta, Finish, Item, Json, Usage, dump, new_call_id
+from ...chat.items import Delta, Finish, Item, Json, Marks, Usage, dump_large, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import provider_error, stream_error
 from ..reading import Counts, find_error, parse_object, text
-from ..translating import EventTranslator, image_delta, json_values
+from ..translating import EventTranslator, image_delta
+from ..unfolding import document_values, unfolded
 from ..whole_calls import arguments, check_parts, whole_call
 
 _COUNTS = Counts(
@@ -124,10 +125,11 @@ class GeminiTranslator(EventTranslator):
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
         """Return *body*, a whole response or an array of responses, as SSE frames."""
-        responses = _camel(json_values(body))
+        marks: Marks = {}
+        responses = _camel(document_values(body, marks))
         if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
             return None
-        return b"".join(sse.frame(dump(each)) for each in responses)
+        return unfolded(responses, marks, lambda each: sse.frame(dump_large(each)))
 
     def finish(self) -> list[Item]:
         """Return the finish of each candidate, and the usage."""
@@ -214,18 +216,19 @@ class GeminiTranslator(EventTranslator):
 
 
 def _camel(value: Json) -> Json:
-    """Return *value* with names in camel case, at any depth but for the arguments of calls.
+    """Return *value*, changed to have names in camel case at any depth but in arguments of calls.
 
     Some servers write names in snake case, as in protocol buffers: ``finish_reason``.
     """
     if isinstance(value, list):
-        return [*map(_camel, value)]
-    if not isinstance(value, dict):
-        return value
-    return {
-        _SNAKE.sub(lambda found: found[1].upper(), name): one if name == "args" else _camel(one)
-        for name, one in value.items()
-    }
+        value[:] = map(_camel, value)
+    elif isinstance(value, dict):
+        members = list(value.items())
+        value.clear()
+        for name, one in members:
+            name = _SNAKE.sub(lambda found: found[1].upper(), name)
+            value[name] = one if name == "args" else _camel(one)
+    return value
 
 
 def _signature_member(signature: str) -> dict[str, Json]:

@@ -13,7 +13,8 @@ from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
 from ..answer import BLANK
 from ..reading import find_error, read_usage, text
-from ..translating import Translator, json_values
+from ..translating import Translator
+from ..unfolding import json_values
 from . import long
 from .events import EventReader, read_chunks
 from .long import AT_ONCE, MOST_ELEMENTS
