@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..chat.aside import is_object, pieces, set_aside, signature
+from ..chat.aside import encoded, is_object, pieces, signature
 from ..chat.endings import finish_reason
+from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.jsontext import whole_number
 from ..chat.shapes import arguments_of
@@ -41,7 +42,7 @@ class Blocks:
         self._initial: list[tuple[str, Marks]] = []
         self._open: dict[int, int] = {}  # the open calls: index of the block -> number of the call
         self._latest = 0  # the index of the latest block event
-        self._thinking: list[str] = []
+        self._thinking = bytearray()  # in UTF-8
         self._signature: list[str] = []
         self._lengths: Counter[str] = Counter()  # entries so far in each list of ``Delta.extra``
 
@@ -133,11 +134,12 @@ class Blocks:
         if number is None or not piece:
             return []
         for one in pieces(piece, self._marks):
-            self._arguments[number] += one.encode("utf-8", "surrogatepass")
+            self._arguments[number] += encoded(one)
         return [Delta(tool_calls=[ToolCall(number, arguments=piece)])]
 
     def _add_thinking(self, piece: str) -> list[Item]:
-        self._thinking += pieces(piece, self._marks)
+        for one in pieces(piece, self._marks):
+            self._thinking += encoded(one)
         return [Delta(reasoning=piece)] if piece else []
 
     def _list_entry(self, name: str, entry: dict[str, Json]) -> Delta:
@@ -163,10 +165,11 @@ class Blocks:
         """
         items: list[Item] = []
         marks: Marks = {}
-        thinking, signed = set_aside(self._thinking, marks), "".join(self._signature)
-        self._thinking, self._signature = [], []
+        thinking, signed = self._thinking, "".join(self._signature)
+        self._thinking, self._signature = bytearray(), []
         if signed:
-            block = {"type": "thinking", "thinking": thinking, "signature": signed}
+            thought = utf8_or_mark(thinking, marks)
+            block = {"type": "thinking", "thinking": thought, "signature": signed}
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))
         number = self._open.get(index)
         if number is not None:

@@ -137,6 +137,27 @@ FORMS: dict[str, tuple[type[Translator], Callable[[str], bytes]]] = {
             f'"tool_calls":[{{"function":{{"name":"f","arguments":{values(text)}}}}}]'
         ),
     ),
+    "a thought before a text": (
+        AnthropicTranslator,
+        lambda text: claude(
+            f'{{"type":"thinking","thinking":"{text * (1_800_000 // len(text.encode()))}"}}',
+            '{"type":"text","text":"b"}',
+        ),
+    ),
+    "a document of Gemini": (
+        GeminiTranslator,
+        lambda text: (
+            '{"candidates":[{"finishReason":"STOP","content":{"parts":[{"text":"%s"}]}}]}'
+            % (text * (1_850_000 // len(text.encode())))
+        ).encode(),
+    ),
+    "a document of Ollama": (
+        OllamaTranslator,
+        lambda text: (
+            '[{"done":true,"message":{"content":"%s"}}]'
+            % (text * (1_850_000 // len(text.encode())))
+        ).encode(),
+    ),
     "texts": (
         GeminiTranslator,
         lambda text: gemini([f'{{"text":"{text * (7_400 // len(text.encode()))}"}}'] * 250),
@@ -219,6 +240,29 @@ def test_event_with_too_many_parts_is_refused_after_those_before_it(kind: str) -
         while True:
             items += reader.receive(1)
     assert items == [Delta("before")]
+
+
+@pytest.mark.parametrize("api", ["responses", "responses plain", "messages", "messages plain"])
+def test_parts_of_a_translated_answer_are_limited(api: str) -> None:
+    """A response repeats all of them at its end."""
+    texts = [['{"text":"a"}'], ['{"text":"b","thought":true}']]
+    assert answered(api, GeminiTranslator(), gemini(*texts * 1000)) > 20_000
+    with pytest.raises(UpstreamInvalid, match="more than 2,048 parts"):
+        answered(api, GeminiTranslator(), gemini(*texts * 1100))
+
+
+def test_titles_of_citations_are_as_wide_as_their_bytes() -> None:
+    """A response repeats them."""
+    title = "\U0001f600" + "y" * 2000
+    cited = (
+        '{"type":"content_block_delta","index":0,"delta":{"type":"citations_delta","citation":'
+        f'{{"url":"u","title":"{title}"}}}}}}'
+    )
+    first, last = claude('{"type":"text","text":"a"}').split(b'data: {"type":"content_block_stop')
+    body = first + events(*[cited] * 900) + b'data: {"type":"content_block_stop' + last
+    with traced() as memory:
+        assert answered("responses", AnthropicTranslator(), body) > 3 * len(body)
+    assert memory.peak < 8 * MEBIBYTE
 
 
 def test_calls_of_an_answer_are_limited_over_all_its_events() -> None:
