@@ -128,6 +128,25 @@ def test_serves_chunked_request(server: Running, paths: list[str], coding: bytes
     assert paths == ["/", "/second"]
 
 
+def test_parses_little_of_a_chunked_body_at_once(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 KiB of chunks of one byte would stop all streams for 46 ms."""
+    sizes, received = [], Parser.received
+
+    def record(self: Parser, data: bytes) -> int:
+        sizes.append(len(data))
+        return received(self, data)
+
+    monkeypatch.setattr(Parser, "received", record)
+    with server.connect() as client:
+        client.send(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        harness.wait_until(lambda: sizes, "the head is received")
+        client.send(b"1\r\na\r\n" * 10_000 + b"0\r\n\r\n")
+        assert client.read_answer().body == b"ok"
+    assert sum(sizes[1:]) == 60_005 and max(sizes) <= channels.READ_CHUNKED
+
+
 @pytest.mark.parametrize("request_line", [b"GET", b"get / HTTP/1.1", b"\x16\x03\x01\x02\x00"])
 def test_rejects_invalid_request_line(server: Running, request_line: bytes) -> None:
     answer, ended = rejection(server, request_line + b"\r\nHost: a\r\n\r\n")
