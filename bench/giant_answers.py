@@ -41,13 +41,13 @@ def chat_arguments(text: str) -> bytes:
 
 
 def chat_many(text: str) -> bytes:
-    """Return a chat stream in which one event has a thousand calls with pieces of *text*."""
-    piece = text[: len(text) // 1000 // 12 * 12]
+    """Return a chat stream in which one event has 500 calls with pieces of *text*."""
+    piece = text[: len(text) // 500 // 12 * 12]
     arguments = json.dumps('{"a":"%s"}' % piece, ensure_ascii=False)
     calls = ",".join(
         f'{{"index":{at},"id":"{at}","type":"function","function":'
         f'{{"name":"f","arguments":{arguments}}}}}'
-        for at in range(1000)
+        for at in range(500)
     )
     end = _chat("{}", '"tool_calls"')
     return f'{_chat(f"""{{"tool_calls":[{calls}]}}""")}{end}data: [DONE]\n\n'.encode()
@@ -60,7 +60,7 @@ def chat_member(text: str) -> bytes:
 
 def chat_details(text: str) -> bytes:
     """Return a chat stream in which one event has as many reasoning details as allowed."""
-    details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:1_980]] * 1_000)
+    details = ",".join(['{"type":"reasoning.text","text":"%s"}' % text[:1_980]] * 510)
     return _stream('{"reasoning_details":[%s]}' % details)
 
 
@@ -77,9 +77,9 @@ def chat_thoughts(text: str) -> bytes:
 
 
 def chat_citations(text: str) -> bytes:
-    """Return a chat stream in which one event has 1,500 citations with long titles."""
+    """Return a chat stream in which one event has 500 citations with long titles."""
     citation = '{"type":"url_citation","url_citation":{"url":"u","title":"%s"}}'
-    citations = ",".join([citation % text[: len(text) // 1600 // 12 * 12]] * 1500)
+    citations = ",".join([citation % text[: len(text) // 550 // 12 * 12]] * 500)
     return _stream('{"content":"a","annotations":[%s]}' % citations)
 
 

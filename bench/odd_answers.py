@@ -119,14 +119,14 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
     "details with quotes": (
         *("m", _BOTH, EVENTS),
         lambda: _delta(
-            '{"reasoning_details":[%s]}' % many('{"text":"%s"}' % ('\\"' * 1_000), 1_900_000)
+            '{"reasoning_details":[%s]}' % many('{"text":"%s"}' % ('\\"' * 1_000), 1_000_000)
         ),
     ),
-    "calls": ("m", _ALL, EVENTS, lambda: _delta('{"tool_calls":[%s]}' % _calls("y" * 2_000))),
+    "calls": ("m", _ALL, EVENTS, lambda: _delta('{"tool_calls":[%s]}' % _calls("y" * 3_800))),
     "calls with objects": (
         *("m", _BOTH, EVENTS),
         lambda: _delta(
-            '{"tool_calls":[%s]}' % many(_CALL.replace("@", "0") % ('{"a":"%s"}' % ("y" * 1_500)))
+            '{"tool_calls":[%s]}' % many(_CALL.replace("@", "0") % ('{"a":"%s"}' % ("y" * 3_800)))
         ),
     ),
     "a call with an object": (
@@ -156,7 +156,7 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         *("m", _BOTH, EVENTS),
         lambda: _stream(
             '{%s,"choices":[%s]}'
-            % (_HEAD, many('{"index":0,"delta":{"content":"%s"}}' % ("\u6f22" * 700)))
+            % (_HEAD, many('{"index":0,"delta":{"content":"%s"}}' % ("\u6f22" * 1_300)))
         ),
     ),
     "joined chunks": (
@@ -207,7 +207,9 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
     ),
     "mended document of details": (
         *("m", _PLAIN, DOCUMENT),
-        lambda: _document('"content":"a","reasoning_details":[%s]' % many(_TEXT % ("y" * 400))),
+        lambda: _document(
+            '"content":"a","reasoning_details":[%s]' % many(_TEXT % ("y" * 90), 1_000_000)
+        ),
     ),
     "document that is an error": (
         *("m", (*_PLAIN, "chat"), DOCUMENT),

@@ -161,7 +161,9 @@ class Decoder:
 
     def _decode_lines(self, lines: list[bytes], events: list[Event]) -> None:
         del lines[: self._decode_plain(lines, events)]
-        for line in lines:
+        lines.reverse()
+        while lines:
+            line = lines.pop()  # so that one copy of a long one is kept
             if not line:
                 self.last_event_id = self._id
                 if self._data:
@@ -169,8 +171,6 @@ class Decoder:
                 self._event = ""
                 continue
             self._check_size(len(line))
-            if len(line) > _LONG:
-                lines[lines.index(line)] = b":"  # so that one copy of it is kept
             if line.startswith(b"data:"):
                 self._add_data(line[6:] if line.startswith(b"data: ") else line[5:], len(line))
             elif not line.startswith(b":"):

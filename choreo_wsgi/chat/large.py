@@ -212,7 +212,10 @@ class _Reader:
             symbol = self.symbol()
         if symbol != end:
             raise ValueError(f"not a {end}")
-        return self._object(list(zip(names, values, strict=True))) if end == "}" else values
+        if end == "]":
+            return values
+        members = zip(names, values, strict=True)
+        return dict(members) if self._object is dict else self._object(list(members))
 
     def remaining(self) -> str:
         """Return the rest of the text without the blanks around it."""

@@ -172,8 +172,7 @@ class RelayedDocument(UpstreamAnswer):
             if not self.body_ended:
                 return b""
             if self._stream_reader is None:
-                body, self._document = bytes(self._document), bytearray()
-                document = self._mend(body)
+                document = self._mend()
             else:
                 document = self._end(self._stream_reader)
         except ChoreoError as error:
@@ -183,7 +182,8 @@ class RelayedDocument(UpstreamAnswer):
         self.ended = True
         return document
 
-    def _mend(self, body: bytes) -> bytes:
+    def _mend(self) -> bytes:
+        body, self._document = bytes(self._document), bytearray()
         marks: Marks = {}
         is_long = len(body) > LONG
         try:
@@ -202,9 +202,10 @@ class RelayedDocument(UpstreamAnswer):
                 marks.clear()
                 if (events := chunks.unfold(body)) is None:
                     raise failures.response_error(200, {}, body, 0.0)
-                translator = self._translator()
+                translator, body = self._translator(), b""
                 for at in range(0, len(events), LONG):  # their items take several times as much
                     self._fold(translator, events[at : at + LONG])
+                events = b""
                 return self._end(translator)
             settings = self._new_normaliser()
             if is_long and long.prepare(reply, marks, repair=settings.repair):
@@ -219,6 +220,7 @@ class RelayedDocument(UpstreamAnswer):
             mended = {**mended, "model": self._model}
         if mended is received:
             return body
+        body = b""
         return long.encode(mended, marks) if is_long else dump_large(mended)
 
     def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:

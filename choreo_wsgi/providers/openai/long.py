@@ -30,7 +30,7 @@ from .events import read_chunk
 #: Tool calls in one chunk or item.
 AT_ONCE = 16
 #: Limit of tool calls, pictures or others in one chunk.
-MOST_ELEMENTS = 1_500
+MOST_ELEMENTS = 500
 #: Limit of bytes of a value in which the code reads the strings; all others are only forwarded.
 _MOST_READ = 64 * 1024
 #: The same for signed thoughts, which take 17 times their bytes in a translation.
@@ -117,6 +117,8 @@ def prepare(
     """
     _restore(chunk, _READ, marks)
     choices = listed(chunk.get("choices"))
+    if len(choices) > MOST_ELEMENTS:
+        raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} choices at once")
     changed: bool = choices != chunk.get("choices", [])
     if changed:
         chunk["choices"] = choices

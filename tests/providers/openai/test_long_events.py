@@ -258,9 +258,9 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
     ("stream", "translator", "message"),
     [
         (GEMINI % many(FUNCTION % "{}", 257), GeminiTranslator, "more than 256 parts"),
-        (event(f'{{"tool_calls":{many(CALL, 1_501)}}}'), OpenAITranslator, "1,500 tool calls"),
-        (event(f'{{"images":{many(IMAGE, 1_501)}}}'), OpenAITranslator, "1,500 images"),
-        (event(f'{{"content":{many(ODD, 1_501)}}}'), OpenAITranslator, "1,500 content_parts"),
+        (event(f'{{"tool_calls":{many(CALL, 501)}}}'), OpenAITranslator, "500 tool calls"),
+        (event(f'{{"images":{many(IMAGE, 501)}}}'), OpenAITranslator, "500 images"),
+        (event(f'{{"content":{many(ODD, 501)}}}'), OpenAITranslator, "500 content_parts"),
         (GEMINI % f'[{{"text":"a","thoughtSignature":"{WIDE}"}}]', GeminiTranslator, "not ASCII"),
         (f'data: {{"error":{{"message":"{WIDE}"}}}}\n\n', GeminiTranslator, EMOJI),
         (f"data: <html>{WIDE}\n\n", AnthropicTranslator, "not JSON"),

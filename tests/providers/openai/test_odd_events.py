@@ -114,7 +114,7 @@ def chunk(delta: str) -> str:
 
 
 TEXT, TEXTS = '{"type":"text","text":"%s"}', '{"content":"%s"}'
-CHOICE = '{"index":0,"delta":{"content":"%s"},"finish_reason":null}' % ("\u6f22" * 700)
+CHOICE = '{"index":0,"delta":{"content":"%s"},"finish_reason":null}' % ("\u6f22" * 1_300)
 LAST = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
 #: Answers that are forwarded; each took more memory.
 FORWARDED: dict[str, tuple[Callable[[bytes], Any], str]] = {
@@ -122,7 +122,7 @@ FORWARDED: dict[str, tuple[Callable[[bytes], Any], str]] = {
         streamed,
         START + event(f'{{"content":"a","x":{strings(WIDE, 900_000)}}}') + END,
     ),
-    "choices": (streamed, f'{START}data: {{{HEAD},"choices":{many(CHOICE, 900)}}}\n\n{END}'),
+    "choices": (streamed, f'{START}data: {{{HEAD},"choices":{many(CHOICE, 480)}}}\n\n{END}'),
     "an object of arguments": (
         streamed,
         START
@@ -177,6 +177,12 @@ REFUSED: dict[str, tuple[Callable[[bytes], Any], str]] = {
     "an error outside of data": (
         streamed,
         f'{START}error: {{"error":{{"message":{strings(WIDE, 4_000_000)}}}}}\n\n',
+    ),
+    "choices of a document": (
+        plain,
+        document('"content":"a"')
+        .replace('"choices":[', f'"choices":[{many("{}", 6_000)[1:-1]},')
+        .replace("{}", '{"message":{"content":"aaaaaaaaa"}}'),
     ),
     "broken arguments": (
         streamed,
