@@ -41,6 +41,7 @@ _CONTINUATIONS = bytes(range(0x80, 0xC0))
 _NOT_ASCII = re.compile(rb"[\x80-\xff]|\\u")
 _FOUR_BYTES = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _TWO_BYTES = re.compile(rb"[\xc4-\xef]|\\u(?!00)")
+_WIDE_STRING = re.compile(rb"(?:[\xf0-\xf4]|\\u[dD][89abAB])[^\"]*")
 _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
@@ -120,6 +121,11 @@ def is_little(text: bytes, short: bytes, marks: Marks) -> bool:
     little = 4 * len(short) > 3 * len(text)
     are_texts = not any(mark.startswith(PI.encode()) for mark in marks)
     return little and are_texts and text.isascii() and rb"\u" not in text
+
+
+def count_wide(text: bytes) -> int:
+    """Return how many strings of *text* a character makes four times as wide."""
+    return 0 if text.isascii() and rb"\u" not in text else len(_WIDE_STRING.findall(text))
 
 
 def _copy_if_short(part: memoryview) -> bytes | memoryview:

@@ -133,6 +133,8 @@ _MAX_DIGITS = 400
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # So many bytes for each value fit in _ROOM, or in four times the body, beside the texts.
 _BYTES_OF_VALUE, _ROOM = 256, 8 * 1024 * 1024
+# The same for a value in a list of texts or tokens, which is forwarded; so many are always allowed.
+_BYTES_OF_TOKEN, _FEWEST_VALUES = 120, 1_000
 # Limit of files in base64 that are too short to be set aside, as each is copied.
 _MOST_SHORT_FILES = 500
 # Bytes of a body that are searched at once, and of the longest body without marks.
@@ -161,15 +163,18 @@ def loads_marked(
     Raises InvalidRequest for anything but a JSON object in UTF-8, for NaN, numbers too big for a
     double, duplicate names, lone surrogates, and more values or levels than a conversation has.
     """
-    room = (max(_ROOM, 4 * len(body)) - len(body) * 8 // 5) // _BYTES_OF_VALUE
-    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE, room)
-    short, marks = body, Marks()
+    most = max(_ROOM, 4 * len(body))
+    room = (most - len(body) * 8 // 5) // _BYTES_OF_VALUE
+    few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
+    short, marks, odd = body, Marks(), 0
     try:
-        if len(body) > longest:  # a mark is a value, and takes as much again
+        if len(body) > longest:  # a mark, or a wide string, takes as much as a value more
             short, marks = cutting.shorten(body, most=room // 3)
-            few = min(few, room - len(marks))
+            odd = len(marks) + cutting.count_wide(short)
             if cutting.is_little(body, short, marks):  # rather than another copy of the rest
                 short, marks = body, {}
+        few = max(_FEWEST_VALUES, min(few, room - odd))
+        values = min(values, (most - 2 * len(body)) // _BYTES_OF_TOKEN - 3 * odd)
         decode = _decode if len(body) <= _LARGE else _decoder(large.Sharing(_object))
         value = jsontext.parse(short, decode, max(few, values))
     except jsontext.TooMuch as error:

@@ -309,3 +309,26 @@ def test_large_body_is_parsed_in_windows(kind: str) -> None:
     once, twice = (calls(partial(chat.loads_marked, body)) for body in bodies)
     assert len(bodies[0]) / WINDOW < once
     assert once < twice < 2.2 * once
+
+
+def test_short_strings_with_wide_characters_count_twice() -> None:
+    """Each takes four bytes for a character; a longer one is set aside."""
+    for text, least in (("y" * 80, 21_000), ("\U0001f600" + "y" * 76, 10_000)):
+        element = json.dumps(text, ensure_ascii=False).encode() + b","
+        chat.loads_marked(b'{"x":[' + element * least + b"0]}")
+        with pytest.raises(InvalidRequest, match="holds more than"):
+            chat.loads_marked(b'{"x":[' + element * (least + 4_500) + b"0]}")
+
+
+@pytest.mark.parametrize("api", ["completions", "embeddings"])
+def test_values_of_a_prompt_take_under_four_times_the_body(api: str) -> None:
+    """A thousand prompts of 30 tokens, which are too few to be set aside, have 30,000 values."""
+    name = "prompt" if api == "completions" else "input"
+    for prompts in ([[12345] * 30] * 1_000, ["x" * 60] * 29_000):
+        body = json.dumps({"model": "m", name: prompts}, separators=(",", ":")).encode()
+        with traced() as memory:
+            assert load(api).read(body).original == {"model": "m", name: prompts}
+        assert memory.peak + len(body) < max(8 * MEBIBYTE, 4 * len(body))
+    body = json.dumps({"model": "m", name: ["x"] * 70_000}).encode()
+    with pytest.raises(InvalidRequest, match="holds more than"):
+        load(api).read(body)

@@ -49,8 +49,14 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
             messages.append(_other_message(kind, item, where, marks))
             continue
         if not reply or (not is_call and (reply["content"] or "tool_calls" in reply)):
-            reply = {"role": "assistant", "content": None}
+            # A plain text is its own message: thousands of copies take as much as the texts.
+            is_message = is_text and len(item) == 2 and isinstance(item["content"], str)
+            reply = item if is_message else {"role": "assistant", "content": None}
             messages.append(reply)
+            if is_message:
+                continue
+        if is_call and "tool_calls" not in reply:
+            messages[-1] = reply = {**reply}  # it may be the item itself
         if is_call:
             extend_member(reply, "tool_calls", [_tool_call(item, marks)])
         elif is_picture:
