@@ -18,7 +18,7 @@ from collections.abc import Callable
 from operator import itemgetter
 from pathlib import Path
 
-from . import giant_answers, giants, odd_answers
+from . import giant_answers, giant_requests, giants, odd_answers
 from .actor import EVENTS, HEAD, Actor, Server, chat, chunked, event, post, read
 
 MEBIBYTE = 1024 * 1024
@@ -139,13 +139,14 @@ def members() -> None:
 
 def requests() -> None:
     """Measure requests of each API to each kind of provider."""
-    for model, small, api, title, make in giants.requests():
+    for model, small, api, title, make in (*giants.requests(), *giant_requests.requests()):
         if wanted(name := f"request: {api} to {model}, {title}"):
             body, path = (
                 make().replace(b"giant:none", b"giant:" + small.encode()),
-                giants.PATHS[api],
+                giant_requests.PATHS[api],
             )
-            warm = giants.request(api, model, f'"giant:{small}"')
+            form = giant_requests.FORMS.get(api, api)
+            warm = giants.request(form, model, f'"giant:{small}"')
             measure(name, post(body, path=path), len(body), small=post(warm, path=path))
 
 

@@ -133,8 +133,8 @@ _MAX_DIGITS = 400
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # So many bytes for each value fit in _ROOM, or in four times the body, beside the texts.
 _BYTES_OF_VALUE, _ROOM = 256, 8 * 1024 * 1024
-# The same for a value in a list of texts or tokens, which is forwarded; so many are always allowed.
-_BYTES_OF_TOKEN, _FEWEST_VALUES = 120, 1_000
+# The same for a text or a list of tokens, which are forwarded; so many values are always allowed.
+_OF_TEXT, _FEWEST_VALUES = 120, 1_000
 # Limit of files in base64 that are too short to be set aside, as each is copied.
 _MOST_SHORT_FILES = 500
 # Bytes of a body that are searched at once, and of the longest body without marks.
@@ -159,9 +159,10 @@ def loads_marked(
 ) -> tuple[dict[str, Json], Marks]:
     """Return the JSON object in *body*, with marks for its long strings.
 
-    *values* may raise the limit of values.  A body of at most *longest* bytes has no marks.
-    Raises InvalidRequest for anything but a JSON object in UTF-8, for NaN, numbers too big for a
-    double, duplicate names, lone surrogates, and more values or levels than a conversation has.
+    *values* may raise the limit of values, if few of them are texts or lists.  A body of at most
+    *longest* bytes has no marks.  Raises InvalidRequest for anything but a JSON object in UTF-8,
+    for NaN, numbers too big for a double, duplicate names, lone surrogates, and more values or
+    levels than a conversation has.
     """
     most = max(_ROOM, 4 * len(body))
     room = (most - len(body) * 8 // 5) // _BYTES_OF_VALUE
@@ -174,7 +175,8 @@ def loads_marked(
             if cutting.is_little(body, short, marks):  # rather than another copy of the rest
                 short, marks = body, {}
         few = max(_FEWEST_VALUES, min(few, room - odd))
-        values = min(values, (most - 2 * len(body)) // _BYTES_OF_TOKEN - 3 * odd)
+        if values and cutting.count_holders(short) > (most - 2 * len(body)) // _OF_TEXT - 3 * odd:
+            values = 0
         decode = _decode if len(body) <= _LARGE else _decoder(large.Sharing(_object))
         value = jsontext.parse(short, decode, max(few, values))
     except jsontext.TooMuch as error:

@@ -24,7 +24,7 @@ _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]", re.ASCII)
 _MAX_STEM = 48  # of the 63 characters that all providers allow; 12 are added to it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Function:
     """A function that the model may call; *parameters* is a JSON schema.
 
@@ -58,17 +58,17 @@ def functions(request: ChatRequest) -> list[Function]:
     found: dict[bytes, Function] = {}  # by hash: providers refuse a duplicate
     for tool in request.body.get("tools") or ():
         members = tool["function"]
-        function = Function(
+        values = [
             members["name"],
             members.get("description") or "",
             members.get("parameters"),
             members.get("strict") is True,
             tool.get("cache_control") or members.get("cache_control"),
-        )
+        ]
         digest = hashlib.sha256()
-        for part in restored(dump_large(vars(function)), request.marks):
+        for part in restored(dump_large(values), request.marks):
             digest.update(part)
-        found.setdefault(digest.digest(), function)
+        found.setdefault(digest.digest(), Function(*values))
     tool_choice = request.body.get("tool_choice")
     if isinstance(tool_choice, dict) and tool_choice["type"] == "allowed_tools":
         names = {tool["function"]["name"] for tool in tool_choice["allowed_tools"]["tools"]}

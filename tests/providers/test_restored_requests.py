@@ -149,3 +149,15 @@ def test_long_texts_are_restored_without_a_copy_between(name: str) -> None:
         sent = provider.encode(request).body
     assert sent.count("é".encode()) == 8 * 146
     assert memory.peak < 1.6 * len(sent)
+
+
+def test_tools_that_a_translated_response_repeats_are_limited() -> None:
+    """A provider that has the API itself gets them, as the events that repeat them are its own."""
+    tool = {"type": "function", "name": "f", "description": "y" * 1_000}
+    for many, refused in ((950, False), (1_050, True)):
+        body = {"model": "m", "input": "hi", "tools": [tool] * many}
+        request = load("responses").read(json.dumps(body).encode())
+        assert bool(request.native_only) is refused
+        assert request.original == body
+    assert request.native_only is not None
+    assert "tools may have 1 MiB" in request.native_only.message

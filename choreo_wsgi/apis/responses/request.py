@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from ...chat import large
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
-from ...chat.items import Json, Marks
+from ...chat.items import Json, Marks, dump
 from ...chat.request import ChatRequest
 from ...chat.schema import by_type, check_of, demand, either, integer, passes, text_or
 from ...errors import InvalidRequest
@@ -100,6 +101,10 @@ _SUPPORTED = check_of(
 _LOGPROBS = "message.output_text.logprobs"
 
 
+#: Bytes of the tools of a request that is translated, without the strings that are set aside.
+_MOST_TOOLS = 1024 * 1024
+
+
 def read_request(
     fields: dict[str, Json], marks: Marks, past: Sequence[Json] | None = None
 ) -> ChatRequest:
@@ -130,7 +135,11 @@ def read_request(
         if system := fields.get("instructions"):
             messages.insert(0, {"role": "system", "content": system})
         body["messages"] = messages
-        tools = list(map(_function, caller_tools(fields.get("tools") or ())))
+        given = fields.get("tools") or ()
+        if sum(map(len, large.parts(given, lambda part: (dump(part),)))) > _MOST_TOOLS:
+            text = "tools may have 1 MiB beside long strings, as the response repeats them"
+            raise InvalidRequest(text, param="tools")
+        tools = list(map(_function, caller_tools(given)))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 

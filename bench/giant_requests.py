@@ -1,0 +1,110 @@
+"""More of the largest requests within the limits: stored, counted, in lists, with wide tools."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from . import giants
+
+#: The APIs by the form of their requests, if that is another's, and all their paths.
+FORMS = {"count_tokens": "messages", "input_tokens": "responses", "stored": "responses"}
+PATHS = {
+    **giants.PATHS,
+    "count_tokens": "/v1/messages/count_tokens",
+    "input_tokens": "/v1/responses/input_tokens",
+    "stored": "/v1/responses",
+}
+EMOJI = "\U0001f600"
+
+
+def wide_tools(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 3 MB of tools described with an emoji each."""
+    text = EMOJI + "y" * 2_100
+    schema = {"type": "object", "properties": {"a": {"type": "string", "description": text}}}
+    named: dict[str, Any] = {"name": "f", "description": text}
+    tool: dict[str, Any] = {
+        "chat": {"type": "function", "function": {**named, "parameters": schema}},
+        "responses": {"type": "function", **named, "parameters": schema},
+        "messages": {**named, "input_schema": schema},
+    }[api]
+    many = json.dumps([tool] * 700, ensure_ascii=False).replace('"f"', '"f%d"') % tuple(range(700))
+    body = giants.request(api, model, '"giant:none"', tools=[])
+    return body.replace(b'"tools":[]', b'"tools":' + many.encode())
+
+
+def agent(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 650 rounds of calls, of 1.5 kB each, of an agent.
+
+    The outputs begin with an emoji, and 40 tools are declared.
+    """
+    text, found = "Now I look at it. " * 8, EMOJI + "y" * 1_500
+    given = json.dumps({"path": "x" * 200})
+    called = {"id": "t", "type": "function", "function": {"name": "f0", "arguments": given}}
+    use = {"type": "tool_use", "id": "t", "name": "f0", "input": {"path": "x" * 200}}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [_text(found), _text("ok")]}
+    turns: list[Any] = {
+        "chat": [
+            {"role": "assistant", "content": text, "tool_calls": [called]},
+            {"role": "tool", "tool_call_id": "t", "content": found},
+        ],
+        "responses": [
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": text}]},
+            {"role": "assistant", "content": [{"type": "output_text", "text": text}]},
+            {"type": "function_call", "call_id": "t", "name": "f0", "arguments": given},
+            {"type": "function_call_output", "call_id": "t", "output": found},
+        ],
+        "messages": [
+            {"role": "assistant", "content": [_text(text), use]},
+            {"role": "user", "content": [result]},
+        ],
+    }[api]
+    question = {"role": "user", "content": "giant:none"}
+    history = json.dumps([question, *turns * 650, question], ensure_ascii=False)
+    return _turns(api, model, history)
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _turns(api: str, model: str, turns: str) -> bytes:
+    if api == "responses":
+        return giants.request(api, model, turns)
+    body = giants.request(api, model, '"-"')
+    return body.replace(b'[{"role":"user","content":"-"}]', turns.encode())
+
+
+def prompts(api: str, text: str) -> bytes:
+    """Return the body of a request of *api* with 30,000 prompts that begin with *text*."""
+    many = [text + "y" * 50] * 30_000
+    return giants.request(api, "m", json.dumps(many, ensure_ascii=False), user="giant:none")
+
+
+def stored(model: str, text: str, turns: int) -> bytes:
+    """Return the body of a request whose response is stored, with so many *turns* of *text*."""
+    turn = {"role": "assistant", "content": text}
+    question = {"role": "user", "content": "giant:none"}
+    given = json.dumps([*[turn] * turns, question], ensure_ascii=False)
+    return giants.request("responses", model, given, store=True)
+
+
+def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
+    """Yield the model, its small answer, the API, the title and the maker of each request."""
+    small = {"m": "chat text", "claude": "claude text", "gemini": "gemini text"}
+    for model, answer in small.items():
+        for api in ("chat", "responses", "messages"):
+            yield model, answer, api, "tools with emoji", partial(wide_tools, api, model)
+            yield model, answer, api, "rounds of an agent", partial(agent, api, model)
+        for title, text, turns in (
+            ("text with an emoji", EMOJI + "x" * giants.SIZE, 1),
+            ("turns", "x" * 700, 2_600),
+        ):
+            yield model, answer, "stored", title, partial(stored, model, text, turns)
+    for api, form in (("count_tokens", "messages"), ("input_tokens", "responses")):
+        text = EMOJI + "x" * giants.SIZE
+        yield "m", "chat text", api, "emoji", partial(giants.request, form, "m", f'"{text}"')
+    for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
+        yield "m", answer, api, "prompts", partial(prompts, api, "")
