@@ -142,6 +142,26 @@ def claude_values(text: str) -> bytes:
     ).replace(b'"end_turn"', b'"tool_use"')
 
 
+def claude_thought(text: str) -> bytes:
+    """Return a message with as long a signed thought as allowed."""
+    thought = text[: 1_020_000 // 12 * 12]
+    start = '{"type":"thinking","thinking":"%s","signature":"c2ln"}' % thought
+    return _message(start, '{"type":"thinking_delta","thinking":""}')
+
+
+def claude_pile(text: str) -> bytes:
+    """Return a message with 2,000 calls, each in events of its own."""
+    call = '{"type":"tool_use","id":"1","name":"f","input":{"a":"%s"}}' % text[:480]
+    events = (
+        f'{{"type":"content_block_start","index":{index},"content_block":{call}}}'
+        for index in range(1, 2_000)
+    )
+    head, stop, tail = _message(call, '{"type":"input_json_delta","partial_json":""}').partition(
+        b"event: content_block_stop"
+    )
+    return head + _named(*events) + stop + tail.replace(b'"end_turn"', b'"tool_use"')
+
+
 def _gemini(part: str) -> bytes:
     return (
         f'data: {{"candidates":[{{"index":0,"content":{{"role":"model","parts":[{part}]}}}}]}}\n\n'
@@ -174,14 +194,26 @@ def _ollama(message: str) -> bytes:
 
 
 def gemini_calls(text: str) -> bytes:
-    """Return a stream in which one event of 2 MB has 1,500 calls."""
-    call = '{"functionCall":{"name":"f","args":{"a":"%s"}}}' % text[:1_260]
-    return _gemini(",".join([call] * 1_500))
+    """Return a stream in which one event of 2 MB has as many calls as allowed."""
+    call = '{"functionCall":{"name":"f","args":{"a":"%s"}}}' % text[:7_200]
+    return _gemini(",".join([call] * 256))
 
 
 def gemini_texts(text: str) -> bytes:
     """Return a stream in which one event of 2 MB has as many texts as allowed."""
-    return _gemini(",".join(['{"text":"%s"}' % text[:336]] * 5_500))
+    return _gemini(",".join(['{"text":"%s"}' % text[:7_200]] * 256))
+
+
+def gemini_pictures(text: str) -> bytes:
+    """Return a stream in which one event of 2 MB has as many pictures as allowed."""
+    picture = '{"inlineData":{"mimeType":"image/png","data":"%s"}}' % ("A" * 7_200)
+    return _gemini(",".join([picture] * 256))
+
+
+def gemini_document(text: str) -> bytes:
+    """Return a document in place of a stream, with *text*."""
+    parts = '{"candidates":[{"finishReason":"STOP","content":{"parts":[{"text":"%s"}]}}]}'
+    return (parts % text).encode()
 
 
 def ollama_text(text: str) -> bytes:
@@ -258,11 +290,15 @@ ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "claude text": (EVENTS, claude_text),
     "claude arguments": (EVENTS, claude_arguments),
     "claude values": (EVENTS, claude_values),
+    "claude thought": (EVENTS, claude_thought),
+    "claude pile": (EVENTS, claude_pile),
     "gemini text": (EVENTS, gemini_text),
     "gemini arguments": (EVENTS, gemini_arguments),
     "gemini picture": (EVENTS, gemini_picture),
     "gemini calls": (EVENTS, gemini_calls),
     "gemini texts": (EVENTS, gemini_texts),
+    "gemini pictures": (EVENTS, gemini_pictures),
+    "gemini document": ("application/json", gemini_document),
     "ollama text": ("application/x-ndjson", ollama_text),
     "ollama arguments": ("application/x-ndjson", ollama_arguments),
     "bedrock text": ("application/vnd.amazon.eventstream", bedrock_text),

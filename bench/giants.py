@@ -68,10 +68,10 @@ _ANSWERS = {
         *("chat member", "chat details", "chat parts", "chat strings"),
         *("chat thoughts", "chat citations"),
     ),
-    "claude": ("claude text", "claude arguments", "claude values"),
+    "claude": tuple(f"claude {one}" for one in ["text", "arguments", "values", "thought", "pile"]),
     "gemini": (
         *("gemini text", "gemini arguments", "gemini picture"),
-        *("gemini calls", "gemini texts"),
+        *("gemini calls", "gemini texts", "gemini pictures", "gemini document"),
     ),
     "ollama": ("ollama text", "ollama arguments"),
     "bedrock": ("bedrock text",),

@@ -23,6 +23,9 @@ from .failures import provider_error, stream_error
 from .reading import Counts, find_error, text
 from .whole_calls import arguments, check_parts
 
+#: Limit of bytes of a signed thought: in a response it is repeated five times, also in base64.
+_LONGEST_THOUGHT = 1024 * 1024
+
 
 class Blocks:
     """A message, built from its events, whose long strings may be placeholders of *marks*.
@@ -168,6 +171,8 @@ class Blocks:
         thinking, signed = self._thinking, "".join(self._signature)
         self._thinking, self._signature = bytearray(), []
         if signed:
+            if len(thinking) + len(signed) > _LONGEST_THOUGHT:
+                raise UpstreamInvalid("the provider sent a signed thought of more than 1 MiB")
             thought = utf8_or_mark(thinking, marks)
             block = {"type": "thinking", "thinking": thought, "signature": signed}
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))

@@ -8,24 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..chat.items import Json
+from ..chat import aside, jsontext
+from ..chat.items import Json, Marks
 from ..chat.longtext import LONG
 from ..errors import UpstreamInvalid
 from ..ids import keep
+from .reading import most_values
 
 #: Parsed values, or the errors of parsing them, by the strings that stand for them.
 Held = dict[str, Json]
+
+
+def shorten_event(marks: Marks, data: bytes) -> bytes:
+    """Return *data*, of an event, shortened; the new marks are added to *marks*.
+
+    Raises UpstreamInvalid if it has too many values, with its long strings.
+    """
+    before = len(marks)
+    short = aside.shorten_into(marks, data)
+    if new := len(marks) - before:
+        try:
+            jsontext.check_bounds(short, most_values(short, new, len(data)))
+        except jsontext.TooMuch as error:
+            raise UpstreamInvalid(f"the provider sent data that {error}") from error
+    return short
 
 
 def hold(
     held: Held, shorten: Callable[[bytes], bytes], parse: Callable[[bytes], Json], data: bytes
 ) -> bytes:
     """Return *data*, of an event, shortened; if it is still long, add its value to *held*."""
-    short = shorten(data)
-    if len(short) <= LONG:
-        return short
     value: Json
     try:
+        short = shorten(data)
+        if len(short) <= LONG:
+            return short
         value = parse(short)
     except UpstreamInvalid as error:
         value = error

@@ -264,15 +264,22 @@ class OllamaTranslator(Translator):
         self.ended = True
 
 
+#: Limit of characters of a token with its log probability: each byte becomes a number.
+_LONGEST_TOKEN = 256
+
+
 def _logprobs(tokens: Json) -> dict[str, Json] | None:
     """Return the ``logprobs`` of a choice; Ollama's tokens have the members of OpenAI's."""
     if not tokens:
         return None
+    check_parts(len(tokens))
     return {"content": [_token(token) for token in tokens], "refusal": None}
 
 
 def _token(token: dict[str, Json]) -> dict[str, Json]:
     output, encoded = text(token["token"]), token.get("bytes")
+    if len(output) > _LONGEST_TOKEN:
+        raise UpstreamInvalid(f"the provider sent a token of more than {_LONGEST_TOKEN} characters")
     members = {"token": output, "logprob": token["logprob"]}
     members["bytes"] = list(output.encode()) if encoded is None else encoded
     if "top_logprobs" in token:

@@ -12,7 +12,7 @@ from ..chat.items import Delta, Item, Json, Marks, Usage
 from ..chat.source import Source
 from ..errors import ChoreoError, UpstreamInvalid
 from .answer import Attempt, UpstreamAnswer
-from .held import Held, hold, taken
+from .held import Held, hold, shorten_event, taken
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
 from .reading import (
@@ -49,7 +49,7 @@ class Translator:
         #: The long strings by their marks, which are in their place until items are returned.
         self.marks: Marks = {}
         #: Replaces long strings in JSON by marks.  No method: the decoder would refer to self.
-        self.shorten: Callable[[bytes], bytes] = partial(aside.shorten_into, self.marks)
+        self.shorten: Callable[[bytes], bytes] = partial(shorten_event, self.marks)
 
     @property
     def waiting(self) -> bool:
@@ -226,6 +226,9 @@ class HTTPSource(UpstreamAnswer, Source):
             return
         if data or translator.waiting:
             items += translator.receive_data(data)
+            # A large event of a document is parsed here, not while other streams wait for it.
+            while timeout > 0 and self.behind and not (items or translator.failure):
+                items += translator.receive_data(self._next(timeout))
             if items:
                 self.bytes_without_output = 0
             if translator.waiting:

@@ -25,7 +25,7 @@ MEBIBYTE = 1024 * 1024
 #: The texts of thousands of arguments, as in JSON.
 TEXTS = {
     "ascii": "y" * 336,
-    "emoji": "\U0001f600" + "y" * 330,
+    "emoji": "\U0001f600" + "y" * 720,
     "quotes": '\\"' * 168,
 }
 
@@ -249,6 +249,56 @@ def test_parts_of_a_translated_answer_are_limited(api: str) -> None:
     assert answered(api, GeminiTranslator(), gemini(*texts * 1000)) > 20_000
     with pytest.raises(UpstreamInvalid, match="more than 2,048 parts"):
         answered(api, GeminiTranslator(), gemini(*texts * 1100))
+
+
+@pytest.mark.parametrize("form", ["claude", "gemini", "ollama"])
+def test_event_with_too_many_wide_strings_is_refused(form: str) -> None:
+    """Each takes several hundred bytes, as it is set aside."""
+    translator, make = FORMS[form]
+    body = make("\U0001f600" + "y" * 300)
+    answered("chat", translator(), make("small"))  # loads the modules
+    with traced() as memory, pytest.raises(UpstreamInvalid, match="holds more than 1,000 values"):
+        answered("chat", translator(), body)
+    assert memory.peak < 8 * MEBIBYTE
+
+
+def test_large_text_in_a_document_is_read_where_no_stream_waits() -> None:
+    text = "y" * 500_000
+    parts = (
+        f'{{"candidates":[{{"finishReason":"STOP","content":{{"parts":[{{"text":"{text}"}}]}}}}]}}'
+    )
+    reader = source(GeminiTranslator(), parts.encode())
+    items: list[Item] = []
+    while not reader.good:
+        items += reader.receive(1)
+    assert items
+    while not reader.ended:
+        items += reader.receive(0)
+    assert "".join(item.text for item in items if isinstance(item, Delta)) == text
+
+
+def test_signed_thought_is_limited() -> None:
+    def thought(size: int) -> bytes:
+        return claude(f'{{"type":"thinking","thinking":"{"y" * size}","signature":"c2ln"}}')
+
+    with traced() as memory:
+        assert answered("responses", AnthropicTranslator(), thought(MEBIBYTE - 4)) > 5 * MEBIBYTE
+    assert memory.peak < 8 * MEBIBYTE
+    with pytest.raises(UpstreamInvalid, match="a signed thought of more than 1 MiB"):
+        answered("responses", AnthropicTranslator(), thought(MEBIBYTE))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 257), (257, 1)])
+def test_log_probabilities_of_a_line_are_limited(count: int, size: int) -> None:
+    def line(count: int, size: int) -> bytes:
+        token = f'{{"token":"{"y" * size}","logprob":-1}}'
+        return ollama('"tool_calls":[]').replace(
+            b',"done":false', f',"logprobs":{many(token, count)},"done":false'.encode()
+        )
+
+    assert answered("responses", OllamaTranslator(), line(min(count, 256), min(size, 256))) > 1000
+    with pytest.raises(UpstreamInvalid, match="more than 256"):
+        answered("responses", OllamaTranslator(), line(count, size))
 
 
 def test_titles_of_citations_are_as_wide_as_their_bytes() -> None:
