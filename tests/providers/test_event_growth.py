@@ -16,6 +16,7 @@ from choreo_wsgi.chat.items import Delta, Finish, Item
 from choreo_wsgi.errors import UpstreamInvalid
 from choreo_wsgi.providers.answer import Attempt
 from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
+from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
 from choreo_wsgi.providers.gemini.answer import GeminiTranslator
 from choreo_wsgi.providers.ollama import OllamaTranslator
 from choreo_wsgi.providers.translating import EventTranslator, HTTPSource, Translator
@@ -319,6 +320,27 @@ def test_calls_of_an_answer_are_limited_over_all_its_events() -> None:
     body = gemini(*[[FUNCTION % "{}"] * MOST_PARTS] * 17)
     with pytest.raises(UpstreamInvalid, match="more than 4,096 parts of one kind"):
         answered("chat", GeminiTranslator(), body)
+
+
+@pytest.mark.parametrize("timeout", [0, 1])
+@pytest.mark.parametrize("size", [10, 10_000, 300_000])
+def test_document_of_bedrock_of_any_size_is_read_in_steps(size: int, timeout: int) -> None:
+    content = [
+        {"text": "\U0001f600" + "y" * size},
+        {"toolUse": {"toolUseId": "1", "name": "f", "input": {"a": "z" * size}}},
+    ]
+    document = {"output": {"message": {"content": content}}, "stopReason": "tool_use"}
+    reader = source(BedrockTranslator(), b" " + json.dumps(document).encode())
+    items: list[Item] = []
+    while not reader.ended:
+        items += reader.receive(timeout)
+    deltas = [item for item in items if isinstance(item, Delta)]
+    assert "".join(delta.text for delta in deltas) == content[0]["text"]
+    arguments = "".join(call.arguments for delta in deltas for call in delta.tool_calls)
+    assert json.loads(arguments) == {"a": "z" * size}
+    last = items[-1]
+    assert isinstance(last, Finish)
+    assert last.reason == "tool_calls"
 
 
 def test_block_of_a_megabyte_is_not_copied_for_each_step() -> None:

@@ -6,12 +6,14 @@ import struct
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from zlib import crc32
 
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat.aside import whole
-from ...chat.items import Delta, Item, Json, Usage, dump
+from ...chat.items import Delta, Item, Json, Marks, Usage, dump, dump_large
+from ...chat.longtext import restore
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..answer import BLANK
 from ..blocks import Blocks
@@ -101,16 +103,13 @@ class BedrockTranslator(Translator):
         self._blocks = Blocks(self.marks, _COUNTS)
         self._images: dict[int, tuple[str, list[str]]] = {}  # open blocks: format and pieces
         self._image_count = 0
-        self._begun = False
 
     @property
     def usage(self) -> Usage | None:
         return self._blocks.usage
 
     def translate(self, data: bytes, items: list[Item]) -> None:
-        is_document, self._begun = data[:1] == b"{" and not self._begun, True
-        read = self._reader.read
-        for kind, body in _events(parse_object(self.shorten(data))) if is_document else read(data):
+        for kind, body in self._reader.read(data):
             delta = body.get("delta") or {}
             if delta.get("text"):  # nearly every event
                 items.append(Delta(text(delta["text"])))
@@ -122,11 +121,14 @@ class BedrockTranslator(Translator):
 
     @staticmethod
     def unfold(body: bytes) -> bytes | None:
-        """Return *body*, stripped, if it is a whole answer of Converse, else None."""
-        values = document_values(body, {})
+        """Return *body*, a whole answer of Converse, as the messages of a stream, else None."""
+        marks: Marks = {}
+        values = document_values(body.strip(BLANK), marks)
         answer = values[0] if len(values) == 1 else None
-        is_answer = isinstance(answer, dict) and isinstance(answer.get("output"), dict)
-        return body.strip(BLANK) if is_answer else None
+        if not (isinstance(answer, dict) and isinstance(answer.get("output"), dict)):
+            return None
+        events = ((kind, restore(dump_large(body), marks)) for kind, body in _events(answer))
+        return b"".join(_message(kind, payload) for kind, payload in events)
 
     def finish(self) -> list[Item]:
         """Return the finish and the usage: the ``metadata`` event follows ``messageStop``."""
@@ -159,6 +161,16 @@ _COUNTS = Counts(
     cached="cacheReadInputTokens",
     cache_write="cacheWriteInputTokens",
 )
+
+
+def _message(kind: str, payload: bytes) -> bytes:
+    """Return the message of an event of type *kind*, in the framing that botocore decodes."""
+    head = b""
+    for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode())):
+        head += bytes((len(name),)) + name + struct.pack(">BH", 7, len(value)) + value
+    prelude = struct.pack(">II", len(head) + len(payload) + 16, len(head))
+    start = prelude + struct.pack(">I", crc32(prelude)) + head
+    return b"".join((start, payload, struct.pack(">I", crc32(payload, crc32(start)))))
 
 
 def _messages_events(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
