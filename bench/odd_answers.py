@@ -133,12 +133,12 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         *("m", _ALL, EVENTS),
         lambda: _delta(
             '{"tool_calls":[%s]}'
-            % (_CALL.replace("@", "0") % ("[%s]" % many('"%s"' % ("y" * 330))))
+            % (_CALL.replace("@", "0") % ("[%s]" % many('"%s"' % ("y" * 330), 1_000_000)))
         ),
     ),
     "an object for a text": (
         *("m", _BOTH, EVENTS),
-        lambda: _delta('{"content":{"a":[%s]}}' % many('"%s"' % ("\u044f" * 500))),
+        lambda: _delta('{"content":{"a":[%s]}}' % many('"%s"' % ("\u044f" * 500), 1_000_000)),
     ),
     "citations": (
         *("m", _ALL, EVENTS),

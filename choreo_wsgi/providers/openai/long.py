@@ -15,7 +15,7 @@ from itertools import groupby
 from ...chat import aside, cutting, large, longtext
 from ...chat.choice import HOLDERS
 from ...chat.endings import FINISHES
-from ...chat.items import Json, Marks, dump, dump_large
+from ...chat.items import Json, Marks, dump_large
 from ...chat.jsontext import TooMuch
 from ...chat.shapes import ARGUMENTS, REASONING, Members, listed, part_kind, text_of
 from ...chat.usages import PLACES
@@ -209,15 +209,15 @@ def _encode(holder: Members, name: str, marks: Marks) -> tuple[bool, int]:
     """Encode the member *name* of *holder* as JSON text, as the normaliser would, if it is long.
 
     All but its brackets is set aside.  Returns whether the member was encoded, and by how many
-    bytes it grows when it becomes a text.
+    bytes it grows when it becomes a text; of its short strings, which stay values, half count too.
     """
     value = holder.get(name)
     if not value or isinstance(value, str):
         return False, 0
-    inside = _Inside(value)
-    size = sum(map(len, large.restored_parts(value, marks)))
-    growth = sum(map(len, inside.escaped(marks))) - size
-    if size <= _SHORT and next(longtext.find_marks(dump(value), marks), None) is None:
+    inside, short = _Inside(value), dump_large(value)
+    size = sum(map(len, longtext.restored(short, marks)))
+    growth = sum(map(len, inside.escaped(marks))) - size + len(short) // 2
+    if size <= _SHORT and next(longtext.find_marks(short, marks), None) is None:
         return False, growth
     mark = longtext.new_mark()
     marks[mark.encode()] = inside

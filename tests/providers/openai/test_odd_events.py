@@ -129,7 +129,7 @@ FORWARDED: dict[str, tuple[Callable[[bytes], Any], str]] = {
         + event(
             call(
                 '"id":"1",',
-                f'"name":"f","arguments":{{"a":{strings(DOUBLE, 1_300_000)}}}',
+                f'"name":"f","arguments":{{"a":{strings(DOUBLE, 900_000)}}}',
             )
         )
         + END,
@@ -183,6 +183,10 @@ REFUSED: dict[str, tuple[Callable[[bytes], Any], str]] = {
         document('"content":"a"')
         .replace('"choices":[', f'"choices":[{many("{}", 6_000)[1:-1]},')
         .replace("{}", '{"message":{"content":"aaaaaaaaa"}}'),
+    ),
+    "arguments of short strings": (
+        streamed,
+        START + event(call('"id":"1",', f'"name":"f","arguments":[{strings(DOUBLE, 1_300_000)}]')),
     ),
     "broken arguments": (
         streamed,
