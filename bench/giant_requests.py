@@ -91,6 +91,13 @@ def stored(model: str, text: str, turns: int) -> bytes:
     return giants.request("responses", model, given, store=True)
 
 
+def text_files(model: str, text: str, number: int) -> bytes:
+    """Return the body of a request of the Messages API with so many files of *text*."""
+    source = {"type": "text", "media_type": "text/plain", "data": text}
+    content = [*[{"type": "document", "source": source}] * number, _text("giant:none")]
+    return giants.request("messages", model, json.dumps(content, ensure_ascii=False))
+
+
 def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
     """Yield the model, its small answer, the API, the title and the maker of each request."""
     small = {"m": "chat text", "claude": "claude text", "gemini": "gemini text"}
@@ -103,6 +110,11 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             ("turns", "x" * 700, 2_600),
         ):
             yield model, answer, "stored", title, partial(stored, model, text, turns)
+        for title, text, number in (
+            ("text file", EMOJI + "x" * giants.SIZE, 1),
+            ("text files of 2 kB", EMOJI + "x" * 1_900, 1_000),
+        ):
+            yield model, answer, "messages", title, partial(text_files, model, text, number)
     for api, form in (("count_tokens", "messages"), ("input_tokens", "responses")):
         text = EMOJI + "x" * giants.SIZE
         yield "m", "chat text", api, "emoji", partial(giants.request, form, "m", f'"{text}"')

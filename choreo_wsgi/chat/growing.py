@@ -5,11 +5,13 @@ As :mod:`~choreo_wsgi.chat.aside`, only translations need this module.
 
 from __future__ import annotations
 
+import codecs
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
-from .aside import decode_pieces, encoded, escaped, set_aside
+from .aside import decode_pieces, encoded, escaped, has_marks, pieces, set_aside
 from .items import Marks
-from .longtext import WINDOW, LazyJson, new_mark
+from .longtext import WINDOW, LazyJson, find_marks, new_mark
 
 #: Bytes of the longest text that takes less memory as a string than as a mark, about.
 _SHORT, _SHORT_WIDE = 1024, 128
@@ -54,6 +56,77 @@ class JsonText(_Utf8):
 
     def escaped(self, marks: Marks) -> Iterator[bytes]:
         return (piece.encode("utf-8", "backslashreplace") for piece in decode_pieces(self.value))
+
+
+class _Converted(LazyJson):
+    """A text in another form than *text*, which holds *marks*."""
+
+    def __init__(self, text: str, marks: Marks) -> None:
+        super().__init__(text)
+        found = find_marks(text.encode("utf-8", "replace"), marks)
+        self._marks = {one[0]: marks[one[0]] for one in found}  # all would be a cycle
+
+
+class Base64(_Converted):
+    """The base64 of the UTF-8 of a text."""
+
+    def text(self, marks: Marks) -> Iterator[bytes]:
+        rest = b""
+        for piece in pieces(self.value, self._marks):
+            rest += encoded(piece)
+            end = len(rest) // 3 * 3
+            yield b64encode(rest[:end])
+            rest = rest[end:]
+        yield b64encode(rest)
+
+    escaped = text
+
+
+class _Decoded(_Converted):
+    """The text whose UTF-8 is in a base64; without its byte order mark."""
+
+    def text(self, marks: Marks) -> Iterator[bytes]:
+        return map(encoded, self._pieces())
+
+    def escaped(self, marks: Marks) -> Iterator[bytes]:
+        return map(escaped, self._pieces())
+
+    def _pieces(self) -> Iterator[str]:
+        decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        rest = ""
+        for piece in pieces(self.value, self._marks):
+            rest += piece
+            end = len(rest) // 4 * 4
+            yield decode(b64decode(rest[:end]))
+            rest = rest[end:]
+        yield decode(b"", True)
+
+
+def decoded_or_mark(data: str, marks: Marks) -> str:
+    """Return the text whose UTF-8 is in *data*, base64; or a new mark for it if *data* has *marks*.
+
+    Raises UnicodeDecodeError.
+    """
+    original = marks.get(data.encode())
+    if isinstance(original, Base64):
+        return str(original.value)
+    if not (marks and has_marks(data)):
+        return b64decode(data).decode("utf-8-sig")
+    text = _Decoded(data, marks)
+    for _ in text.text(marks):
+        pass  # checks it
+    mark = new_mark()
+    marks[mark.encode()] = text
+    return mark
+
+
+def base64_or_mark(text: str, marks: Marks) -> str:
+    """Return the base64 of the UTF-8 of *text*; or a new mark for it if *text* has *marks*."""
+    if not (marks and has_marks(text)):
+        return b64encode(encoded(text)).decode()
+    mark = new_mark()
+    marks[mark.encode()] = Base64(text, marks)
+    return mark
 
 
 def utf8_or_mark(text: bytes | bytearray, marks: Marks) -> str:

@@ -15,12 +15,13 @@ from ..errors import InvalidRequest
 from . import large
 from .aside import has_marks, pieces, whole
 from .cutting import weight
+from .growing import Base64
 from .items import Json, Marks, dump
 from .longtext import PI, LazyJson, find_marks
 from .request import ChatRequest
 
-#: Matches the URL of data that every translation forwards; text files are decoded.
-_DATA = re.compile("data:(?:application|audio|image|video)/[a-z0-9.+-]+;base64,")
+#: Matches the URL of data that every translation forwards.
+_DATA = re.compile("data:(?:application|audio|image|text|video)/[a-z0-9.+-]+;base64,")
 #: Bytes of memory of the longest strings that are restored for a translation, together.
 MAX_RESTORED = 4 * 1024 * 1024
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
@@ -123,6 +124,8 @@ def _text(value: Json, *names: str) -> str:
 
 def _is_base64(url: str, marks: Marks) -> bool:
     """Whether the data of *url* is valid base64, so that it can be forwarded unchanged."""
-    data = url.partition(",")[2].rstrip("=")
-    size = sum(len(piece) for piece in pieces(url.partition(",")[2], marks))
-    return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data, marks)))
+    data = url.partition(",")[2]
+    if isinstance(marks.get(data.encode("utf-8", "replace")), Base64):
+        return True
+    size = sum(len(piece) for piece in pieces(data, marks))
+    return size % 4 == 0 and all(map(_BASE64.fullmatch, pieces(data.rstrip("="), marks)))

@@ -119,8 +119,8 @@ def _turn(message: dict[str, Json], where: str, calls: _Calls, blanks: bool) -> 
     if role == "tool" and message["tool_call_id"] in calls.known:
         return Turn(role, calls.result(message, where, blanks), message)
     if role == "tool":  # its call is missing in the history: keep its content as the user's
-        return Turn("user", list(content(message, where, blanks)), message)
-    parts: list[Part] = list(content(message, where, blanks))
+        return Turn("user", list(content(message, where, blanks, calls.marks)), message)
+    parts: list[Part] = list(content(message, where, blanks, calls.marks))
     if role == "assistant":
         parts += calls.add(message)
         return Turn(role, parts, message, _thoughts(message) or ())
@@ -181,7 +181,7 @@ class _Calls:
 
     def __init__(self, ids: re.Pattern[str] | None, marks: Marks) -> None:
         self._ids = ids
-        self._marks = marks
+        self.marks = marks
         #: By the client's id: its calls in the latest message that has the id.
         self.known: dict[str, list[Call]] = {}
         self._used: set[str] = set()  # the ids sent to the provider
@@ -198,7 +198,7 @@ class _Calls:
                 self._valid_id(member["id"]),
                 function["name"],
                 function.get("arguments"),
-                self._marks,
+                self.marks,
                 extra if isinstance(extra, dict) else None,
                 member.get("cache_control"),
             )
@@ -211,13 +211,13 @@ class _Calls:
         same = self.known[message["tool_call_id"]]  # several if parallel calls share the id
         while len(same) > 1 and same[0].id in self.results:
             del same[0]
-        call, parts = same[0], list(content(message, where, blanks))
+        call, parts = same[0], list(content(message, where, blanks, self.marks))
         if call.id in self.results:
             self.results[call.id].parts += parts
             return []
         failed = message.get("is_error") is True
         cache = next((part.cache for part in reversed(parts) if part.cache), None)
-        result = Result(call.id, call.name, parts, failed, cache, self._marks)
+        result = Result(call.id, call.name, parts, failed, cache, self.marks)
         self.results[call.id] = result
         return [result]
 

@@ -16,6 +16,7 @@ from typing import Union
 
 from ..chat import jsontext
 from ..chat.aside import has_marks, join, parse_pieces, pieces
+from ..chat.growing import decoded_or_mark
 from ..chat.items import FEW, Json, Marks
 from ..chat.longtext import LazyJson
 from ..errors import InvalidRequest
@@ -52,7 +53,7 @@ class Media:
     """An image, an audio recording or a file: base64 *data* of *media_type*, or a *url*.
 
     *kind* is ``image``, ``audio`` or ``file``, *param* its place in the request, *place* the role
-    of its message.
+    of its message.  The data may hold *marks*.
     """
 
     kind: str
@@ -64,12 +65,13 @@ class Media:
     name: str = ""
     cache: Json = None
     extra: Mapping[str, Json] = field(default_factory=dict)
+    marks: Marks = field(default_factory=dict)
 
     @property
     def text(self) -> str:
         """The decoded text of a text file; raises InvalidRequest if it is not UTF-8."""
         try:
-            return b64decode(self.data).decode("utf-8-sig")
+            return decoded_or_mark(self.data, self.marks)
         except UnicodeDecodeError:
             raise InvalidRequest("the text is not UTF-8", param=self.param) from None
 
@@ -148,8 +150,10 @@ def taken(parts: list[Part]) -> Iterator[Part]:
         yield parts.pop()
 
 
-def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text | Media]:
-    """Yield the parts of *message*, whose path in the request is *where*.
+def content(
+    message: dict[str, Json], where: str, blanks: bool, marks: Marks
+) -> Iterator[Text | Media]:
+    """Yield the parts of *message*, which may hold *marks*; its path in the request is *where*.
 
     Texts without a visible character are dropped unless *blanks*.  Raises InvalidRequest, naming
     the part, for a part that no provider can be sent.
@@ -164,7 +168,9 @@ def content(message: dict[str, Json], where: str, blanks: bool) -> Iterator[Text
     for name, group in (("content", members), ("images", images)):
         for index, member in enumerate(group):
             part = _part(member, place, f"{where}.{name}[{index}]")
-            if not isinstance(part, Text) or (part.text if blanks else part.text.strip()):
+            if isinstance(part, Media):
+                yield replace(part, marks=marks)
+            elif part.text if blanks else part.text.strip():
                 yield part
 
 

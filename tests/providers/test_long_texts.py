@@ -170,7 +170,7 @@ def test_translates_requests_as_if_no_text_were_long(
     adapter = provider(name)
     sent = []
     for request in (
-        restoring.restore_request(load(api).read(given)),
+        adapter.restored(load(api).read(given)),
         load(api).read(given).whole(),
     ):
         made = longtext.restore(adapter.encode(request).body, request.marks)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from base64 import b64decode, b64encode
 from typing import Any
 
 import pytest
@@ -68,6 +70,56 @@ def test_odd_members_beside_a_long_text_are_refused(name: str, message: dict[str
 def test_odd_reasoning_beside_a_long_text_is_ignored(name: str) -> None:
     message = {"role": "assistant", "content": WIDE, "reasoning_content": 1}
     assert "xxxx" in json.dumps(sent_by(name, body_of(name, message, USER)))
+
+
+def text_file(text: str, api: str) -> dict[str, Any]:
+    if api == "messages":
+        source = {"type": "text", "media_type": "text/plain", "data": text}
+        return {"role": "user", "content": [{"type": "document", "source": source}]}
+    url = f"data:text/plain;base64,{b64encode(text.encode()).decode()}"
+    return {"role": "user", "content": [{"type": "file", "file": {"file_data": url}}]}
+
+
+def text_sent_by(name: str, body: bytes, api: str) -> str:
+    """Return the text of the file that the provider *name* is sent."""
+    sent = json.dumps(sent_by(name, body, api), ensure_ascii=False)
+    found = max(re.findall(r'"([^"]+)"', sent), key=len)
+    return found if name == "anthropic" else b64decode(found).decode()
+
+
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "bedrock"])
+@pytest.mark.parametrize("api", ["chat", "messages"])
+@pytest.mark.parametrize("before", ["", "\ufeff"], ids=["text", "mark"])
+@pytest.mark.parametrize("more", [0, 1, 2])
+def test_long_text_file_is_sent_whole(name: str, api: str, before: str, more: int) -> None:
+    text = before + WIDE + "é" * more
+    body = body_of(name, text_file(text, api), max_tokens=9)
+    is_decoded = (api, name) == ("chat", "anthropic")  # without its byte order mark
+    assert text_sent_by(name, body, api) == (text.removeprefix("\ufeff") if is_decoded else text)
+
+
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "bedrock"])
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_text_file_takes_under_four_times_the_request(name: str, api: str) -> None:
+    body = body_of(name, text_file(WIDE * 8, api), max_tokens=9)
+    provider = adapter(name)
+
+    def send() -> bytes:
+        request = provider.restored(load(api).read(body))
+        return restore(provider.encode(request).body, request.marks)
+
+    send()  # imports modules
+    with traced() as memory:
+        send()
+    assert memory.peak < 4 * len(body)
+
+
+def test_long_text_file_must_be_utf8() -> None:
+    message = text_file("abc" * LONG, "chat")
+    file = message["content"][0]["file"]
+    file["file_data"] += b64encode(b"\xff\xff\xff").decode()
+    with pytest.raises(InvalidRequest, match="not UTF-8"):
+        sent_by("anthropic", body_of("anthropic", message))
 
 
 @pytest.mark.parametrize("name", PROVIDERS)

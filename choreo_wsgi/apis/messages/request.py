@@ -6,12 +6,11 @@ betas come and go.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from functools import partial
 
-from ...chat.aside import whole
 from ...chat.checks import MAX_TOKENS, filled, model_name, not_empty, remote_url
+from ...chat.growing import base64_or_mark
 from ...chat.items import Json, Marks
 from ...chat.request import ChatRequest
 from ...chat.schema import (
@@ -218,7 +217,7 @@ def _url(source: dict[str, Json], marks: Marks) -> str:
         text = "\n".join(part["text"] for part in text)
     if not isinstance(text, str):
         return ""
-    return "data:text/plain;base64," + base64.b64encode(whole(text, marks).encode()).decode()
+    return f"data:text/plain;base64,{base64_or_mark(text, marks)}"
 
 
 def _add_tools(body: dict[str, Json], fields: Mapping[str, Json]) -> None:
