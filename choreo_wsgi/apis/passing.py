@@ -15,8 +15,9 @@ from ..chat.schema import Fault, anything, check_of, demand, either, integer
 from ..errors import InvalidRequest
 from . import API
 
-#: Limit of JSON values in a request: texts may be lists of tokens; OpenAI accepts 300,000 tokens.
-_VALUES = 320_000
+#: Limit of JSON values in a request: texts may be lists of tokens.  OpenAI accepts 2,048 lists and
+#: 300,000 tokens; those in lists of at least 256 bytes are set aside and do not count.
+_VALUES = 120_000
 _TOKEN = integer(0)
 
 
