@@ -19,7 +19,7 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Marks, Usage, dump, dump_large
-from ..chat.longtext import LONG, restore, restored
+from ..chat.longtext import LONG, WINDOW, restore, restored
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -229,7 +229,8 @@ class NativeReply(UpstreamAnswer):
         kept = self._kept.pop(event.data, b"") if self._kept else b""
         data = kept or event.data.encode("utf-8", "replace")
         kept = b""
-        if self._pattern.search(data):
+        windows = range(0, len(data), WINDOW)  # other threads run between two of them
+        if any(self._pattern.search(data, at, at + 2 * WINDOW) for at in windows):
             data = self._pattern.sub(b"***", data)
         value = parse_into(self._marks, data)
         kind = str(value.get("type") or "")

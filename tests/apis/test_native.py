@@ -20,6 +20,7 @@ from wsgi_calls import call
 
 from choreo_wsgi import apis, sse
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.longtext import WINDOW
 from choreo_wsgi.errors import InvalidRequest
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -480,6 +481,25 @@ def test_failed_response_hides_the_api_key(native: Make, stream: bool) -> None:
     text = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
     assert key not in text and "sk-ups" not in text
     assert text.count("***") == 5 and "Incorrect API key provided: ***" in text
+
+
+@pytest.mark.parametrize("offset", [WINDOW - 5, 2 * WINDOW - 5, 200_000])
+def test_long_event_hides_the_api_key_wherever_it_is(native: Make, offset: int) -> None:
+    def completed(before: int) -> bytes:
+        response = {
+            **RESPONSE,
+            "status": "completed",
+            "instructions": f"{'x' * before} sk-upstream",
+        }
+        return frames(*numbered({"type": "response.completed", "response": response}))
+
+    event = completed(0)
+    answer = completed(offset - event.index(b"sk-upstream") + event.index(b"{"))
+    assert answer.index(b"sk-upstream") - answer.index(b"{") == offset
+    body = {"model": "real", "input": "x", "stream": True}
+    made = native("openai", HEAD + answer)
+    text = requests.post(f"{made.url}/v1/responses", json=body, timeout=30).text
+    assert "sk-upstream" not in text and "x ***" in text
 
 
 @pytest.mark.parametrize("status", ["404 Not Found", "405 Not Allowed", "501 Not Implemented"])
