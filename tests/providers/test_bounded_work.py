@@ -119,7 +119,7 @@ def test_checking_an_image_url_takes_less_than_twice_its_size() -> None:
     url = "data:image/png" + ";a=b" * 2_000_000
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}
     with traced() as memory, pytest.raises(ChoreoError):
-        list(content(message, "messages[0]", True))
+        list(content(message, "messages[0]", True, {}))
     assert memory.peak < 2 * len(url)
 
 

@@ -34,8 +34,8 @@ DELTAS: dict[str, Callable[[int], dict[str, Any]]] = {
     "text": lambda size: {"content": "x" * size},
     "emoji": lambda size: {"content": "\U0001f600" + "x" * size},
     "arguments": lambda size: {"tool_calls": make_calls(1, size)},
-    "many calls": lambda size: {"tool_calls": make_calls(1000, size // 1000)},
-    "many emoji": lambda size: {"tool_calls": make_calls(1000, size // 1000, "\U0001f600")},
+    "many calls": lambda size: {"tool_calls": make_calls(500, size // 500)},
+    "many emoji": lambda size: {"tool_calls": make_calls(500, size // 500, "\U0001f600")},
 }
 BODIES = {
     "/v1/responses": {"input": "%s"},
