@@ -95,7 +95,8 @@ def _with_restored(value: Json, marks: Marks) -> Json:
 def _forwarded(message: dict[str, Json], marks: Marks) -> Iterator[str]:
     """Yield the strings in *message* that every translation forwards without reading them."""
     content: Json = message.get("content")
-    for part in [{"text": content}] if isinstance(content, str) else content or ():
+    parts = [{"text": content}] if isinstance(content, str) else content or ()
+    for part in [*parts, *_listed(message, "images")]:
         url, data = _text(part, "image_url", "url"), _text(part, "file", "file_data")
         if text := _text(part, "text"):
             yield text

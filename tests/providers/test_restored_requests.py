@@ -213,3 +213,14 @@ def test_tools_that_a_translated_response_repeats_are_limited() -> None:
         assert request.original == body
     assert request.native_only is not None
     assert "tools may have 1 MiB" in request.native_only.message
+
+
+def test_images_of_earlier_answers_are_not_copied() -> None:
+    data = b64encode(b"\x89PNG" + bytes(99_000)).decode()
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
+    message = {"role": "assistant", "content": "a", "images": [image]}
+    body = body_of("gemini", message, USER)
+    request = adapter("gemini").restored(load("chat").read(body))
+    assert len(request.messages[1]["images"][0]["image_url"]["url"]) < 1000
+    sent = sent_by("gemini", body)
+    assert sent["contents"][1]["parts"][-1]["inlineData"]["data"] == data
