@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from raw_server import RawServer, sized
+from received import Received
 from test_long_events import EMOJI, END, START, call, event, many, relayed, translated
 from work import traced
 
@@ -29,29 +30,6 @@ MEBIBYTE = 1024 * 1024
 HEAD = '"id":"c","object":"chat.completion.chunk","created":1,"model":"m"'
 #: Short strings that one character makes four times and twice as wide, and one that is set aside.
 WIDE, DOUBLE, LONG = EMOJI + "y" * 85, "\u044f" + "y" * 255, (EMOJI + "y" * 85) * 12
-
-
-class Received:
-    """An exchange that has received all of *body*, and returns it in blocks."""
-
-    status, headers, due = 200, {}, None
-
-    def __init__(self, body: bytes) -> None:
-        self._body, self._at, self.ended = body, 0, False
-
-    def receive(self, timeout: float) -> bytes:
-        block = self._body[self._at : self._at + 128 * 1024]
-        self._at += len(block)
-        self.ended = self._at >= len(self._body)
-        return block
-
-    def fileno(self) -> None:
-        return None
-
-    def close(self) -> None:
-        self.ended = True
-
-    finish = close
 
 
 def attempt(body: bytes, foreign: bytes = b"{[<") -> Attempt:
