@@ -96,8 +96,6 @@ _LEVELS = 64
 _LONGEST = 512 * 1024
 #: Characters of the longest literal, number or escape that may be cut by the end of the window.
 _LITERAL = 1024
-
-
 #: The most strings that objects share: each takes an entry, and most texts have few names.
 _MOST_SHARED = 1000
 
@@ -118,8 +116,9 @@ class Sharing:
             known |= {name: name for name, _ in pairs if name not in known}
         members = self._make([(known.get(name, name), value) for name, value in pairs])
         for name in _KINDS & members.keys():
-            if type(kind := members[name]) is str and len(known) < _MOST_SHARED:
-                members[name] = known.setdefault(kind, kind)
+            if type(kind := members[name]) is str:
+                share = known.setdefault if len(known) < _MOST_SHARED else known.get
+                members[name] = share(kind, kind)
         return members
 
 
@@ -134,7 +133,7 @@ class _Reader:
         self._scan = decoder.raw_decode
         hook = decoder.object_pairs_hook
         self._object = dict if hook is None else hook
-        self._names: dict[str, str] = {}  # shared by all the objects that are read
+        self._share = Sharing(dict)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
         self._decoded = self._at = 0
         self._text = ""
@@ -187,7 +186,6 @@ class _Reader:
     def container(self, levels: int) -> Any:
         """Consume and return the next array or object, one element or member at a time."""
         end = "}" if self.symbol() == "{" else "]"
-        share = self._names.setdefault
         names: list[str] = []
         values: list[Any] = []
         symbol = self.symbol() if self.peek() == end else ","
@@ -196,15 +194,10 @@ class _Reader:
                 name = self.value(0)
                 if type(name) is not str or self.symbol() != ":":
                     raise ValueError("not a member")
-                names.append(share(name, name))
+                names.append(name)
             value = self.value(levels - 1)
             if type(value) is dict and self._object is dict:  # else *decoder* has made it
-                value = {
-                    share(name, name): share(one, one)
-                    if name in _KINDS and type(one) is str
-                    else one
-                    for name, one in value.items()
-                }
+                value = self._share(list(value.items()))
             values.append(value)
             if not self._keep:
                 names.clear()
