@@ -88,8 +88,7 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("Choreo-Resumable needs stream: true", param="stream")
-        if repeated := getattr(api.writer(request), "repeated_size", None):
-            self.check_repeated(repeated())
+        self.check_repeated(api.writer(request).repeated_size())
         claim = self.store.create(
             call.account.key.id, key=self.idempotency_key(call), digest=digest
         )

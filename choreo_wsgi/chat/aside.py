@@ -15,7 +15,18 @@ from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
-from .longtext import LONG, MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
+from .longtext import (
+    LONG,
+    MARK,
+    PI,
+    WINDOW,
+    LazyJson,
+    dump_at_most,
+    find_marks,
+    new_mark,
+    restore,
+    restored,
+)
 
 _MARK = re.compile(MARK)
 #: A text of at most this many characters is not set aside.
@@ -254,8 +265,6 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
 
 
 def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
-    text = restore(dump_large(value), marks)
-    if len(text) > _LONGEST_VALUE:
-        raise UpstreamInvalid("the provider sent a very long value beside the text")
-    restored: dict[str, Json] = json.loads(text)
+    problem = "the provider sent a very long value beside the text"
+    restored: dict[str, Json] = json.loads(dump_at_most(_LONGEST_VALUE, value, marks, problem))
     return restored

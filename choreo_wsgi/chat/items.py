@@ -15,7 +15,7 @@ from ..ids import random_hex
 from ..late import Late
 
 if TYPE_CHECKING:
-    from . import large as large
+    from . import large
     from .longtext import LazyJson
 else:
     large = Late("choreo_wsgi.chat.large")

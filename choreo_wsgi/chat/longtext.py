@@ -12,11 +12,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
+from ..errors import UpstreamInvalid
 from ..ids import random_hex
-from . import items
-from .items import FILLING, Json
+from ..late import Late
+from .items import FILLING, Json, dump_large
 from .items import Marks as Marks
+
+if TYPE_CHECKING:
+    from . import large
+else:
+    large = Late("choreo_wsgi.chat.large")
 
 #: Bytes that are processed at once.
 WINDOW = 64 * 1024
@@ -60,7 +67,7 @@ class LazyJson:
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         """Yield the JSON text in pieces, with *marks* restored."""
-        return items.large.pieces(self.value, marks)
+        return large.pieces(self.value, marks)
 
     def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
         """Yield the text, escaped for the inside of a JSON string."""
@@ -71,15 +78,26 @@ class LazyJson:
 def dump_restored(value: Json, marks: Marks) -> bytes:
     """Return *value* as JSON with *marks* restored."""
     if not marks:
-        return items.dump_large(value)
-    return items.large.join(items.large.restored_parts(value, marks))
+        return dump_large(value)
+    return large.join(large.restored_parts(value, marks))
+
+
+def dump_at_most(most: int, value: Json, marks: Marks, problem: str) -> bytes:
+    """Return *value* as :func:`dump_restored` does.
+
+    Raises UpstreamInvalid with the text *problem* for more than *most* bytes.
+    """
+    text = dump_large(value)
+    if sum(map(len, restored(text, marks))) > most:
+        raise UpstreamInvalid(problem)
+    return restore(text, marks)
 
 
 def restore(text: bytes, marks: Marks) -> bytes:
     """Return *text*, encoded JSON, with each of *marks* replaced by the bytes cut out."""
     if next(find_marks(text, marks), None) is None:
         return text
-    return items.large.join(restored(text, marks))
+    return large.join(restored(text, marks))
 
 
 def restored(text: bytes, marks: Marks) -> Iterator[bytes | memoryview]:

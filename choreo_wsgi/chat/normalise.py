@@ -17,9 +17,9 @@ from ..errors import UpstreamInvalid, UpstreamTruncated
 from ..late import Late
 from .choice import CHANGED, KEPT, MENDED, REPEATABLE, Choice
 from .endings import finish_reason, is_finish, reason_in
-from .items import Json, Marks, dump_large, has_many, new_call_id
+from .items import Json, Marks, has_many, new_call_id
 from .jsontext import whole_number
-from .longtext import restore, restored
+from .longtext import dump_at_most
 from .shapes import Members as Chunk
 from .shapes import has_content, listed
 from .usages import complete_usage, counts_anything, take_usage
@@ -218,10 +218,9 @@ class Normaliser:
                 continue
             value = chunk[name]
             if self.marks or has_many(value):
-                text = dump_large(value)
-                if sum(map(len, restored(text, self.marks))) > _MOST_LATE:
-                    raise UpstreamInvalid("the provider sent too much beside its choices")
-                value = json.loads(restore(text, self.marks)) if self.marks else value
+                problem = "the provider sent too much beside its choices"
+                text = dump_at_most(_MOST_LATE, value, self.marks, problem)
+                value = json.loads(text) if self.marks else value
             self._late[name] = value
         if len(self._late) > _MOST_LATE_MEMBERS:
             raise UpstreamInvalid("the provider sent too many members beside its choices")

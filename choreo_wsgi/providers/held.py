@@ -13,7 +13,7 @@ from ..chat.items import Json, Marks
 from ..chat.longtext import LONG
 from ..errors import UpstreamInvalid
 from ..ids import keep
-from .reading import most_values
+from .reading import most_values, unknown_shape
 
 #: Parsed values, or the errors of parsing them, by the strings that stand for them.
 Held = dict[str, Json]
@@ -30,7 +30,7 @@ def shorten_event(marks: Marks, data: bytes) -> bytes:
         try:
             jsontext.check_bounds(short, most_values(short, new, len(data)))
         except jsontext.TooMuch as error:
-            raise UpstreamInvalid(f"the provider sent data that {error}") from error
+            raise unknown_shape(error) from error
     return short
 
 

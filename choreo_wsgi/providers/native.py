@@ -19,7 +19,7 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Marks, Usage, dump, dump_large
-from ..chat.longtext import LONG, WINDOW, restore, restored
+from ..chat.longtext import LONG, WINDOW, dump_at_most, dump_restored, restore
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -121,7 +121,7 @@ class NativeReply(UpstreamAnswer):
             body = self._pattern.sub(b"***", body)
             value = parse_into(self._marks, body)
         self.ended = True
-        return restore(dump_large(value), self._marks) if self.amend(value) else body
+        return dump_restored(value, self._marks) if self.amend(value) else body
 
     def amend(self, value: Json) -> bool:
         """Set the model and what this server decides; return whether that changed *value*."""
@@ -143,10 +143,9 @@ class NativeReply(UpstreamAnswer):
 
         Raises UpstreamInvalid if that is very long.
         """
-        text = dump_large(value)
-        if sum(map(len, restored(text, self._marks))) > _LONGEST_ERROR:
-            raise UpstreamInvalid("the provider sent a very long error")
-        return json.loads(change(restore(text, self._marks).decode()))
+        problem = "the provider sent a very long error"
+        text = dump_at_most(_LONGEST_ERROR, value, self._marks, problem)
+        return json.loads(change(text.decode()))
 
     def _receive_frames(self, data: bytes) -> bytes:
         frames = b""
@@ -226,9 +225,8 @@ class NativeReply(UpstreamAnswer):
             return b""
         if event.data == "null" and not dialect.last:  # how llama.cpp begins several completions
             return b""
-        kept = self._kept.pop(event.data, b"") if self._kept else b""
-        data = kept or event.data.encode("utf-8", "replace")
-        kept = b""
+        data = self._kept.pop(event.data, b"") if self._kept else b""
+        data = data or event.data.encode("utf-8", "replace")
         windows = range(0, len(data), WINDOW)  # other threads run between two of them
         if any(self._pattern.search(data, at, at + 2 * WINDOW) for at in windows):
             data = self._pattern.sub(b"***", data)

@@ -70,7 +70,7 @@ def parse_json(text: str | bytes, values: int = jsontext.MAX_VALUES) -> Json:
             return jsontext.parse_large(text, decode, values)
         return jsontext.parse(text, decode, values)
     except jsontext.TooMuch as error:
-        raise UpstreamInvalid(f"the provider sent data that {error}") from error
+        raise unknown_shape(error) from error
     except ValueError as error:
         raise UpstreamInvalid("the provider sent data that is not JSON") from error
 

@@ -15,12 +15,7 @@ from .answer import Attempt, UpstreamAnswer
 from .held import Held, hold, shorten_event, taken
 from .openai.lane import Lane
 from .openai.pattern import new_pattern
-from .reading import (
-    PIECE,
-    SHAPE_ERRORS,
-    parse_object,
-    unknown_shape,
-)
+from .reading import PIECE, SHAPE_ERRORS, parse_object, unknown_shape
 from .tools import restore_names
 
 #: Characters of long texts after which a batch of items is returned.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
+from itertools import chain
 
-from ..chat import aside
+from ..chat import aside, large
 from ..chat.items import Json, Marks
 from ..chat.jsontext import check_bounds
 from ..chat.longtext import restored
@@ -48,9 +48,7 @@ def unfolded(
     values: list[Json], marks: Marks, frame: Callable[[Json], bytes], end: bytes = b""
 ) -> bytes:
     """Return each *frame* of *values* with *marks* restored, then *end*; *values* is emptied."""
-    whole = io.BytesIO()
     values.reverse()
-    while values:
-        whole.writelines(restored(frame(values.pop()), marks))
-    whole.write(end)
-    return whole.getvalue()
+    frames = (frame(values.pop()) for _ in range(len(values)))
+    parts = (part for one in frames for part in restored(one, marks))
+    return large.join(chain(parts, (end,)))

@@ -93,7 +93,6 @@ class ResponseWriter(BlockWriter):
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
     def repeated_size(self) -> int:
-        """Return how many bytes of its request the response repeats in several events."""
         parts = large.restored_parts(self._repeated, self._request_marks or {})
         return sum(map(len, parts))
 
