@@ -60,9 +60,10 @@ def to_chat(
 def _results_behind_calls(messages: list[dict[str, Json]]) -> list[dict[str, Json]]:
     """Return *messages* with each result of a call directly behind the message with its call.
 
-    Chat refuses any other order.  What stood between follows, in its order.  But messages of the
-    assistant directly after one with calls join that: a conversation that ends with a result must
-    not end with a text, which a model would continue.
+    Chat refuses any other order.  What stood between follows, in its order.  But a conversation
+    that ends with a result must not end with the assistant's text, which a model continues or
+    refuses.  So messages of the assistant directly after one with calls join that; and if the last
+    one is a text of a later turn, the call moves behind it instead.
     """
     if not any("tool_calls" in message for message in messages):
         return messages
@@ -82,6 +83,10 @@ def _results_behind_calls(messages: list[dict[str, Json]]) -> list[dict[str, Jso
             groups.append([message])
         by_call |= {call["id"]: groups[-1] for call in message.get("tool_calls") or ()}
         last = message
+    end = groups[-1][-1]
+    if last["role"] == "tool" and end["role"] == "assistant" and "tool_calls" not in end:
+        moved = by_call[last["tool_call_id"]]
+        groups = [*(group for group in groups if group is not moved), moved]
     return [message for group in groups for message in group]
 
 

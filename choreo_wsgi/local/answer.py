@@ -210,4 +210,6 @@ def _refusal(param: str, status: int, headers: Mapping[str, str], body: bytes) -
         return InvalidRequest(
             f"the local model cannot follow the schema: {message}", param="response_format"
         )
+    if status == 400 and param != "messages":  # the other members are checked before they are sent
+        return InvalidRequest(message, param=param)
     return from_provider(status, message or f"the local model answered {status}")

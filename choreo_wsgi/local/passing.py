@@ -115,6 +115,8 @@ class _Completion(NativeReply):
             return False
         if self._several:
             self._sum_usage(value)
+        if "id" in value:
+            value["id"] = value["id"].removeprefix("chat")  # llama.cpp's is that of a chat
         changed = super().amend(value) or self._several
         for choice in () if self._most is None else value.get("choices") or ():
             tokens = (choice.get("logprobs") or {}).get("content")

@@ -13,7 +13,7 @@ from ..chat.choices import Interleaved, Limited
 from ..chat.items import Finish, Usage
 from ..chat.request import ChatRequest
 from ..chat.source import Reply, Source, from_deltas
-from ..errors import ConfigurationError, ProviderNotConfigured
+from ..errors import ConfigurationError, InvalidRequest, ProviderNotConfigured
 from ..late import Late
 from ..providers.base import Provider
 from ..settings import Settings, setting
@@ -115,6 +115,9 @@ class Local(Provider):
             return super().answer(request, writer)
         context = self._launch.context // self._launch.slots
         body = passing.BODIES[writer.api](request.whole(), context, self._default, self._limit)
+        if (body.get("n") or 1) > (slots := self._launch.slots):
+            text = f"n must be at most {slots}, the local model's slots (setting local_slots)"
+            raise InvalidRequest(text, param="n")
         self._check_file()
         label = self.label(request.model)
         run, n = self._process.run(), request.n

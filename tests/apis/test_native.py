@@ -630,6 +630,12 @@ def test_only_anthropic_accepts_threads(
     for model in ("real", "anthropic.claude"):
         with pytest.raises(anthropic.BadRequestError, match="thread is not supported"):
             create_message(url, model=model, extra_body={"thread": thread})
+        with (
+            anthropic.Anthropic(base_url=url, api_key="k", max_retries=0) as client,
+            pytest.raises(anthropic.BadRequestError, match="send the whole conversation"),
+        ):
+            turn: Any = [{"role": "user", "content": "hi"}]
+            client.messages.count_tokens(model=model, messages=turn, extra_body={"thread": thread})
     assert len(made.upstream.requests) == 1
 
 

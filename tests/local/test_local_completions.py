@@ -39,6 +39,7 @@ def test_completion_is_returned_whole_or_streamed(
     arguments: dict[str, Any] = {"model": "any", "prompt": "Once upon a", "temperature": 0}
     whole = client.completions.create(**arguments, max_tokens=6, seed=1)
     assert whole.object == "text_completion"
+    assert whole.id.startswith("cmpl-")
     assert whole.model == "any"
     assert whole.choices[0].finish_reason == "length"
     assert whole.usage is not None
@@ -51,6 +52,7 @@ def test_completion_is_returned_whole_or_streamed(
     streamed = "".join(choice.text for chunk in chunks for choice in chunk.choices)
     assert streamed == whole.choices[0].text != ""
     assert {chunk.model for chunk in chunks} == {"any"}
+    assert {chunk.id[:5] for chunk in chunks} == {"cmpl-"}
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == 6
 
@@ -194,6 +196,9 @@ def test_model_with_pooling_embeds_a_long_text_at_once(
         ("completions", {"prompt": "a", "temperature": "hot"}, "temperature"),
         ("completions", {"prompt": [{"prompt_string": "a"}]}, "prompt[0]"),
         ("completions", {"prompt": []}, "prompt"),
+        ("completions", {"prompt": "a", "n": 3}, "n"),
+        ("completions", {"prompt": [10**9]}, "prompt"),
+        ("embeddings", {"input": ["a", ""]}, "input"),
         ("completions", {"prompt": "word " * 600}, "prompt"),
         ("embeddings", {"input": "word " * 600}, "input"),
         ("embeddings", {"input": ["a", 1]}, "input[1]"),

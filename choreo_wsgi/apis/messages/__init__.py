@@ -7,7 +7,7 @@ from functools import partial
 from ...chat.answer import AnswerWriter
 from ...chat.items import Json, dump
 from ...chat.request import ChatRequest, loads_marked
-from ...errors import ChoreoError
+from ...errors import ChoreoError, InvalidRequest
 from .. import API
 from ..translation import estimate_tokens
 from .request import read_request
@@ -21,6 +21,9 @@ def _error(error: ChoreoError) -> tuple[int, bytes]:
 
 def _count(request: ChatRequest) -> dict[str, Json]:
     fields = request.original or {}
+    if request.threaded:
+        text = "the messages of a thread cannot be counted here: send the whole conversation"
+        raise InvalidRequest(text, param="thread", code="thread_unsupported_request")
     others = [fields.get("system"), fields.get("tools")]
     return {"input_tokens": estimate_tokens(fields["messages"], others, request.marks)}
 
