@@ -216,9 +216,10 @@ def main() -> None:
     pause, held = (max(WORST, key=itemgetter(figure)) for figure in range(2))
     print(f"worst: pause {pause[0]:.0f} ms ({pause[3]}); held {held[1]:.0f} ms ({held[3]});")
     for kind in ("request", "event"):
-        rows = [row for row in WORST if row[3].startswith(kind)] or WORST
-        grown = max(rows, key=itemgetter(2))
-        print(f"growth of {kind}s: {grown[2]:.2f} x ({grown[3]}); {MOST} x is allowed")
+        for row in sorted(WORST, key=itemgetter(2))[::-1]:
+            if row[3].startswith(kind):
+                print(f"growth of {kind}s: {row[2]:.2f} x ({row[3]}); {MOST} x is allowed")
+                break
     if above := [row for row in WORST if row[2] > MOST]:
         sys.exit(f"{len(above)} of {len(WORST)} rows grow by more than {MOST} x")
 

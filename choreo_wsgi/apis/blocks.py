@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 
 from .. import sse
 from ..chat.answer import AnswerWriter
-from ..chat.aside import decode_pieces, encoded, is_object
+from ..chat.aside import decode_pieces, is_object
 from ..chat.calls import Brackets
 from ..chat.growing import Growing, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
+from ..chat.jsontext import encoded
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest
 from ..errors import UpstreamInvalid

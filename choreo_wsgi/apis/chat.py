@@ -16,6 +16,7 @@ from .. import sse
 from ..chat import items
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
+from ..chat.jsontext import encoded
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest, checked, loads_marked
 from ..late import Late
@@ -185,7 +186,7 @@ class CompletionWriter(AnswerWriter):
             for call in item.tool_calls:  # there may be thousands at once
                 text = call.arguments
                 if not aside.has_marks(text):
-                    call.arguments = growing.utf8_or_mark(aside.encoded(text), self._marks)
+                    call.arguments = growing.utf8_or_mark(encoded(text), self._marks)
             self._choices[item.index].add(item, self._marks)
             self._marks |= item.marks or {}
         return b""

@@ -15,6 +15,7 @@ from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
+from .jsontext import encoded
 from .longtext import (
     LONG,
     MARK,
@@ -92,11 +93,6 @@ def decode_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[str]:
             end -= 1
         yield text[at:end].decode("utf-8", "surrogatepass")
         at = end
-
-
-def encoded(text: str) -> bytes:
-    """Return *text* in UTF-8, which may have halves of surrogate pairs."""
-    return text.encode("utf-8", "surrogatepass")
 
 
 def whole(text: str, marks: Marks) -> str:

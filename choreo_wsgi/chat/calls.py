@@ -18,7 +18,7 @@ from ..ids import digest
 from ..late import Late
 from . import jsontext
 from .items import Json, Marks, new_call_id
-from .jsontext import whole_number
+from .jsontext import encoded, whole_number
 from .shapes import ARGUMENTS, arguments_in, arguments_of, listed
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Call:
 
     def has_arguments(self, arguments: str) -> bool:
         """Whether *arguments* are the ones received so far."""
-        text = arguments.encode("utf-8", "surrogatepass")
+        text = encoded(arguments)
         return digest(text) == self._digest if self._digest else text == self._text
 
     @property
@@ -150,7 +150,7 @@ class Call:
                 text: str = json.loads(b'"%b"' % b"".join(some))
             except ValueError as error:
                 raise UpstreamInvalid("the provider's tool call cannot be read") from error
-            self._text += text.encode("utf-8", "surrogatepass")
+            self._text += encoded(text)
             self._brackets.add(text)
 
 

@@ -9,8 +9,9 @@ import codecs
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
-from .aside import decode_pieces, encoded, escaped, has_marks, pieces, set_aside
+from .aside import decode_pieces, escaped, has_marks, pieces, set_aside
 from .items import Marks
+from .jsontext import encoded
 from .longtext import WINDOW, LazyJson, find_marks, new_mark
 
 #: Bytes of the longest text that takes less memory as a string than as a mark, about.

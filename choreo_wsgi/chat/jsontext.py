@@ -30,6 +30,11 @@ _PIECE = 64 * 1024
 LARGE = 4 * _PIECE
 
 
+def encoded(text: str) -> bytes:
+    """Return *text* in UTF-8, which may have halves of surrogate pairs."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 def refuse(constant: str) -> Json:
     """Raise ValueError for NaN and Infinity, which only Python's parser accepts."""
     raise ValueError(f"{constant} is not JSON")

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..chat.aside import encoded, is_object, pieces, signature
+from ..chat.aside import is_object, pieces, signature
 from ..chat.endings import finish_reason
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
-from ..chat.jsontext import whole_number
+from ..chat.jsontext import encoded, whole_number
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .dialects import MESSAGES

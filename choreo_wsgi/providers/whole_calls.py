@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..chat import aside
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Item, Json, Marks, ToolCall, dump_large
+from ..chat.jsontext import encoded
 from ..errors import UpstreamInvalid
 from .reading import decode
 
@@ -23,7 +24,7 @@ def arguments(value: Json, marks: Marks, later: Marks) -> str:
     text = bytearray()
     if isinstance(value, str):
         for piece in aside.pieces(value, marks):
-            text += aside.encoded(piece)
+            text += encoded(piece)
     if text.strip() in _NOTHING if isinstance(value, str) else value in (None, []):
         value, text = {}, bytearray()
     if not (aside.is_object(text, decode) if text else isinstance(value, dict)):

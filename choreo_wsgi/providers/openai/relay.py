@@ -39,7 +39,7 @@ from ...errors import ChoreoError, UpstreamInvalid, UpstreamTruncated
 from ...late import Late
 from ..reading import AT_ONCE, SHAPE_ERRORS, read_usage, unknown_shape
 from .events import EventReader, WholeEvents, read_chunks, without_usage
-from .pattern import SMALL, Pattern, Patterns
+from .pattern import MOST_IN_BULK, SMALL, Pattern, Patterns
 from .template import FINISH, HOLE, ROLE, TEXT, Template
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 else:
     long = Late("choreo_wsgi.providers.openai.long")
 
-#: Characters of a label that is remembered; bytes rewritten in bulk, which takes 7 times as many.
-_LONGEST, _MOST_IN_BULK = 256, 256 * 1024
+#: Characters of the longest label that is remembered.
+_LONGEST = 256
 
 
 class EventRelay:
@@ -68,7 +68,7 @@ class EventRelay:
     ) -> None:
         self.normaliser = normaliser
         self._include_usage = include_usage
-        self._limit, self._bulk = max_event_bytes, min(max_event_bytes, _MOST_IN_BULK)
+        self._limit, self._bulk = max_event_bytes, min(max_event_bytes, MOST_IN_BULK)
         self._whole = WholeEvents(max_event_bytes)
         self._patterns = Patterns()
         kind = normaliser.kind if len(label) <= _LONGEST else ()
