@@ -156,7 +156,7 @@ class Metrics(Observer):
         circuits = self.app.breakers.open_circuits()
         open_targets = {_bounded(target, self._failing) for target in circuits}
         self._failing |= open_targets
-        for target in self._failing:
+        for target in tuple(self._failing):  # another thread may add to it
             self._metrics["breaker_open"].labels(target).set(target in open_targets)
 
     def _response(self, call: Call) -> Response:

@@ -101,8 +101,9 @@ def _download(target: Path) -> None:
         indexes, certificates = _index_settings()
         session.verify = certificates or True
         for index in indexes:
-            host = urlsplit(index).hostname or index
+            host = "an index"
             try:
+                host = urlsplit(index).hostname or index
                 with session.get(_find(session, index), stream=True, timeout=_TIMEOUT) as answer:
                     answer.raise_for_status()
                     with target.open("wb") as file:
@@ -115,6 +116,8 @@ def _download(target: Path) -> None:
             except (requests.RequestException, LookupError, TypeError) as error:
                 text = str(error).replace(urlsplit(index).password or index, "***")
                 problems.append(f"{host}: {text}")
+            except ValueError:  # whose text may have the password, too
+                problems.append(f"{host}: an address is invalid")
             else:
                 with target.open("rb") as file:
                     if _digest(file) == WHEEL_SHA256:

@@ -234,9 +234,9 @@ class Keeper:
             with self._work:
                 self._dirty.update(self.writers)
         self._has_lease = True
-        while self._to_delete:
-            self.backend.delete(self._to_delete[-1])
-            self._to_delete.pop()
+        for id in list(self._to_delete):
+            self.backend.delete(id)
+            self._to_delete.remove(id)  # only now, and this one: others may have been added
         if not self.reachable:
             self._mark_reachable()
         with self._work:

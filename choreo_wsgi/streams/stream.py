@@ -130,8 +130,9 @@ class Generation:
             self._frames.close()
         except Exception:
             logger.exception("a provider failed to close a stream")
-        if self.on_end is not None:
-            self.on_end()
+        on_end, self.on_end = self.on_end, None  # that of a recording refers to this generation
+        if on_end is not None:
+            on_end()
 
     def close(self) -> None:
         """Stop the generation if it still runs."""

@@ -90,8 +90,8 @@ class Exchange:
                 self._closed = True
                 raise
             finally:
-                if self._closed and not self.ended and self._connection is not None:
-                    self._connection.close()
+                if self._closed and not self.ended:
+                    self._release()
 
     def chunks(self) -> tuple[Callable[[], bytes | None], Mapping[bytes, int]] | None:
         """Return how to read chunks without :meth:`receive`, None unless the next byte begins one.
@@ -145,16 +145,23 @@ class Exchange:
         """End the exchange and its connection, in any phase, from any thread, repeatedly."""
         with self._ending:
             self._closed = True
-            connection = self._connection
-            if connection is None or self.ended:
+            if self.ended:
                 return
-            connection.abort()
+            if self._connection is not None:
+                self._connection.abort()
         # Otherwise the thread that is inside receive() closes the connection.
         if self._busy.acquire(blocking=False):
             try:
-                connection.close()
+                self._release()
             finally:
                 self._busy.release()
+
+    def _release(self) -> None:
+        """Close the connection and the steps: a cycle, as their frame refers to this exchange."""
+        if self._steps is not None:
+            self._steps.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def finish(self) -> None:
         """End the exchange early; keep its connection if only the body's end is missing."""

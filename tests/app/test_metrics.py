@@ -234,6 +234,21 @@ def test_open_circuits_beyond_the_first_200_are_reported_as_other() -> None:
     assert {value for (name, _), value in samples(app).items() if "breaker" in name} == {0}
 
 
+def test_gauges_are_read_by_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    app: Any = make_app({"metrics": "on"}, {"provider a": {"type": "echo", "models": "m"}})
+    metrics = app.observers[0]
+    monkeypatch.setattr(app.breakers, "open_circuits", lambda: {"a"})
+    gauge = metrics._metrics["breaker_open"]
+    real = gauge.labels
+
+    def labels(target: str) -> Any:
+        metrics._failing.add(f"{target}, in the other thread")
+        return real(target)
+
+    monkeypatch.setattr(gauge, "labels", labels)
+    assert samples(app)["choreo_breaker_open", ("a",)] == 1
+
+
 def test_unreachable_replay_store_is_counted() -> None:
     """A request that fails because of it is counted; nothing listens at the address."""
     app = make_app({"metrics": "on", "replay": f"redis://127.0.0.1:{free_port()}"})

@@ -180,12 +180,19 @@ def test_failed_request_is_freed_without_the_collector(
 
 
 @pytest.mark.parametrize(
-    ("api", "stream"), [("chat/completions", True), ("responses", False), ("messages", True)]
+    ("api", "stream", "logged"),
+    [
+        ("chat/completions", True, False),
+        ("responses", False, False),
+        ("messages", True, False),
+        ("chat/completions", True, True),
+        ("responses", False, True),
+    ],
 )
 def test_answer_is_freed_without_the_collector(
-    upstream: Callable[..., RawServer], api: str, stream: bool
+    upstream: Callable[..., RawServer], api: str, stream: bool, logged: bool
 ) -> None:
-    """The long text of an answer is freed with its reader and writer."""
+    """The long text of an answer is freed with its reader and writer, also if it is *logged*."""
     function = {"name": "f", "arguments": json.dumps({"a": "x" * 300_000})}
     call = {"index": 0, "id": "c", "type": "function", "function": function}
     said = {"role": "assistant", "content": "y" * 300_000, "tool_calls": [call]}
@@ -204,6 +211,9 @@ def test_answer_is_freed_without_the_collector(
     body = {"model": "m", "stream": stream, **asked}
     if api != "responses":
         del body["input"]
+    elif logged:
+        body["store"] = True
+    headers = {"Choreo-Resumable": "1"} if logged and stream else {}
 
     def kept() -> int:
         kinds = (chat_answer.Answer, Failover, Normaliser, OpenAITranslator)
@@ -214,7 +224,7 @@ def test_answer_is_freed_without_the_collector(
             before = kept()
             for _ in range(3):
                 with served.connect() as client:
-                    answered = client.exchange("POST", f"/v1/{api}", body)
+                    answered = client.exchange("POST", f"/v1/{api}", body, headers)
                     assert len(answered.body) > 600_000
             harness.wait_until(lambda: not app.active, "all have ended")
             harness.wait_until(lambda: kept() <= before, "the answers are released")

@@ -338,6 +338,18 @@ def test_error_shows_status_but_no_password(index: Index, monkeypatch: pytest.Mo
     assert "hidden" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    "address", ["http://user:hidden@[missing/", "http://hidden\u2100@missing/"]
+)
+def test_invalid_address_of_an_index_is_reported(
+    index: Index, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    monkeypatch.setenv("PIP_INDEX_URL", address)
+    with pytest.raises(ConfigurationError, match="an index: an address is invalid") as caught:
+        fetch_model(print)
+    assert "hidden" not in caught.value.message
+
+
 def test_error_names_the_unwritable_folder(
     index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

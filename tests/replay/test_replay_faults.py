@@ -100,6 +100,23 @@ def test_deletes_a_stream_whose_insertion_got_no_reply(
     eventually(lambda: makes_a_stream(store))
 
 
+def test_deletes_a_stream_that_fails_while_others_are_deleted(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = open_shared()
+    writers = [create(store) for _ in range(2)]
+    real = store._backend.delete
+
+    def delete(id: str) -> None:
+        real(id)
+        if id == writers[0].id:
+            store._keeper.delete_later(writers[1].id)
+
+    monkeypatch.setattr(store._backend, "delete", delete)
+    store._keeper.delete_later(writers[0].id)
+    eventually(lambda: all(store._backend.fetch(writer.id, None) is None for writer in writers))
+
+
 def makes_a_stream(store: Store) -> bool:
     """Return whether the key makes a new stream: it names none, and the store is reachable."""
     try:

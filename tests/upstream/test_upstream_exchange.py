@@ -13,15 +13,17 @@ import ssl
 import threading
 import time
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import DEADLINE
+from harness import DEADLINE, wait_until
 from raw_server import Peer, RawServer, chunk, chunked, head, sized, until_close
 from upstream_fixtures import idle_in
+from work import collected
 
 from choreo_wsgi.errors import (
     ChoreoError,
@@ -291,6 +293,28 @@ def test_retries_a_body_that_was_sent_in_part(
     assert len(server.requests[-1].body) == 8_000_000
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_exchange_closed_before_its_answer_is_freed_without_the_collector(
+    upstream: Start, client: Make, begun: bool
+) -> None:
+    """With the request, which may be megabytes long, and the descriptor that it is polled by."""
+    server = upstream(lambda peer: peer.wait_until_left())
+    pool = client()
+    with collected():
+        before = descriptors()
+        exchange = pool.send(post(server.url, bytes(10_000_000)))
+        if begun:
+            exchange.receive(0.05)
+            assert exchange.fileno() is not None and descriptors() > before
+        gone = weakref.ref(exchange)
+        exchange.close()
+        del exchange
+        assert gone() is None
+        # The server's end of the connection is in this process too.
+        assert server.wait(lambda: server.open == 0)
+        wait_until(lambda: descriptors() == before, "no descriptor is left open")
+
+
 def test_close_wakes_a_waiting_receive(upstream: Start, client: Make) -> None:
     """It is called from another thread, and the receive has a long time-out."""
     begun, done = threading.Event(), threading.Event()
@@ -356,6 +380,7 @@ def test_lack_of_descriptors_raises_exhausted(client: Make) -> None:
     pool = client()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         closed_url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    failure(pool.send(post(closed_url)))  # the modules that it needs are loaded
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     with Path(os.devnull).open() as last:
         resource.setrlimit(resource.RLIMIT_NOFILE, (last.fileno(), limits[1]))
