@@ -50,6 +50,11 @@ type = bedrock
 base_url = {url}
 api_key = key
 models = bedrock
+
+[provider rest]
+type = openai
+base_url = {url}/v1
+models = *
 """
 
 #: Texts in the form that they have in JSON.

@@ -176,7 +176,7 @@ def odd() -> None:
         if api == "models":
             measure(
                 name,
-                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
                 len(body),
                 _response(kind, body),
             )
