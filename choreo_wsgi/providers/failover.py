@@ -127,6 +127,7 @@ class Failover:
         if not isinstance(error, Exhausted) and (error.status == 429 or error.status >= 500):
             self._breakers.failed(self._target.label)
             if self._remaining and not self._answered:
+                error.__traceback__ = None  # a cycle: its frames refer to the reply, that to it
                 self.failovers += 1
                 self._reply = None
                 self._choose()

@@ -158,8 +158,10 @@ def test_failed_request_is_freed_without_the_collector(
     upstream: Callable[..., RawServer], answer: Callable[[Peer], None], stream: bool
 ) -> None:
     """Exceptions refer to their stack frames, and those to the request."""
-    section = {"type": "openai", "base_url": upstream(answer).base_url, "api_key": "k"}
-    app = harness.make_app({"listen": "127.0.0.1:0"}, {"provider up": {**section, "models": "m"}})
+    url = upstream(answer).base_url
+    section = {"type": "openai", "base_url": url, "api_key": "k", "models": "m"}
+    sections = {"provider up": section, "provider other": {**section, "priority": "1"}}
+    app = harness.make_app({"listen": "127.0.0.1:0"}, sections)
     served = Running(app)
     body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "x"}]}
 
