@@ -15,10 +15,10 @@ from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.aside import decode_pieces, is_object
 from ..chat.calls import Brackets
-from ..chat.growing import Growing, utf8_or_mark
+from ..chat.growing import Growing, JsonText, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
-from ..chat.jsontext import encoded
-from ..chat.longtext import restore
+from ..chat.jsontext import encoded, strict
+from ..chat.longtext import new_number, restore
 from ..chat.request import ChatRequest
 from ..errors import UpstreamInvalid
 
@@ -26,6 +26,7 @@ from ..errors import UpstreamInvalid
 _MOST_BLOCKS = 2048
 #: Members of a delta that are written.
 _WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 
 
 @dataclass
@@ -65,6 +66,19 @@ class Block:
             return False
         self._is_invalid = not is_object(self.arguments)
         return not self._is_invalid
+
+
+def input_of(arguments: bytearray, marks: Marks) -> Json:
+    """Return the object in a call's *arguments*; other text becomes its member ``raw``."""
+    if not arguments.strip():
+        return {}
+    if not is_object(arguments, strict):
+        return {"raw": utf8_or_mark(arguments, marks)}
+    if b"\n" in arguments or b"\r" in arguments:  # white space, which an event cannot hold
+        arguments[:] = arguments.translate(_ONE_LINE)
+    number = new_number()
+    marks[number.encode()] = JsonText(arguments)
+    return int(number)
 
 
 class BlockWriter(AnswerWriter):

@@ -34,6 +34,8 @@ from .resumable import Resumption
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
 #: The id of an output item of a stored response: the response, and the item's index.
 _ITEM_ID = re.compile(r"[a-z]{2,3}_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
+#: The types of items whose arguments are JSON.
+_CALLS = ("function_call", "tool_search_call")
 _NUMBER = re.compile(r"[0-9]{1,17}")
 #: The difference between the number of a frame and that of its event.
 _OFFSET = 2
@@ -188,11 +190,11 @@ class StoredResponses:
             # A client may continue a response that it has seen end before the end is in the log.
             response = self._response(id, timeout=_LAG)
             if response["status"] not in ("queued", "in_progress"):
-                # An incomplete function call is left out: its arguments are not valid JSON.
+                # An incomplete call is left out: its arguments are not valid JSON.
                 output = [
                     item
                     for item in response["output"]
-                    if item.get("status") != "incomplete" or kind_of(item) != "function_call"
+                    if item.get("status") != "incomplete" or kind_of(item) not in _CALLS
                 ]
                 return [*self._items(id), *output]
             problem = f"the response {id!r} has not ended yet"

@@ -306,6 +306,63 @@ def test_namespace_becomes_a_prefix_of_the_function_name(
     assert received[1].messages[1]["tool_calls"][0]["function"]["name"] == "agents__stop"
 
 
+def test_tools_that_the_caller_searches_for_are_called(
+    responses: Any, received: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Codex does: the search is a call of its own type, and its output has the tools found."""
+    calls = [ToolCall(0, "call_a", "tool_search", '{"query":\n"read", "n": 3}')]
+    calls += [ToolCall(0, f"call_{id}", "docs__read", "{}") for id in "bc"]
+
+    def answer(request: ChatRequest) -> Source:
+        received.append(request)
+        return from_deltas([Delta(tool_calls=[calls[len(received) - 1]]), Finish("tool_calls")])
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    schema = {"type": "object", "properties": {"query": {"type": "string"}}}
+    search = {"type": "tool_search", "execution": "client", "description": "Find tools."}
+    tools: list[Any] = [{**search, "parameters": schema}, {"type": "function", "name": "shell"}]
+    asked: dict[str, Any] = {"model": "m", "tools": tools, "store": True}
+    with responses.stream(input="go", **asked) as stream:
+        added, done = [event for event in stream if "output_item" in event.type]
+        first = stream.get_final_response()
+    assert (added.item.status, added.item.arguments) == ("in_progress", {})
+    (item,) = first.output
+    assert item == done.item == responses.retrieve(first.id).output[0]
+    assert (item.type, item.execution, item.call_id) == ("tool_search_call", "client", "call_a")
+    assert (item.status, item.arguments) == ("completed", {"query": "read", "n": 3})
+    read = {"type": "function", "name": "read", "parameters": schema, "defer_loading": True}
+    space = {"type": "namespace", "name": "docs", "description": "x", "tools": [read]}
+    found = {"type": "tool_search_output", "call_id": "call_a", "execution": "client",
+             "status": "completed", "tools": [space, tools[1], {"type": "web_search"}]}  # fmt: skip
+    history = [{"role": "user", "content": "go"}, item, found]
+    second = responses.create(input=history, **asked)
+    output = {"type": "function_call_output", "call_id": "call_b", "output": "text"}
+    third = responses.create(input=[output], previous_response_id=second.id, **asked)
+    for response in (second, third):
+        assert (response.output[0].name, response.output[0].namespace) == ("read", "docs")
+        assert [tool.type for tool in response.tools] == ["tool_search", "function"]
+    names = ["tool_search", "shell", "docs__read"]
+    functions = [[tool["function"] for tool in request.body["tools"]] for request in received]
+    assert [[one["name"] for one in some] for some in functions] == [names[:2], names, names]
+    assert functions[0][0] == {"name": names[0], "description": "Find tools.", "parameters": schema}
+    call, result = received[2].messages[1:3]
+    function = call["tool_calls"][0]["function"]
+    assert (function["name"], json.loads(function["arguments"])) == ("tool_search", item.arguments)
+    assert (result["role"], result["tool_call_id"]) == ("tool", "call_a")
+    assert json.loads(result["content"]) == {"tools": ["docs__read", "shell"]}
+
+
+def test_searches_by_a_provider_are_left_out(responses: Any, received: list[ChatRequest]) -> None:
+    """It searched in the tools of the request, all of which a chat gets."""
+    later = {"type": "function", "name": "later", "parameters": {}, "defer_loading": True}
+    search: Any = {"type": "tool_search_call", "execution": "server", "arguments": {"paths": ["x"]}}
+    found = {"type": "tool_search_output", "execution": "server", "tools": [later]}
+    history = [{"role": "user", "content": "go"}, search, {**found, "call_id": None}]
+    responses.create(model="m", input=history, tools=[later, {"type": "tool_search"}])
+    assert [message["role"] for message in received[0].messages] == ["user"]
+    assert [tool["function"]["name"] for tool in received[0].body["tools"]] == ["later"]
+
+
 def test_finish_by_length_makes_the_response_incomplete(responses: Any) -> None:
     response = responses.create(model="m", input="long")
     assert (response.status, response.incomplete_details.reason) == (

@@ -9,13 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 
 from ... import sse
-from ...chat.aside import is_object
-from ...chat.growing import JsonText, utf8_or_mark
-from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large
-from ...chat.longtext import new_number, restore
+from ...chat.items import FEW, Json, ToolCall, Usage, dump, dump_large
+from ...chat.longtext import restore
 from ...errors import ChoreoError
 from ...ids import random_hex
-from ..blocks import Block, BlockWriter
+from ..blocks import Block, BlockWriter, input_of
 from ..translation import api_param
 from .request import NAMES
 
@@ -142,7 +140,7 @@ class MessageWriter(BlockWriter):
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:
         if block.member and not self._stream:
             is_call = block.kind == "call"
-            value = _input(block.arguments, self._marks) if is_call else self._text_so_far(block)
+            value = input_of(block.arguments, self._marks) if is_call else self._text_so_far(block)
             block.item[block.member] = value
         yield self._event("content_block_stop", **block.position)
 
@@ -168,17 +166,6 @@ class MessageWriter(BlockWriter):
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frame that ends a stream with *error*."""
         return sse.frame(dump(error_object(error)), event="error")
-
-
-def _input(arguments: bytearray, marks: Marks) -> Json:
-    """Return the object in a call's *arguments*; other text becomes its member ``raw``."""
-    if not arguments.strip():
-        return {}
-    if not is_object(arguments):
-        return {"raw": utf8_or_mark(arguments, marks)}
-    number = new_number()
-    marks[number.encode()] = JsonText(arguments)
-    return int(number)
 
 
 def usage_object(usage: Usage) -> dict[str, Json]:

@@ -3,33 +3,79 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...chat import jsontext
 from ...chat.aside import join, whole
 from ...chat.items import FEW, Json, Marks
 from ...chat.schema import check_of, passes
 from ...errors import InvalidRequest
-from ..translation import arguments_of, extend_member, members, translate_content
+from ..translation import (
+    arguments_of,
+    extend_member,
+    members,
+    translate_content,
+    unsupported_tool,
+)
 
 #: Begins the ``encrypted_content`` that this server wrote; base64 of JSON follows.
 THINKING_PREFIX = "choreo."
 #: Stands for the type of an item without one, if its members do not imply it either.
 UNTYPED = "untyped"
+#: The types of tools that the caller runs.
+CALLER_TOOLS = ("function", "custom", "tool_search")
+_SEARCHES = ("tool_search_call", "tool_search_output")
 _TEXTS = ("input_text", "output_text", "text", "refusal")
 _THINKING = check_of([{"type!": "thinking redacted_thinking"}])
 
 
 def chat_name(item: Mapping[str, Json]) -> str:
     """Return a tool's name as a function of chat, with its namespace, if any, as a prefix."""
-    space = item.get("namespace")
-    return f"{space}__{item['name']}" if space else str(item["name"])
+    space, name = item.get("namespace"), item.get("name", "tool_search")  # which has no name
+    return f"{space}__{name}" if space else str(name)
 
 
 def kind_of(item: Mapping[str, Json]) -> str:
     """Return the type of an item; messages and references may omit it."""
     inferred = "message" if "role" in item else "item_reference" if "id" in item else UNTYPED
     return str(item.get("type") or inferred)
+
+
+def caller_tools(
+    tools: Iterable[dict[str, Json]], strict: bool = True, space: str = "", where: str = "tools"
+) -> Iterator[dict[str, Json]]:
+    """Yield the tools that the caller runs of *tools*, each with its ``namespace`` if it has one.
+
+    *space* is the namespace of all *tools*, or empty.  *where* is their path in the request.
+    Built-in tools of a provider are skipped, or raise InvalidRequest if *strict*.
+    """
+    for index, tool in enumerate(tools):
+        if tool["type"] == "tool_search" and tool.get("execution") != "client":
+            continue  # the provider would search in the tools, but a chat gets them all
+        if tool["type"] in CALLER_TOOLS:
+            yield {**tool, "namespace": space} if space else tool
+        elif tool["type"] == "namespace" and not space:
+            yield from caller_tools(tool["tools"], strict, tool["name"], f"{where}[{index}].tools")
+        elif strict:
+            raise unsupported_tool(tool["type"], f"{where}[{index}].type")
+
+
+def all_tools(
+    fields: Mapping[str, Json], items: Iterable[Mapping[str, Json]], strict: bool = True
+) -> list[dict[str, Json]]:
+    """Return :func:`caller_tools` of a request, then those that searches in *items* have found."""
+    tools = list(caller_tools(fields.get("tools") or (), strict))
+    names = set(map(chat_name, tools))
+    for item in items:
+        for tool in caller_tools(_found(item), strict=False):
+            if chat_name(tool) not in names:
+                names.add(chat_name(tool))
+                tools.append(tool)
+    return tools
+
+
+def _found(item: Mapping[str, Json]) -> list[dict[str, Json]]:
+    return (item.get("tools") or []) if kind_of(item) == "tool_search_output" else []
 
 
 def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:
@@ -41,7 +87,9 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
     reply: dict[str, Json] = {}
     for index, item in enumerate(items):
         where, kind = f"input[{index}]", kind_of(item)
-        is_call = kind in ("function_call", "custom_tool_call")
+        if kind in _SEARCHES and item.get("call_id") is None:
+            continue  # a provider searched in the tools, all of which a chat gets
+        is_call = kind in ("function_call", "custom_tool_call", "tool_search_call")
         is_text = kind == "message" and item["role"] == "assistant"
         is_picture = kind == "image_generation_call"
         if not (is_call or is_text or is_picture or kind == "reasoning"):
@@ -100,6 +148,10 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
         if item.get("call_id") is None:  # of no call in the conversation
             return {"role": "user", "content": content}
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
+    if kind == "tool_search_output":
+        names = [chat_name(tool) for tool in caller_tools(_found(item), strict=False)]
+        content = arguments_of({"tools": names}, marks)
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
             f"{where}: the item {item['id'][:100]!r} is not stored here; send the item itself",
@@ -111,8 +163,9 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
 
 def _tool_call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     arguments = item.get("arguments")
-    if arguments is None:
-        arguments = arguments_of({"input": item["input"]}, marks)
+    if not isinstance(arguments, str):
+        value = {"input": item["input"]} if arguments is None else arguments
+        arguments = arguments_of(value, marks)
     function = {"name": chat_name(item), "arguments": arguments}
     more = members(item, "extra_content")
     return {"id": item["call_id"], "type": "function", "function": function, **more}

@@ -5,16 +5,24 @@ https://platform.openai.com/docs/api-reference/responses/create describes its me
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ...chat import large
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
 from ...chat.items import Json, Marks, dump
 from ...chat.request import ChatRequest
-from ...chat.schema import by_type, check_of, demand, either, integer, passes, text_or
+from ...chat.schema import Notation, by_type, check_of, demand, either, integer, passes, text_or
 from ...errors import InvalidRequest
 from ..translation import add_tools, members, to_chat, unsupported, unsupported_tool
-from .items import UNTYPED, chat_name, is_own_thinking, kind_of, messages_of
+from .items import (
+    CALLER_TOOLS,
+    UNTYPED,
+    all_tools,
+    chat_name,
+    is_own_thinking,
+    kind_of,
+    messages_of,
+)
 
 _TEXT = {"text!": str}
 _PART = by_type(
@@ -26,6 +34,13 @@ _PART = by_type(
         "input_audio": AUDIO_PART,
     }
 )
+_CALLER_TOOLS: dict[str, Notation] = {
+    "function": {"name!": filled, "description": str, "parameters": dict, "strict": bool},
+    "custom": {"name!": filled, "description": str, "format": {"definition": str}},
+    "tool_search": {"description": str, "parameters": dict},
+}
+_NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_CALLER_TOOLS)]}
+_TOOLS = [by_type({**_CALLER_TOOLS, "namespace": _NAMESPACE})]
 _ITEM = by_type(
     {
         "message": {"role!": "user assistant system developer", "content!": text_or(_PART)},
@@ -34,6 +49,8 @@ _ITEM = by_type(
         "custom_tool_call": {"call_id! name! input!": str},
         "function_call_output": {"call_id": str, "output!": text_or(_PART)},
         "custom_tool_call_output": {"call_id!": str, "output!": text_or(_PART)},
+        "tool_search_call": {"call_id": str, "arguments!": dict},
+        "tool_search_output": {"call_id": str, "tools!": _TOOLS},
         "reasoning": {"summary content": [_TEXT], "encrypted_content": str},
         "image_generation_call": {"result output_format": str, "extra_content": dict},
         UNTYPED: {"type!": str},
@@ -41,11 +58,6 @@ _ITEM = by_type(
     kind_of,
 )
 _ITEMS = check_of([_ITEM])
-_CALLER_TOOLS = {
-    "function": {"name!": filled, "description": str, "parameters": dict, "strict": bool},
-    "custom": {"name!": filled, "description": str, "format": {"definition": str}},
-}
-_NAMESPACE = {"name!": filled, "description": str, "tools!": [by_type(_CALLER_TOOLS)]}
 _CHOICES = {"function custom": {"name!": filled}}
 _ALLOWED = {"mode!": "auto required", "tools!": [by_type(_CHOICES)]}
 _SCHEMA = {"name!": str, "schema!": dict, "description": str, "strict": bool}
@@ -57,7 +69,7 @@ _REQUEST = check_of(
         "background": bool,
         "max_output_tokens": integer(0, MAX_TOKENS),
         "max_tool_calls": integer(0),
-        "tools": [by_type({**_CALLER_TOOLS, "namespace": _NAMESPACE})],
+        "tools": _TOOLS,
         "tool_choice": either(
             str,
             "none auto required",
@@ -139,7 +151,7 @@ def read_request(
         if sum(map(len, large.parts(given, lambda part: (dump(part),)))) > _MOST_TOOLS:
             text = "tools may have 1 MiB beside long strings, as the response repeats them"
             raise InvalidRequest(text, param="tools")
-        tools = list(map(_function, caller_tools(given)))
+        tools = list(map(_function, all_tools(fields, (*(past or ()), *items))))
         choice = fields.get("tool_choice")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
@@ -195,23 +207,6 @@ _INPUT = {
 }
 
 
-def caller_tools(
-    tools: Iterable[dict[str, Json]], strict: bool = True, space: str = "", where: str = "tools"
-) -> Iterator[dict[str, Json]]:
-    """Yield the function and custom tools of *tools*, each with its ``namespace`` if it has one.
-
-    *space* is the namespace of all *tools*, or empty.  *where* is their path in the request.
-    Built-in tools of a provider are skipped, or raise InvalidRequest if *strict*.
-    """
-    for index, tool in enumerate(tools):
-        if tool["type"] in _CALLER_TOOLS:
-            yield {**tool, "namespace": space} if space else tool
-        elif tool["type"] == "namespace" and not space:
-            yield from caller_tools(tool["tools"], strict, tool["name"], f"{where}[{index}].tools")
-        elif strict:
-            raise unsupported_tool(tool["type"], f"{where}[{index}].type")
-
-
 def _function(tool: dict[str, Json]) -> dict[str, Json]:
     description = tool.get("description") or ""
     if grammar := (tool.get("format") or {}).get("definition"):
@@ -229,6 +224,6 @@ def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     if kind == "allowed_tools":
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
-    if kind not in _CALLER_TOOLS:
+    if kind not in CALLER_TOOLS:
         raise unsupported_tool(kind, "tool_choice.type")
     return {"type": "function", "function": {"name": chat_name(choice)}}

@@ -19,11 +19,11 @@ from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
 from ...ids import random_hex
-from ..blocks import Block, BlockWriter
+from ..blocks import Block, BlockWriter, input_of
 from ..translation import LazyMember, members, restore_once
-from .items import THINKING_PREFIX, chat_name
+from .items import THINKING_PREFIX, all_tools, chat_name
 from .log import failed_event, next_number
-from .request import caller_tools
+from .request import input_items
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
@@ -50,6 +50,12 @@ _ITEMS: dict[str, dict[str, Json]] = {
     "ig": {"type": "image_generation_call", "status": "completed"},
     "fc": {"type": "function_call", "status": "in_progress", "arguments": ""},
     "ctc": {"type": "custom_tool_call", "input": ""},
+    "tsc": {
+        "type": "tool_search_call",
+        "status": "in_progress",
+        "execution": "client",
+        "arguments": {},
+    },
 }
 #: By kind of block: the id prefix of its item, the item's list of parts if the block is one of
 #: them, the name of the delta events without ``response.``, and the member that they extend.
@@ -62,6 +68,7 @@ _KINDS = {
     "image": ("ig", "", "", ""),
     "function": ("fc", "", "function_call_arguments", "arguments"),
     "custom": ("ctc", "", "custom_tool_call_input", "input"),
+    "tool_search": ("tsc", "", "", ""),
 }
 
 
@@ -82,10 +89,11 @@ class ResponseWriter(BlockWriter):
         ours = members(fields, "background store previous_response_id")  # not the provider's part
         self.fixed = {"id": self.fixed_id, **ours}
         self._request_marks: Marks | None = request.marks  # until the members are encoded
+        items = () if request.native_only else input_items(request.native or fields)
         #: By their names in chat: the caller's tools that are not functions with these names.
         self._tools = {
             chat_name(tool): tool
-            for tool in caller_tools(fields.get("tools") or (), strict=False)
+            for tool in all_tools(fields, items, strict=False)
             if tool["type"] != "function" or tool.get("namespace")
         }
         reasoning = fields.get("reasoning") or {}
@@ -93,8 +101,7 @@ class ResponseWriter(BlockWriter):
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
     def repeated_size(self) -> int:
-        parts = large.restored_parts(self._repeated, self._request_marks or {})
-        return sum(map(len, parts))
+        return sum(map(len, large.restored_parts(self._repeated, self._request_marks or {})))
 
     def _first_events(self) -> Iterator[bytes]:
         response = self._marked_response("in_progress")
@@ -126,7 +133,7 @@ class ResponseWriter(BlockWriter):
             part_type = event.replace("reasoning_summary", "summary")
             block.part = {"type": part_type, member: "", **lists}
         block.event = f"response.{event}.delta"
-        if item_kind != "custom":  # a custom tool's input is sent as one delta, at its end
+        if event and item_kind != "custom":  # a custom tool's input is sent at its end
             block.before = f'{{"type":"{block.event}","delta":'
         rest = {**block.position, "logprobs": []} if kind == "text" else block.position
         block.after = f',{dump(rest)[1:-1].decode()},"sequence_number":'
@@ -197,6 +204,8 @@ class ResponseWriter(BlockWriter):
             if block.kind == "text":
                 done["logprobs"] = _logprobs(block.part["logprobs"], with_bytes=False)
             yield self._event(f"{block.event.removesuffix('delta')}done", **block.position, **done)
+        elif block.kind == "call":  # a search, whose arguments are an object
+            block.item["arguments"] = input_of(block.arguments, self._marks)
         if block.part is not block.item:
             block.item[block.holder] = [block.part]
             yield self._part_event(block, "done")
