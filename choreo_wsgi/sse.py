@@ -1,6 +1,6 @@
 """Server-Sent Events (WHATWG HTML, section 9.2): encoding and decoding of streams.
 
-Writing: :data:`HEAD`, :func:`frame`, :func:`ping`, :data:`DONE`.
+Writing: :data:`HEAD`, :func:`frame`, :data:`PING`, :data:`DONE`.
 Reading: :class:`Decoder`, bytes in, :class:`Event` out.
 
 This module uses no socket, clock or thread.
@@ -15,13 +15,13 @@ from typing import NamedTuple
 __all__ = [
     "DONE",
     "HEAD",
+    "PING",
     "DecodeError",
     "Decoder",
     "Event",
     "EventTooLarge",
     "frame",
     "number",
-    "ping",
 ]
 
 #: The response headers of a stream.  No ``Connection`` header: hop-by-hop headers belong to
@@ -35,6 +35,11 @@ HEAD: tuple[tuple[str, str], ...] = (
 
 #: The end marker of a complete stream.
 DONE = b"data: [DONE]\n\n"
+
+#: The comment that keeps a silent connection alive; to be sent between frames only.  It has one
+#: newline, not two: with ``id:`` lines in use a comment that ends in a blank line dispatches an
+#: empty event in several clients, which then fail to parse it as JSON.
+PING = b": ping\n"
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 #: Longest line, in bytes, of an event that is decoded by :meth:`Decoder._decode_plain`.
@@ -63,19 +68,15 @@ class Event(NamedTuple):
     id: str = ""
 
 
-def frame(data: bytes, id: int | None = None, event: str = "") -> bytes:
-    """Return one event with *data*, one line of UTF-8, after the fields *id* and *event* if given.
+def frame(data: bytes, event: str = "") -> bytes:
+    """Return one event with *data*, one line of UTF-8, after the field *event* if given.
 
     Raises ValueError if *data* contains a line end, which would change the event's meaning.
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("the data of a frame must be one line")
-    if id is None:
-        head = b"event: %b\ndata: " % event.encode() if event else b"data: "
-        return b"".join((head, data, b"\n\n"))
-    if event:
-        return b"id: %d\nevent: %b\ndata: %b\n\n" % (id, event.encode(), data)
-    return b"id: %d\ndata: %b\n\n" % (id, data)
+    head = b"event: %b\ndata: " % event.encode() if event else b"data: "
+    return b"".join((head, data, b"\n\n"))
 
 
 def number(block: bytes, first: int) -> tuple[bytes, int]:
@@ -93,13 +94,6 @@ def count(block: bytes) -> int:
     """Return the number of frames in *block*, all of which begin with the same four bytes."""
     # Searching for six bytes takes a third of the time of searching for two line ends.
     return 1 + block.count(b"\n\n" + block[:4])
-
-
-def ping() -> bytes:
-    """Return the comment that keeps a silent connection alive; to be sent between frames only."""
-    # One newline, not two: with ``id:`` lines in use a comment that ends in a blank line
-    # dispatches an empty event in several clients, which then fail to parse it as JSON.
-    return b": ping\n"
 
 
 class Decoder:

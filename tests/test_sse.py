@@ -117,16 +117,17 @@ def decode(*parts: bytes, **options: object) -> list[Event]:
 
 @pytest.mark.parametrize(("data", "id", "written"), FRAMES)
 def test_frame_writes_id_and_data(data: str, id: int | None, written: bytes) -> None:
-    assert sse.frame(data.encode(), id) == written
+    framed = sse.frame(data.encode())
+    assert (framed if id is None else sse.number(framed, id)[0]) == written
 
 
 def test_frame_writes_the_event_between_id_and_data() -> None:
     assert sse.frame(b"{}", event="ping") == b"event: ping\ndata: {}\n\n"
-    assert sse.frame(b"{}", 1, "ping") == b"id: 1\nevent: ping\ndata: {}\n\n"
+    assert sse.number(sse.frame(b"{}", event="ping"), 1)[0] == b"id: 1\nevent: ping\ndata: {}\n\n"
 
 
 def test_count_is_the_number_of_frames() -> None:
-    for frame in (sse.frame(b"{}"), sse.frame(b"{}", 1), sse.frame(b"{}", event="x")):
+    for frame in (sse.frame(b"{}"), b"id: 1\n" + sse.frame(b"{}"), sse.frame(b"{}", event="x")):
         assert [sse.count(frame * n) for n in (1, 2, 9)] == [1, 2, 9]
     assert sse.count(sse.number(sse.frame(b"{}") * 9, 95)[0]) == 9
 
@@ -175,7 +176,7 @@ def test_frame_rejects_line_ends(line_end: bytes) -> None:
 
 def test_done_ping_and_headers_are_fixed() -> None:
     assert sse.DONE == b"data: [DONE]\n\n"
-    assert sse.ping() == b": ping\n"
+    assert sse.PING == b": ping\n"
     assert sse.HEAD == (
         ("Content-Type", "text/event-stream; charset=utf-8"),
         ("Cache-Control", "no-cache, no-transform"),
@@ -184,9 +185,9 @@ def test_done_ping_and_headers_are_fixed() -> None:
 
 
 def test_pings_between_frames_change_no_event() -> None:
-    frames = [sse.frame(b"%d" % n, n) for n in range(1, 4)]
+    frames = [b"id: %d\n%b" % (n, sse.frame(b"%d" % n)) for n in range(1, 4)]
     silent = decode(b"".join(frames))
-    assert decode(sse.ping(), *(part for frame in frames for part in (frame, sse.ping()))) == silent
+    assert decode(sse.PING, *(part for frame in frames for part in (frame, sse.PING))) == silent
 
 
 @given(
@@ -197,7 +198,7 @@ def test_pings_between_frames_change_no_event() -> None:
 )
 def test_number_returns_the_frames_with_ids(data: list[bytes], first: int) -> None:
     block = b"".join(map(sse.frame, data))
-    numbered = b"".join(sse.frame(item, first + n) for n, item in enumerate(data))
+    numbered = b"".join(b"id: %d\n%b" % (first + n, sse.frame(item)) for n, item in enumerate(data))
     assert sse.number(block, first) == (numbered, len(data))
 
 

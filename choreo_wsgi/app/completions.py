@@ -113,11 +113,8 @@ class Completions:
             return Response(200, head, stream)
 
         def give_up(error: Exception | None) -> None:
-            account.answered_by(frames.label, frames.failovers)
-            slot.release()
+            _give_up(call, slot, frames, error)
             abandon(error)
-            if error is None:
-                account.finish("client_closed")
 
         return Pending(
             frames,
@@ -153,21 +150,14 @@ class Completions:
 
         def decide(body: bytes) -> Response:
             reply.close()
-            usage = reply.usage
-            slot.settle(usage)
             account.answered_by(reply.label, reply.failovers)
-            account.charge(usage)
+            _charge(call, slot, reply)
             account.outcome = "completed"
             provider = [("Choreo-Provider", visible(account.target))]
             # The slot is freed when the client has received the last byte.
             return document(body, headers=provider, on_close=on_close)
 
-        def give_up(error: Exception | None) -> None:
-            account.answered_by(reply.label, reply.failovers)
-            slot.release()
-            if error is None:
-                account.finish("client_closed")
-
+        give_up = partial(_give_up, call, slot, reply)
         return Pending(reply, decide, give_up, client_left=call.client_left, control=self._control)
 
     def _begin(self, api: API, request: ChatRequest, slot: Slot) -> tuple[Failover, AnswerWriter]:
@@ -185,10 +175,18 @@ class Completions:
             raise
 
 
-def _charge(call: Call, slot: Slot, frames: Failover, recording: Recording | None) -> None:
+def _give_up(call: Call, slot: Slot, reply: Failover, error: Exception | None) -> None:
+    """Free the slot of a request that *error* ends before its answer, or its client if None."""
+    call.account.answered_by(reply.label, reply.failovers)
+    slot.release()
+    if error is None:
+        call.account.finish("client_closed")
+
+
+def _charge(call: Call, slot: Slot, reply: Failover, recording: Recording | None = None) -> None:
     """Charge the key for a generation at its end; free the slot of a recording."""
     account = call.account
-    account.charge(frames.usage)
+    account.charge(reply.usage)
     if recording is not None:
         slot.settle(account.usage, recording.writer.last)
         slot.release()

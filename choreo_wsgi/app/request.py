@@ -148,16 +148,14 @@ def _check_type(environ: Environ) -> None:
 
 def _content_length(environ: Environ) -> int | None:
     """Return the body's length in bytes, or None if the server marks its end."""
-    terminated = bool(environ.get("wsgi.input_terminated"))
-    if environ.get("HTTP_TRANSFER_ENCODING"):  # overrides a length (RFC 9112, 6.3)
-        if terminated:
-            return None
-        raise LengthRequired("this server accepts no chunked bodies; send a Content-Length")
-    length = environ.get("CONTENT_LENGTH") or ""
-    if not length and not terminated:
-        raise LengthRequired("the request has no body or no Content-Length")
+    chunked = environ.get("HTTP_TRANSFER_ENCODING")  # overrides a length (RFC 9112, 6.3)
+    length = "" if chunked else environ.get("CONTENT_LENGTH") or ""
     if not length:
-        return None
+        if environ.get("wsgi.input_terminated"):
+            return None
+        if chunked:
+            raise LengthRequired("this server accepts no chunked bodies; send a Content-Length")
+        raise LengthRequired("the request has no body or no Content-Length")
     if not _DIGITS.fullmatch(length):
         # int() would accept +10, 1_0, spaces and the digits of other scripts.
         raise InvalidRequest("the Content-Length is not a number of bytes")

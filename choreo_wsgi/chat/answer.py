@@ -33,7 +33,7 @@ class AnswerWriter:
     #: Members of the answer that replace the provider's own, unless they are empty.
     fixed: Mapping[str, Json] = {}
     #: The frame that keeps a silent stream alive.
-    ping = sse.ping()
+    ping = sse.PING
     #: The end marker of a stream without an error.
     done = sse.DONE
 

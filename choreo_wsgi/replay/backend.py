@@ -4,7 +4,7 @@ A :class:`~choreo_wsgi.replay.store.Store` holds the frames of resumable streams
 one :class:`~choreo_wsgi.replay.writer.Writer` at a time, its producer, and any number of
 :class:`~choreo_wsgi.replay.reader.Reader`.
 
-* A *frame* is one SSE event as :func:`choreo_wsgi.sse.frame` writes it with an ``id``:
+* A *frame* is one SSE event as :func:`choreo_wsgi.sse.number` writes it:
   ``id: <n>``, one ``data:`` line, a blank line.  Numbers count from 1.  They have a gap only
   if a producer was lost with frames that never reached the log.  Pings are not frames.
 * Frames are passed as *blocks*: whole frames, joined.  Readers get exactly the bytes that were

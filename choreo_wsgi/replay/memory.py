@@ -46,17 +46,17 @@ class Log:
 
     def add(self, write: Write, limit: int) -> None:
         """Append the blocks of *write*, and retain at most *limit* bytes."""
+        enough = min(_CHUNK, limit // 4)
         for block in write.blocks:
-            if not self._tail:
-                self._tail_first = block.first
-                if len(block.data) >= min(_CHUNK, limit // 4):  # as it is, without a copy
-                    self._chunks.append(block)
-                    self.last, self.size = block.last, self.size + len(block.data)
-                    continue
-            self._tail += block.data
             self.last = block.last
             self.size += len(block.data)
-            if len(self._tail) >= min(_CHUNK, limit // 4):
+            if not self._tail:
+                if len(block.data) >= enough:  # as it is, without a copy
+                    self._chunks.append(block)
+                    continue
+                self._tail_first = block.first
+            self._tail += block.data
+            if len(self._tail) >= enough:
                 self._chunks.append(Block(self._tail_first, self.last, bytes(self._tail)))
                 self._tail = bytearray()
         if write.last > self.last:  # a block larger than the limit was dropped

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from ..errors import IdempotencyConflict, ReplayUnavailable
 from ..settings import Settings
@@ -23,7 +22,6 @@ from .keeper import Keeper, not_found
 from .reader import Reader, frames_dropped
 from .writer import Writer, check_block
 
-T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 #: Seconds after which a silent producer counts as lost.  Readers must learn of it within 10 s,

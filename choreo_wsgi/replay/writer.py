@@ -87,11 +87,6 @@ class Writer:
         behind = self._written < self.last or (self.ended and not self._end_written)
         return behind and not self._fenced
 
-    def finish(self) -> None:
-        """End the log without further frames; idempotent."""
-        if not self.ended:
-            self.append(b"", 0, end=True)
-
     def discard(self) -> None:
         """Delete the stream, and free its idempotency key; readers get NotFound.  Idempotent."""
         self.ended = True

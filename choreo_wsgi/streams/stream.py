@@ -171,7 +171,7 @@ class EventStream:
         *,
         gone: Callable[[], bool],
         heartbeat: float,
-        ping: bytes = sse.ping(),
+        ping: bytes = sse.PING,
         on_close: Callable[[str], None],
         meter: Meter,
     ) -> None:

@@ -634,7 +634,7 @@ def elsewhere(url: str, owner: str = "") -> tuple[Store, Writer]:
     store = open_store(url, Settings())
     writer = store.create(owner).writer
     assert writer is not None
-    writer.append(sse.frame(b"{}", 1), 1)
+    writer.append(*sse.number(sse.frame(b"{}"), 1))
     wait_until(lambda: store.read(writer.id, owner).receive(0), "the frame is written")
     return store, writer
 
@@ -659,7 +659,7 @@ def test_lost_message_ends_with_an_anthropic_error(start: Any, tmp_path: Path, k
     url = f"sqlite:{tmp_path / 'replay.db'}"
     _, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
-    writer.append(sse.frame(b'{"type":"%b"}' % kind.encode(), 2, event=kind), 1)
+    writer.append(*sse.number(sse.frame(b'{"type":"%b"}' % kind.encode(), event=kind), 2))
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     *_, last = replay(server, writer.id)
@@ -679,7 +679,7 @@ def test_lost_response_ends_as_failed(
     assert writer is not None
     created: dict[str, Any] = {"response": {"id": "resp_1", "output": []}}
     created |= {"type": kind, "sequence_number": 0} if number else {"items": []}
-    writer.append(sse.frame(json.dumps(created).encode(), 1, event=kind), 1)
+    writer.append(*sse.number(sse.frame(json.dumps(created).encode(), event=kind), 1))
     other.close()
     if ending == "cancelled":
         assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
@@ -712,7 +712,7 @@ def test_lost_response_without_its_first_frames_ends(
     assert writer is not None
     data = json.dumps({"type": kind, "delta": "x" * 1000}).encode()
     for number in range(1, 5):
-        writer.append(sse.frame(data, number, event=kind), 1)
+        writer.append(*sse.number(sse.frame(data, event=kind), number))
     other.close()
     assert once(server, "DELETE", f"/v1/streams/{writer.id}").status == 204
     *_, last = replay(server, writer.id, 3)
@@ -735,7 +735,7 @@ def test_reader_of_another_process_stream_receives_the_shutdown(
     app, server = start(replay=url, heartbeat_seconds="60")
     other, writer = elsewhere(url)
     data = b'{"type":"%b","sequence_number":7,"response":{}}' % kind.encode()
-    writer.append(sse.frame(data, 2, event=kind), 1)
+    writer.append(*sse.number(sse.frame(data, event=kind), 2))
     with server.connect() as client:
         client.request("GET", f"/v1/streams/{writer.id}")
         assert client.read_head().status == 200
@@ -745,5 +745,5 @@ def test_reader_of_another_process_stream_receives_the_shutdown(
         last = next_frame(client)
         # The frame has no id: the stream continues in the other process.
         assert last.startswith(beginning) and b"the server is shutting down" in last
-    writer.append(sse.frame(b"{}", 3), 1, end=True)
+    writer.append(*sse.number(sse.frame(b"{}"), 3), end=True)
     other.close()

@@ -38,7 +38,7 @@ def test_server_satisfies_test_vectors(application: Callable[..., Application]) 
         assert answer.status == vector["status"], vector
         if "ids" in vector:
             assert ids_of(answer.body) == vector["ids"], vector
-            assert first.body.endswith(answer.body.removeprefix(sse.ping()))
+            assert first.body.endswith(answer.body.removeprefix(sse.PING))
 
 
 def ids_of(body: bytes) -> list[int]:

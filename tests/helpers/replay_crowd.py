@@ -34,7 +34,7 @@ def main(streams: int, count: int, budget: int) -> None:
         most = max(most, size_of(store))
     for writer in running:
         assert writer is not None
-        writer.finish()
+        writer.append(b"", 0, end=True)
     peak = memory("VmHWM")
     del running, writer
     deadline = time.monotonic() + 15

@@ -46,7 +46,7 @@ def create(store: Store, owner: str = "alice", **more: str | None) -> Writer:
 def frame(number: int, text: str = "") -> bytes:
     """Return frame *number*; its data look like SSE fields."""
     data = f'{{"n":{number},"text":"{text}\\n\\nid: {number + 1}\\ndata: é\u2028"}}'
-    return sse.frame(data.encode(), number)
+    return b"id: %d\n%b" % (number, sse.frame(data.encode()))
 
 
 def frames(first: int, last: int, text: str = "") -> bytes:
@@ -60,7 +60,7 @@ def write(writer: Writer, count: int, *, end: bool = False, text: str = "") -> b
     for number in range(first, first + count):
         writer.append(frame(number, text), 1)
     if end:
-        writer.finish()
+        writer.append(b"", 0, end=True)
     return frames(first, first + count - 1, text)
 
 

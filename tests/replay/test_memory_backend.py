@@ -62,7 +62,7 @@ def test_counted_bytes_return_to_zero() -> None:
         for number in range(1, 31):
             writer.append(frame(number, "x" * 100), 1)
             assert size_of(store) <= 400_000
-        writer.finish()
+        writer.append(b"", 0, end=True)
     for writer in writers:
         assert writer is not None
         writer.discard()
@@ -82,7 +82,7 @@ def test_reader_keeps_up_while_old_frames_are_dropped() -> None:
         writer.append(frame(number), 1, wait=False)
         got += reader.receive(0)
         assert got.endswith(frame(number))
-    writer.finish()
+    writer.append(b"", 0, end=True)
     assert got + read_all(reader) == frames(1, 199)
     store.close()
 
@@ -91,7 +91,7 @@ def test_expired_stream_is_not_found_before_it_is_swept(monkeypatch: pytest.Monk
     monkeypatch.setattr("choreo_wsgi.replay.keeper._SWEEP_INTERVAL", 1e9)
     store = in_memory(ttl=0.05, stream_bytes=1024, total_bytes=1_000_000)
     writer = create(store, key="k")
-    writer.finish()
+    writer.append(b"", 0, end=True)
 
     def is_gone() -> bool:
         try:
@@ -111,7 +111,7 @@ def test_replay_is_read_in_parts() -> None:
     writer = create(store)
     while writer.last * 1000 < 4 * READ_BYTES:
         writer.append(frame(writer.last + 1, "x" * 1000), 1)
-    writer.finish()
+    writer.append(b"", 0, end=True)
     reader = store.read(writer.id, "alice")
     got = b""
     while not reader.ended:

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("patient")
 def test_a_finished_stream_replays_identically(store: Store) -> None:
     writer = create(store)
     sent = write(writer, 20)
-    done = sse.frame(b"[DONE]", 21)
+    done = sse.number(sse.frame(b"[DONE]"), 21)[0]
     writer.append(done, 1, end=True)
     assert writer.ended
     assert read_all(store.read(writer.id, "alice")) == sent + done
@@ -57,7 +57,7 @@ def test_reader_receives_a_frame_before_the_next_is_appended(store: Store) -> No
         writer.append(frame(number), 1)
         assert receive(reader, 1) == frame(number)
         assert reader.last == number
-    writer.finish()
+    writer.append(b"", 0, end=True)
     assert read_all(reader) == b""
 
 
@@ -70,7 +70,7 @@ def test_append_and_finish_wake_a_waiting_reader(store: Store) -> None:
         assert waiting.result(DEADLINE) == frame(1)
         # The end wakes it too, though there are no frames.
         waiting = pool.submit(read_all, reader)
-        writer.finish()
+        writer.append(b"", 0, end=True)
         assert waiting.result(DEADLINE) == b""
 
 
@@ -99,7 +99,9 @@ def test_frame_appended_during_a_query_wakes_its_reader(
         assert reader.receive(0) == b""
     assert reader.receive(DEADLINE) == frame(1)
     with monkeypatch.context() as patch:
-        patch.setattr(backend, "fetch", lambda *query: (real(*query), writer.finish())[0])
+        patch.setattr(
+            backend, "fetch", lambda *query: (real(*query), writer.append(b"", 0, end=True))[0]
+        )
         reader.wake()
         assert reader.receive(0) == b""  # its producer is not lost either
     assert read_all(reader) == b""
@@ -113,7 +115,7 @@ def test_receive_returns_empty_after_its_timeout(store: Store) -> None:
     assert not reader.ended
     assert (reader.fileno() is None) == writer.blocking
     reader.close()
-    writer.finish()
+    writer.append(b"", 0, end=True)
 
 
 def test_closing_a_reader_ends_its_wait(store: Store) -> None:
@@ -123,7 +125,7 @@ def test_closing_a_reader_ends_its_wait(store: Store) -> None:
         waiting = pool.submit(reader.receive, 60.0)
         reader.close()
         assert waiting.result(DEADLINE) == b""
-    writer.finish()
+    writer.append(b"", 0, end=True)
 
 
 def test_concurrent_readers_receive_all_their_frames(store: Store) -> None:
@@ -149,7 +151,7 @@ def test_live_and_replayed_bytes_are_equal(store: Store) -> None:
             block = frames(first, first + 6)
             writer.append(block, 7, wait=first % 2 == 0)
             sent += block
-        writer.finish()
+        writer.append(b"", 0, end=True)
         assert live.result(DEADLINE) == sent
     assert read_all(store.read(writer.id, "alice")) == sent
 
@@ -208,7 +210,7 @@ def test_repeated_key_joins_its_stream(store: Store) -> None:
     assert store.create("alice", key="k 2", digest="d").writer is not None
     assert store.create("alic", key="ek 1", digest="d").writer is not None
     assert store.create("alice").id != store.create("alice").id
-    made.writer.finish()
+    made.writer.append(b"", 0, end=True)
     assert store.create("alice", key="k 1", digest="d").id == made.id
 
 
@@ -248,7 +250,7 @@ def test_cancel_reaches_the_writer(store: Store) -> None:
     store.cancel(writer.id, "alice")
     eventually(lambda: writer.cancelled)
     assert look(store, writer.id).cancelled
-    error = sse.frame(b'{"error":{}}', 3)
+    error = sse.number(sse.frame(b'{"error":{}}'), 3)[0]
     writer.append(error, 1, end=True)
     store.cancel(writer.id, "alice")
     assert read_all(store.read(writer.id, "alice")) == frames(1, 2) + error
@@ -275,8 +277,7 @@ def test_reader_beyond_the_end_receives_the_last_frame(store: Store) -> None:
 
 def test_empty_log_can_end(store: Store) -> None:
     writer = create(store)
-    writer.finish()
-    writer.finish()
+    writer.append(b"", 0, end=True)
     assert read_all(store.read(writer.id, "alice")) == b""
     assert read_all(store.read(writer.id, "alice", 4)) == b""
 
@@ -290,7 +291,7 @@ def test_append_rejects_bytes_that_are_not_the_next_frames(
     with pytest.raises(ValueError, match="frames"):
         writer.append(block, count)
     assert write(writer, 1) == frame(1)
-    writer.finish()
+    writer.append(b"", 0, end=True)
     with pytest.raises(ValueError, match="ended"):
         writer.append(frame(2), 1)
     assert read_all(store.read(writer.id, "alice")) == frame(1)
@@ -388,13 +389,13 @@ def test_fail_sends_joined_readers_the_error_and_frees_the_key(store: Store) -> 
     assert made.writer is not None
     joined = store.create("alice", key="k", digest="d")
     reader = store.read(joined.id, "alice")
-    error = sse.frame(b'{"error":{"message":"too long"}}', 1)
+    error = sse.number(sse.frame(b'{"error":{"message":"too long"}}'), 1)[0]
     made.writer.fail(error, 1)
     assert read_all(reader) == error
     # The request may be tried again, as the key is free.
     again = store.create("alice", key="k", digest="other")
     assert again.writer is not None and again.id != made.id
-    again.writer.finish()
+    again.writer.append(b"", 0, end=True)
     store.delete(made.id, "alice")
     assert store.create("alice", key="k", digest="other").id == again.id
 

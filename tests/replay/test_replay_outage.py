@@ -235,7 +235,7 @@ def test_streams_continue_after_redis_lost_all_data(
     assert read_all(reader) == sent
     with pytest.raises(StreamGone):
         store.read(writer.id, "alice", 9)
-    silent.finish()
+    silent.append(b"", 0, end=True)
     eventually(lambda: is_ended(store, silent))
     assert read_all(store.read(silent.id, "alice")) == b""
     monkeypatch.setattr("choreo_wsgi.replay.keeper._RESTORE_SECONDS", 0.0)

@@ -68,7 +68,7 @@ class Model:
         assert len(b"".join(self.frames[after:])) > self.limit // 4
 
     def finish(self) -> None:
-        self.writer.finish()
+        self.writer.append(b"", 0, end=True)
         for reader, after, received in self.readers:
             try:
                 received += read_all(reader)

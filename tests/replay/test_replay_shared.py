@@ -75,7 +75,7 @@ def test_reader_of_another_store_receives_each_frame_at_once(open_shared: Opener
     for number in range(1, 8):
         writer.append(frame(number), 1)
         assert receive(reader, 1) == frame(number)
-    writer.finish()
+    writer.append(b"", 0, end=True)
     assert read_all(reader) == b""
     assert read_all(theirs.read(writer.id, "alice", 2)) == frames(3, 7)
 
@@ -86,7 +86,7 @@ def test_append_returns_once_its_frame_is_in_the_log(open_shared: Opener) -> Non
     for number in range(1, 51):
         writer.append(frame(number), 1)
         assert look(theirs, writer.id).last == number
-    writer.finish()
+    writer.append(b"", 0, end=True)
 
 
 def test_ended_stream_outlives_its_process(open_shared: Opener) -> None:
@@ -370,7 +370,7 @@ def test_reader_is_woken_by_another_process(open_shared: Opener, shared_url: str
             writer.append(frame(2), 1)
             assert waiting.result(DEADLINE) == frame(2)
         elif how == "finish":
-            writer.finish()
+            writer.append(b"", 0, end=True)
             assert waiting.result(DEADLINE) == b"" and reader.ended
         else:
             theirs.delete(writer.id, "alice")

@@ -102,7 +102,7 @@ def test_reader_descriptor_is_readable_while_log_has_news() -> None:
         os.fstat(descriptor)
     assert reader.fileno() is None
     reader.close()
-    writer.finish()
+    writer.append(b"", 0, end=True)
     logs.close()
 
 

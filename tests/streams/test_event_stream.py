@@ -72,7 +72,7 @@ def account() -> Account:
 def events(blocks: list[bytes]) -> list[Any]:
     """Return the data of the events of *blocks*, which must be whole frames and pings."""
     for block in blocks:
-        assert block == sse.ping() or block.endswith(b"\n\n")
+        assert block == sse.PING or block.endswith(b"\n\n")
         assert block, "some WSGI servers end at an empty block"
     decoded = sse.Decoder().receive_data(b"".join(blocks))
     return [event.data if event.data == "[DONE]" else json.loads(event.data) for event in decoded]
@@ -316,7 +316,7 @@ def sent(monkeypatch: pytest.MonkeyPatch, pauses: list[float], heartbeat: float)
 
 def test_pings_silent_stream_at_every_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = sent(monkeypatch, [35.0], heartbeat=10.0)
-    assert [(at, block == sse.ping()) for at, block in blocks] == [
+    assert [(at, block == sse.PING) for at, block in blocks] == [
         (0.0, True),  # the head is sent with the first bytes
         (10.0, True),
         (20.0, True),
@@ -340,7 +340,7 @@ def test_frames_of_lane_postpone_the_ping(monkeypatch: pytest.MonkeyPatch) -> No
     clock.now += 18
     assert carried.due == clock.now + 1 and carried.ready() == b""
     clock.now += 1
-    assert carried.ready() == sse.ping()
+    assert carried.ready() == sse.PING
 
 
 def test_stream_with_first_frame_is_due_at_once() -> None:
@@ -388,9 +388,9 @@ def test_silence_is_at_most_heartbeat_plus_tick(pauses: list[float], heartbeat: 
     tick = min(stream.TICK, heartbeat)
     for before, after, block in zip([0.0, *times], times, [block for _, block in blocks]):  # noqa: B905
         assert after - before <= heartbeat + tick + 1e-6
-        if block == sse.ping() and after:
+        if block == sse.PING and after:
             assert after - before >= heartbeat - 1e-6
-    assert [block for _, block in blocks if block != sse.ping()] == [sse.frame(b"{}")] * len(pauses)
+    assert [block for _, block in blocks if block != sse.PING] == [sse.frame(b"{}")] * len(pauses)
 
 
 def test_checks_for_disconnect_at_every_tick_of_silence(
@@ -408,6 +408,6 @@ def test_checks_for_disconnect_at_every_tick_of_silence(
     carried = EventStream(
         Timed(clock, [100.0]), gone=gone, heartbeat=10.0, on_close=closed.append, meter=account()
     )
-    assert list(carried) == [sse.ping()]
+    assert list(carried) == [sse.PING]
     assert checks == [0.25, 0.5, 0.75, 1.0, 1.25]
     assert len(closed) == 1

@@ -151,9 +151,9 @@ def test_head_is_sent_with_first_ping_of_slow_model(
     script = scripted()
     with serve(scripted_app(application, heartbeat_seconds="0.05")).connect() as client:
         assert begin(client).status == 200
-        assert [client.read_frame() for _ in range(3)] == [sse.ping()] * 3
+        assert [client.read_frame() for _ in range(3)] == [sse.PING] * 3
         script.finish("a", Finish())
-        frames = [frame for _ in range(100) if (frame := client.read_frame()) != sse.ping()][:4]
+        frames = [frame for _ in range(100) if (frame := client.read_frame()) != sse.PING][:4]
         assert [content(frames[0]), content(frames[1])] == ["", "a"]
         assert frames[3] == sse.DONE
 
@@ -166,7 +166,7 @@ def test_failure_after_head_is_an_error_frame(
         assert begin(client).status == 200
         script.say(ProviderError("no"))
         frames = (client.read_frame() for _ in range(1000))
-        frame = next(frame for frame in frames if frame != sse.ping())
+        frame = next(frame for frame in frames if frame != sse.PING)
         assert json.loads(frame[6:])["error"]["code"] == "provider_api_error"
         assert client.read_frame() == b""
 
