@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl
 
 from ..apis import API
 from ..apis.pages import page
-from ..apis.responses.items import kind_of, listed_item
+from ..apis.responses.items import STORED_ID, kind_of, listed_item
 from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..chat import jsontext, large
@@ -32,8 +32,6 @@ from .resumable import Resumption
 
 #: An id of this server; other ids belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
-#: The id of an output item of a stored response: the response, and the item's index.
-_ITEM_ID = re.compile(r"[a-z]{2,3}_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 #: The types of items whose arguments are JSON.
 _CALLS = ("function_call", "tool_search_call")
 _NUMBER = re.compile(r"[0-9]{1,17}")
@@ -204,13 +202,13 @@ class StoredResponses:
 
     def _resolved(self, item: Json) -> Json:
         """Return the item that *item* refers to, or *item*."""
-        match = _ITEM_ID.fullmatch(str(item.get("id")))
+        match = STORED_ID.fullmatch(str(item.get("id")))
         if kind_of(item) != "item_reference" or match is None:
             return item
         try:
-            if match[1] not in self._outputs:
-                self._outputs[match[1]] = self._response(f"resp_{match[1]}")["output"]
-            return self._outputs[match[1]][int(match[2])]
+            if match[2] not in self._outputs:
+                self._outputs[match[2]] = self._response(f"resp_{match[2]}")["output"]
+            return self._outputs[match[2]][int(match[3])]
         except (NotFound, LookupError):
             return item
 

@@ -86,10 +86,12 @@ class Numbering:
 
     llama.cpp's server omits sequence numbers and indexes.  OpenAI's SDK assembles an answer by its
     indexes.  A stored response is resumed by its numbers, so the gaps that pings leave are closed.
+    The ids of its items get the id *stored*, by which references to them are resolved.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stored: str = "") -> None:
         self._number = 0
+        self._stored = stored.removeprefix("resp_")
         self._indexes: dict[str | None, int] = {}  # of the items, by their ids
 
     def apply(self, event: dict[str, Json]) -> None:
@@ -109,9 +111,19 @@ class Numbering:
             added["output_index"] = self._indexes.setdefault(id, len(self._indexes))
         if kind.startswith("response.output_text."):
             added["logprobs"] = []
-        if event.get("response") is not None:
-            _add_missing(event["response"], {"status": "in_progress", "output": []})
+        response = event.get("response")
+        if response is not None:
+            _add_missing(response, {"status": "in_progress", "output": []})
         _add_missing(event, added)
+        if self._stored:
+            self._extend(event, "item_id", event.get("output_index"))
+            self._extend(item or {}, "id", event.get("output_index"))
+            for at, one in enumerate(response["output"] if response is not None else ()):
+                self._extend(one, "id", at)
+
+    def _extend(self, holder: dict[str, Json], name: str, index: Json) -> None:
+        if isinstance(holder.get(name), str):
+            holder[name] += f"_{self._stored}_{index}"
 
 
 def _add_missing(holder: dict[str, Json], members: dict[str, Json]) -> None:

@@ -78,7 +78,7 @@ class NativeReply(UpstreamAnswer):
         self._rest = b""  # an incomplete event
         self._output: list[bytes] = []  # frames to return
         #: For a response that is stored, or whose events have no numbers.
-        self._numbering = Numbering() if writer.fixed_id else None
+        self._numbering = Numbering(writer.fixed_id) if writer.fixed_id else None
         self._started = False
         self._stopped = False  # the stop reason of a message was received
 

@@ -197,6 +197,46 @@ BARE: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_items_of_a_stored_response_are_sent_again_with_the_providers_ids(
+    native: Make, stream: bool
+) -> None:
+    """Referred to, as the Vercel AI SDK does, or whole; the provider checks sealed reasoning's."""
+    sealed = {"id": "rs_a", "type": "reasoning", "summary": [], "encrypted_content": "gAAAA"}
+    unsealed = {"id": "rs_b", "type": "reasoning", "summary": [], "encrypted_content": None}
+    text = {"type": "output_text", "text": "Hi", "annotations": [], "logprobs": []}
+    message = {"id": "msg_c", "type": "message", "role": "assistant", "status": "completed",
+               "content": [text]}  # fmt: skip
+    items: list[Any] = [sealed, unsealed, SEARCH, {"id": "fc_d", **_CALLED}, message]
+    where = {"item_id": "msg_c", "output_index": 4, "content_index": 0, "logprobs": []}
+    made = native("openai", HEAD + frames(
+        EVENTS[0],
+        *({"type": "response.output_item.done", "output_index": at, "item": item}
+          for at, item in enumerate(items)),
+        {"type": "response.output_text.delta", **where, "delta": "Hi"},
+        {"type": "response.completed", "response": {**_IN_PROGRESS, "model": "real",
+                                                    "status": "completed", "output": items}},
+    ))  # fmt: skip
+    answer = create_response(made.url, store=True, stream=stream)
+    response = answer[-1].response if stream else answer
+    ids = [item.id for item in response.output]
+    suffix = response.id.removeprefix("resp_")
+    assert ids == [f"{item['id']}_{suffix}_{at}" for at, item in enumerate(items)]
+    if stream:
+        assert [event.item.id for event in answer[1:6]] == ids
+        assert answer[6].item_id == ids[4]
+    hello: Any = {"role": "user", "content": "hi"}
+    result: Any = {"type": "function_call_output", "call_id": "fc_1", "output": "x"}
+    expected = [hello, *(item for item in items if item is not unsealed), result]
+    references = [{"type": "item_reference", "id": id} for id in ids]
+    whole = [item.to_dict() for item in response.output]
+    for input, store in ((references, True), (whole, True), (whole, False)):
+        create_response(made.url, input=[hello, *input, result], store=store, stream=True)
+        assert made.sent[1]["input"] == expected
+    create_response(made.url, input=[result], previous_response_id=response.id, stream=True)
+    assert made.sent[1]["input"] == [{"role": "user", "content": "hi"}, *expected[1:]]
+
+
 def test_missing_sequence_numbers_and_indexes_are_added(native: Make) -> None:
     """OpenAI's SDK needs them to assemble the response."""
     made = native("openai", HEAD + frames(*BARE))

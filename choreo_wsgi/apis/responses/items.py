@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...chat import jsontext
@@ -22,6 +23,9 @@ from ..translation import (
 THINKING_PREFIX = "choreo."
 #: Stands for the type of an item without one, if its members do not imply it either.
 UNTYPED = "untyped"
+#: The id of an item of a stored response: its id at the provider, if that made it, then the
+#: response's id and the item's index.
+STORED_ID = re.compile(r"(?:[a-z]{2,3}|(.+))_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 #: The types of tools that the caller runs.
 CALLER_TOOLS = ("function", "custom", "tool_search")
 _SEARCHES = ("tool_search_call", "tool_search_output")
@@ -119,10 +123,24 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
     return messages
 
 
-def is_own_thinking(item: Mapping[str, Json], marks: Marks) -> bool:
+def _is_own_thinking(item: Mapping[str, Json], marks: Marks) -> bool:
     """Return whether *item* is reasoning whose ``encrypted_content`` this server wrote."""
     encrypted = item.get("encrypted_content") if kind_of(item) == "reasoning" else None
     return isinstance(encrypted, str) and whole(encrypted, marks).startswith(THINKING_PREFIX)
+
+
+def for_provider(item: dict[str, Json], marks: Marks, is_past: bool) -> dict[str, Json] | None:
+    """Return *item* as the provider that made it knows it, or None if it cannot read the item.
+
+    That is reasoning in this server's own encoding, and reasoning without text of an answer that
+    is stored here, if *is_past* or by its id: it refers to state of the provider.
+    """
+    found = STORED_ID.fullmatch(str(item.get("id")))
+    if kind_of(item) == "reasoning":
+        is_state = not (item.get("encrypted_content") or item.get("content"))
+        if _is_own_thinking(item, marks) or (is_state and (is_past or found)):
+            return None
+    return {**item, "id": found[1]} if found and found[1] else item
 
 
 def listed_item(item: Mapping[str, Json], id: str) -> dict[str, Json]:

@@ -5,6 +5,7 @@ https://platform.openai.com/docs/api-reference/responses/create describes its me
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 
 from ...chat import large
@@ -19,7 +20,7 @@ from .items import (
     UNTYPED,
     all_tools,
     chat_name,
-    is_own_thinking,
+    for_provider,
     kind_of,
     messages_of,
 )
@@ -177,17 +178,13 @@ def _native(
     """Return the request for a provider that speaks this API; None to forward the caller's own.
 
     A response that is stored here is not stored by the provider, which gets the items of
-    previous responses again.  Left out is reasoning that the provider cannot read: this server's
-    own encoding, and past items that refer to state of the provider.
+    previous responses again, without items that it cannot read.
     """
     stored = bool(fields.get("store"))  # also true for every background response
-    whole = [
-        item
-        for item in past or ()
-        if kind_of(item) != "reasoning" or item.get("encrypted_content") or item.get("content")
-    ]
-    kept = [item for item in (*whole, *items) if not is_own_thinking(item, marks)]
-    has_new_input = past is not None or len(kept) < len(items)
+    before = [for_provider(item, marks, True) for item in past or ()]
+    given = [for_provider(item, marks, False) for item in items]
+    kept = list(filter(None, (*before, *given)))
+    has_new_input = past is not None or any(map(operator.is_not, given, items))
     if not (stored or has_new_input):
         return None
     native = {name: value for name, value in fields.items() if name != "background"}
