@@ -226,7 +226,7 @@ def _serve_here(
     key = ""
     if configuration.has_keys:  # never print the key itself: the shell inserts it
         key = "${CHOREO_API_KEYS%%,*}" if "CHOREO_API_KEYS" in os.environ else "$CHOREOAI_API_KEY"
-    text = banner(__version__, server.addresses, app.router.describe(), key)
+    text = banner(server.addresses, app.router.describe(), key)
     if context is None:
         print(text, flush=True)
     else:

@@ -142,7 +142,7 @@ class Application:
         if limits is not None and limits.blocking and environ["REQUEST_METHOD"] == "POST":
             return True
         logged = path.startswith("/v1/streams/") or "HTTP_CHOREO_RESUMABLE" in environ
-        if logged and self._resumption().blocking:
+        if logged and self._resumption().store.blocking:
             return True
         return int(environ.get("CONTENT_LENGTH") or 0) > LARGE
 

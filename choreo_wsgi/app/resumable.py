@@ -69,11 +69,6 @@ class Resumption:
         self.settings = settings
         self.orphans = Orphans(settings.orphan_seconds)
 
-    @property
-    def blocking(self) -> bool:
-        """Whether calls of the store may block."""
-        return self.store.blocking
-
     def close(self) -> None:
         """Close the streams without a client, then the store."""
         self.orphans.close()
@@ -266,7 +261,7 @@ class Resumption:
         A store that can block waits *timeout* seconds for more, if the log has not ended.  That of
         a lost producer is ended first, if *recover*: its client may never read it as a stream.
         """
-        timeout = timeout if self.blocking else 0.0
+        timeout = timeout if self.store.blocking else 0.0
         reader, decoder = self.store.read(id, owner, after), sse.Decoder()
         decoder.shorten = partial(aside.shorten_into, marks)
         events: list[Any] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..late import Late
+from ..version import __version__
 
 if TYPE_CHECKING:
     from ..local import weights
@@ -17,19 +18,14 @@ else:
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
 
 
-def banner(
-    version: str,
-    addresses: Sequence[str],
-    models: Sequence[tuple[str, str]],
-    key: str = "",
-) -> str:
+def banner(addresses: Sequence[str], models: Sequence[tuple[str, str]], key: str = "") -> str:
     """Return the text: the server's addresses, its models with their targets, and a curl command.
 
     *addresses* are URLs or ``unix:PATH``; *models* are pairs of a name or pattern and its target.
     *key* is a shell expression for an API key, empty when none is needed.
     """
     width = max((len(name) for name, _ in models), default=0)
-    lines = [f"choreo-wsgi {version} listens on {', '.join(addresses)}"]
+    lines = [f"choreo-wsgi {__version__} listens on {', '.join(addresses)}"]
     lines += [f"  {name:<{width}}  {target}" for name, target in models]
     if not models:
         lines.append("  no model is configured")

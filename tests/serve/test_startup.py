@@ -329,15 +329,15 @@ def test_banner_says_how_to_install_local_model(command: Start, tmp_path: Path) 
 
 def test_banner_shows_usable_curl_line_without_models() -> None:
     for address, usable in (("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]"), ("10.0.0.1", "10.0.0.1")):
-        text = banner("1.0", [f"http://{address}:81"], [])
+        text = banner([f"http://{address}:81"], [])
         assert f"listens on http://{address}:81\n  no model is configured\n" in text
         assert f"http://{usable}:81/v1/chat/completions" in text
 
 
 def test_banner_suggests_no_pattern_as_model() -> None:
-    lines = banner("1.0", ["http://h:1"], [("a*", "up"), ("model-b", "up"), ("echo", "echo")])
+    lines = banner(["http://h:1"], [("a*", "up"), ("model-b", "up"), ("echo", "echo")])
     assert '"model": "model-b"' in lines and "\n  a*       up\n" in lines
-    assert '"model": "echo"' in banner("1.0", ["http://h:1"], [("a*", "up")])
+    assert '"model": "echo"' in banner(["http://h:1"], [("a*", "up")])
 
 
 def test_provider_without_models_is_listed_with_prefix(run: Run) -> None:
