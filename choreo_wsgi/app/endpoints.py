@@ -93,6 +93,8 @@ class Endpoints:
             fields, marks = api.parse(body)
             if name == "responses" and self._settings.keep_responses:
                 fields.setdefault("store", True)
+            if name == "responses" and fields.get("background") and fields.get("store") is None:
+                fields["store"] = True
             is_stored = name == "responses" and any(map(fields.get, _STORING))
             needs_digest = is_stored or "HTTP_CHOREO_RESUMABLE" in call.environ
             digest = hashlib.sha256(body).hexdigest() if needs_digest else ""

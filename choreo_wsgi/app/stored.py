@@ -20,8 +20,9 @@ from ..apis.pages import page
 from ..apis.responses.items import STORED_ID, kind_of, listed_item
 from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
+from ..apis.translation import restore_once
 from ..chat import jsontext, large
-from ..chat.items import Json, Marks
+from ..chat.items import Json, Marks, dump, dump_large
 from ..chat.longtext import dump_restored
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
@@ -75,15 +76,10 @@ class StoredResponses:
         fields = request.original or {}
         previous = fields.get("previous_response_id")
         past = self._past(previous) if previous and _ID.fullmatch(previous) else None
-        given = fields.get("input"), fields.get("store")
-        if isinstance(given[0], list):
-            resolved = list(map(self._resolved, given[0]))
-            fields["input"] = given[0] if resolved == given[0] else resolved
-        if fields.get("background"):
-            if fields.get("store") is False:
-                raise InvalidRequest("store must not be false with background: true", param="store")
-            fields["store"] = True
-        if past is not None or given != (fields.get("input"), fields.get("store")):
+        if fields.get("background") and not fields.get("store"):
+            raise InvalidRequest("store must not be false with background: true", param="store")
+        if self._resolve(fields) or past is not None:
+            request.native = None  # the caller holds the request
             request = replace(read_request(fields, self._marks, past), trace=request.trace)
         if not fields.get("store"):
             return resumption.completions.answer(call, api, request)
@@ -97,12 +93,13 @@ class StoredResponses:
         streamed = replace(request, stream=True, answer_id=id)
         writer: Json = api.writer(streamed)
         queued = writer.response("queued")
-        items = [*(past or ()), *input_items(fields)]
+        past = [*(past or ()), *input_items(fields)]
         try:
-            claim.writer.append(self._first_frame(items, queued), 1)
+            claim.writer.append(self._first_frame(past, queued), 1)
         except BaseException:
             claim.writer.discard()
             raise
+        past.clear()  # the log has it
         if request.stream:
             return resumption.record(call, api, streamed, claim.writer)
         recording = resumption.record_alone(call, api, streamed, claim.writer)
@@ -155,11 +152,14 @@ class StoredResponses:
 
     def _first_frame(self, items: list[Json], queued: Json) -> bytes:
         """Return the first frame of a log; raises InvalidRequest if storing it takes too much."""
-        response = dump_restored(queued, self._marks)
-        self._resumption.check_repeated(len(response))
-        parts = large.restored_parts(items, self._marks)
+        self._resumption.check_repeated(len(dump_restored(queued, self._marks)))
         head = b'id: 1\nevent: choreo.request\ndata: {"items":'
-        frame = large.join(chain([head], parts, [b',"response":', response, b"}\n\n"]))
+        parts = large.parts(items, lambda part: (dump(part),))
+        frame = large.join(chain([head], parts, [b',"response":', dump_large(queued), b"}\n\n"]))
+        frame = restore_once(frame, self._marks)
+        for mark, part in self._marks.items():  # the request's body can be freed
+            if type(part) is memoryview and part.obj is not frame:
+                self._marks[mark] = bytes(part)
         # The log, the texts that were parsed and the request to send take three times the bytes.
         room = max(_ROOM, 4 * len(frame)) - 13 * len(frame) // 4
         try:
@@ -199,6 +199,13 @@ class StoredResponses:
         except (NotFound, StreamGone):
             pass
         raise unknown_previous(problem)
+
+    def _resolve(self, fields: dict[str, Json]) -> bool:
+        """Put the items that the input of *fields* refers to into it; return if there are any."""
+        given = fields.get("input")
+        resolved = list(map(self._resolved, given)) if isinstance(given, list) else given
+        fields |= {} if resolved == given else {"input": resolved}
+        return bool(resolved != given)
 
     def _resolved(self, item: Json) -> Json:
         """Return the item that *item* refers to, or *item*."""

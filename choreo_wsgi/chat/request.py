@@ -79,6 +79,12 @@ class ChatRequest:
         messages, stop = body.get("messages", self.messages), tuple(stop)
         return replace(self, body=body, messages=messages, original=original, stop=stop, marks={})
 
+    def drop_original(self) -> None:
+        """Free the input in another API's format: only a provider that speaks that API needs it."""
+        self.native = None
+        for name in ("input", "messages"):
+            (self.original or {}).pop(name, None)
+
     def with_model(self, name: str) -> ChatRequest:
         """Return the same request with *name* for its model."""
         if name == self.model == self.body.get("model"):
@@ -135,8 +141,8 @@ _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 _BYTES_OF_VALUE, _ROOM = 256, 8 * 1024 * 1024
 # The same for a text or a list of tokens, which are forwarded; so many values are always allowed.
 _OF_TEXT, _FEWEST_VALUES = 120, 1_000
-# Limit of files in base64 that are too short to be set aside, as each is copied.
-_MOST_SHORT_FILES = 500
+#: Limit of files in base64 that are too short to be set aside, as each is copied.
+MOST_SHORT_FILES = 500
 # Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
 # The bytes of a UTF-8 character after its first.
@@ -191,8 +197,8 @@ def loads_marked(
         raise _invalid("the body must be a JSON object")
     if len(short) > _LARGE:
         files = short.count(b";base64,") + short.count(b'"base64"')
-        if files > _MOST_SHORT_FILES + len(marks):
-            text = f"the body has more than {_MOST_SHORT_FILES} files of less than 2 KiB"
+        if files > MOST_SHORT_FILES + len(marks):
+            text = f"the body has more than {MOST_SHORT_FILES} files of less than 2 KiB"
             raise InvalidRequest(text)
     if _has_lone_surrogate(body):
         raise _invalid("the body has half of a surrogate pair, which is not text")

@@ -58,9 +58,10 @@ FORCE = 3.0
 #: long to get the interpreter, before each of its steps.
 SWITCH = 0.0002
 
-#: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: glibc maps larger blocks, and unmaps them when freed.  By
-#: default it raises the limit to the largest block ever freed, and keeps several of that size.
-ALLOCATION = {-3: 256 * 1024, -1: 2 * 1024 * 1024}
+#: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: glibc maps larger blocks, and unmaps them when freed; it
+#: keeps so much free memory at a heap's end.  By default it raises both with the largest block ever
+#: freed, and keeps several of that size.
+ALLOCATION = {-3: 256 * 1024, -1: 256 * 1024}
 
 #: The garbage collector's threshold.  A request leaves no cycles, so a collection finds little;
 #: the default (700 new containers) is reached every few requests.

@@ -80,6 +80,50 @@ def test_members_that_events_repeat_are_limited_in_logs(
     )
 
 
+@pytest.mark.parametrize("more", [{}, {"stream": True}], ids=str)
+def test_long_strings_of_a_stored_request_are_held_once(
+    app: Any, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are those of the log, so that the body of the request is freed."""
+    (target,) = app.router.targets("m")
+    given: list[ChatRequest] = []
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        given.append(request)
+        return from_deltas([Delta("ok"), Finish()])
+
+    monkeypatch.setattr(type(target.provider), "open", opened)
+    turns = [{"role": "user", "content": "x" * 30_000}] * 100
+    body = {"model": "m", "input": turns, "unknown": "y" * 9_000, "store": True, **more}
+    assert call(app, "POST", "/v1/responses", body).status == 200
+    parts = list(given.pop().marks.values())
+    assert len(parts) == 101
+    views = [part for part in parts if isinstance(part, memoryview)]
+    assert len(views) == 100
+    assert all(bytes(view.obj).startswith(b"id: 1\n") for view in views)
+
+
+@pytest.mark.parametrize("apis", [(), ("responses",)])
+def test_input_that_only_a_provider_with_the_api_needs_is_freed(
+    app: Any, apis: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (target,) = app.router.targets("m")
+    given: list[ChatRequest] = []
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        given.append(request)
+        return from_deltas([Delta("ok"), Finish()])
+
+    monkeypatch.setattr(type(target.provider), "open", opened)
+    monkeypatch.setattr(type(target.provider), "apis", frozenset(apis))
+    for more in ({}, {"store": True}, {"stream": True}):
+        body = {"model": "m", "input": [{"role": "user", "content": "hi"}], **more}
+        assert call(app, "POST", "/v1/responses", body).status == 200
+        request = given.pop()
+        assert [message["content"] for message in request.messages] == ["hi"]
+        assert ("input" in (request.original or {})) is bool(apis)
+
+
 def test_values_of_a_stored_input_are_limited(app: Any) -> None:
     turns = [{"role": "user", "content": "x" * 300}] * 6_200
     body = {"model": "m", "input": turns, "store": True}

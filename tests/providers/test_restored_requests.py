@@ -206,6 +206,7 @@ def test_long_texts_are_restored_without_a_copy_between(name: str) -> None:
 def test_tools_that_a_translated_response_repeats_are_limited() -> None:
     """A provider that has the API itself gets them, as the events that repeat them are its own."""
     tool = {"type": "function", "name": "f", "description": "y" * 1_000}
+    body: dict[str, Any]
     for many, refused in ((950, False), (1_050, True)):
         body = {"model": "m", "input": "hi", "tools": [tool] * many}
         request = load("responses").read(json.dumps(body).encode())
@@ -213,6 +214,30 @@ def test_tools_that_a_translated_response_repeats_are_limited() -> None:
         assert request.original == body
     assert request.native_only is not None
     assert "tools may have 1 MiB" in request.native_only.message
+
+
+def test_choice_of_tools_that_a_translated_response_repeats_is_limited() -> None:
+    allowed = [{"type": "function", "name": "f", "x": "y" * 1_000}] * 1_050
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": allowed}
+    tools = [{"type": "function", "name": "f"}]
+    body = {"model": "m", "input": "hi", "tools": tools, "tool_choice": choice}
+    request = load("responses").read(json.dumps(body).encode())
+    assert request.native_only is not None
+    assert "tools may have 1 MiB" in request.native_only.message
+
+
+def test_short_generated_images_are_limited_for_translations() -> None:
+    """Each is copied; a provider that has the API gets any number, however the type is written."""
+    short = {"type": "image_generation_call", "result": "QUJD" * 100}
+    long = {**short, "result": "QUJD" * 1_000}
+    for images, refused in (([short] * 500 + [long] * 100, False), ([short] * 501, True)):
+        body = json.dumps({"model": "m", "input": [*images, {"role": "user", "content": "hi"}]})
+        body = body.replace("image_generation_call", "im\\u0061ge_generation_call")
+        request = load("responses").read(body.encode())
+        assert bool(request.native_only) is refused
+        assert len((request.original or {})["input"]) == len(images) + 1
+    assert request.native_only is not None
+    assert "more than 500 generated images of less than 2 KiB" in request.native_only.message
 
 
 def test_images_of_earlier_answers_are_not_copied() -> None:

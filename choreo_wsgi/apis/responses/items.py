@@ -7,8 +7,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from ...chat import jsontext
-from ...chat.aside import join, whole
+from ...chat.aside import has_marks, join, whole
 from ...chat.items import FEW, Json, Marks
+from ...chat.request import MOST_SHORT_FILES
 from ...chat.schema import check_of, passes
 from ...errors import InvalidRequest
 from ..translation import (
@@ -30,6 +31,7 @@ STORED_ID = re.compile(r"(?:[a-z]{2,3}|(.+))_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 CALLER_TOOLS = ("function", "custom", "tool_search")
 _SEARCHES = ("tool_search_call", "tool_search_output")
 _TEXTS = ("input_text", "output_text", "text", "refusal")
+_PICTURE = "image_generation_call"
 _THINKING = check_of([{"type!": "thinking redacted_thinking"}])
 
 
@@ -87,6 +89,10 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
 
     Adjacent reasoning, text, image and call items of the assistant become one message.
     """
+    pictures = [item.get("result") or "" for item in items if kind_of(item) == _PICTURE]
+    if len(pictures) - sum(map(has_marks, pictures)) > MOST_SHORT_FILES:
+        text = f"the input has more than {MOST_SHORT_FILES} generated images of less than 2 KiB"
+        raise InvalidRequest(text, param="input")
     messages: list[dict[str, Json]] = []
     reply: dict[str, Json] = {}
     for index, item in enumerate(items):
@@ -95,7 +101,7 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
             continue  # a provider searched in the tools, all of which a chat gets
         is_call = kind in ("function_call", "custom_tool_call", "tool_search_call")
         is_text = kind == "message" and item["role"] == "assistant"
-        is_picture = kind == "image_generation_call"
+        is_picture = kind == _PICTURE
         if not (is_call or is_text or is_picture or kind == "reasoning"):
             reply = {}
             messages.append(_other_message(kind, item, where, marks))

@@ -114,7 +114,7 @@ _SUPPORTED = check_of(
 _LOGPROBS = "message.output_text.logprobs"
 
 
-#: Bytes of the tools of a request that is translated, without the strings that are set aside.
+#: Bytes of the tools and their choice in a request that is translated, without long strings.
 _MOST_TOOLS = 1024 * 1024
 
 
@@ -149,7 +149,8 @@ def read_request(
             messages.insert(0, {"role": "system", "content": system})
         body["messages"] = messages
         given = fields.get("tools") or ()
-        if sum(map(len, large.parts(given, lambda part: (dump(part),)))) > _MOST_TOOLS:
+        repeated = [given, fields.get("tool_choice")]
+        if sum(map(len, large.parts(repeated, lambda part: (dump(part),)))) > _MOST_TOOLS:
             text = "tools may have 1 MiB beside long strings, as the response repeats them"
             raise InvalidRequest(text, param="tools")
         tools = list(map(_function, all_tools(fields, (*(past or ()), *items))))

@@ -43,6 +43,7 @@ class Bedrock(HTTPProvider):
     """
 
     type = "bedrock"
+    apis = frozenset(("messages",))  # of Claude only
     facts = BUILT_IN["bedrock"]
     takes_marks = True
     blank_stops = False
