@@ -51,7 +51,9 @@ class Client:
         self._idle: dict[Address, list[Connection]] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._address = functools.lru_cache(64)(self._parse)
+        # Not a method, which would put each client of a local model's request in a cycle.
+        parse = functools.partial(_parse, environ={} if unix_socket else self.environ)
+        self._address = functools.lru_cache(64)(parse)
 
     def send(self, request: HTTPRequest) -> Exchange:
         """Return an exchange for *request*; its ``receive()`` connects and sends.
@@ -76,10 +78,6 @@ class Client:
             self._idle.clear()
         for connection in idle:
             connection.close()
-
-    def _parse(self, url: str) -> tuple[Address, str, str]:
-        address, target = parse_url(url, {} if self.unix_socket else self.environ)
-        return address, target, address.host_header
 
     def acquire(self, address: Address, new: bool) -> Connection:
         """Return the idle connection to *address* that was used last, or a *new* one."""
@@ -128,3 +126,8 @@ class Client:
         context = ssl.create_default_context(**location)
         context.set_alpn_protocols(["http/1.1"])
         return context
+
+
+def _parse(url: str, environ: Mapping[str, str]) -> tuple[Address, str, str]:
+    address, target = parse_url(url, environ)
+    return address, target, address.host_header

@@ -10,6 +10,7 @@ import ssl
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import pytest
 from harness import DEADLINE
 from raw_server import Peer, RawServer, chunk, head, sized
 from upstream_fixtures import idle_in
-from work import traced
+from work import collected, traced
 
 from choreo_wsgi.errors import ChoreoError, ProviderUnavailable, UpstreamInvalid
 from choreo_wsgi.upstream import connection as connection_module
@@ -233,6 +234,16 @@ def test_unix_socket_ignores_every_proxy(tmp_path: Path) -> None:
             assert read(pool.send(post("http://somewhere.test/v1"))) == b"x"
         assert server.requests[0].path == "/v1"
         assert "proxy-authorization" not in server.requests[0].headers
+
+
+def test_client_is_in_no_reference_cycle() -> None:
+    """Each request to the local model has a client of its own."""
+    with collected():
+        pool = Client(Timeouts(), unix_socket="/missing", environ={})
+        pool.send(post("http://localhost")).close()
+        gone = weakref.ref(pool)
+        del pool
+        assert gone() is None
 
 
 def test_offers_only_http_1_1(tls: Any) -> None:
