@@ -32,6 +32,7 @@ class API:
     *parse* reads a request body and *request* its object, with marks; both raise InvalidRequest.
     *writer* returns a new writer for the answer to a request, *error* the status and the document
     of an error, and *estimate* the answer's document if the provider does not support the API.
+    *repeats* returns how many bytes of a request the answer repeats in several events.
     """
 
     parse: Callable[[bytes], tuple[dict[str, Json], Marks]]
@@ -39,6 +40,7 @@ class API:
     writer: Callable[[ChatRequest], AnswerWriter]
     error: Callable[[ChoreoError], tuple[int, bytes]] = _as_chat
     estimate: Callable[[ChatRequest], dict[str, Json]] | None = None
+    repeats: Callable[[ChatRequest], int] = lambda request: 0
 
     def read(self, body: bytes) -> ChatRequest:
         """Return the request in *body*; raises InvalidRequest."""

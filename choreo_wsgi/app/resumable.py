@@ -83,7 +83,7 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("Choreo-Resumable needs stream: true", param="stream")
-        self.check_repeated(api.writer(request).repeated_size())
+        self.check_repeated(api.repeats(request))
         claim = self.store.create(
             call.account.key.id, key=self.idempotency_key(call), digest=digest
         )

@@ -54,10 +54,6 @@ class AnswerWriter:
         """Yield the frames before those of the first item, in blocks of whole frames."""
         yield from ()
 
-    def repeated_size(self) -> int:
-        """Return how many bytes of its request the answer repeats in several events."""
-        return 0
-
     def write(self, item: Item) -> bytes:
         """Return the frames for *item*; ``b""`` for none, as in a document."""
         return b""

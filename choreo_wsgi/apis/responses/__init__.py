@@ -10,7 +10,7 @@ from ...chat.request import ChatRequest, loads_marked
 from ...errors import ChoreoError, InvalidRequest
 from .. import API
 from ..translation import api_param, estimate_tokens
-from .request import NAMES, input_items, read_request
+from .request import NAMES, input_items, read_request, repeated_size
 from .writer import ResponseWriter
 
 #: Chat's parameters by the names that they have in this API.
@@ -51,7 +51,7 @@ def _side_api(
 
 
 APIS = {
-    "responses": API(loads_marked, read_request, ResponseWriter, _error),
+    "responses": API(loads_marked, read_request, ResponseWriter, _error, repeats=repeated_size),
     "input_tokens": _side_api("input_tokens", "this model does not count tokens", _count),
     "compact": _side_api("compact", "this model cannot compact input: send the input as it is"),
 }

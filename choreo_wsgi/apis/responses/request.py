@@ -113,7 +113,22 @@ _SUPPORTED = check_of(
 #: The element of ``include`` that requests log probabilities.
 _LOGPROBS = "message.output_text.logprobs"
 
-
+#: The members that a response repeats from its request, and their defaults.
+_REPEATED: dict[str, Json] = {
+    **dict.fromkeys(("instructions", "temperature", "top_p", "max_output_tokens", "user")),
+    **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt_cache_key")),
+    **dict.fromkeys(("safety_identifier", "service_tier")),
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "tool_choice": "auto",
+    "tools": [],
+    "background": False,
+    "reasoning": {"effort": None, "summary": None},
+    "store": False,
+    "text": {"format": {"type": "text"}},
+    "top_logprobs": 0,
+    "truncation": "disabled",
+}
 #: Bytes of the tools and their choice in a request that is translated, without long strings.
 _MOST_TOOLS = 1024 * 1024
 
@@ -159,6 +174,16 @@ def read_request(
 
     native = _native(fields, items, past, marks)
     return to_chat(fields, NAMES, _SUPPORTED, translate, native=native, marks=marks)
+
+
+def repeated(request: ChatRequest) -> dict[str, Json]:
+    """Return the members that the response to *request* repeats."""
+    return {**_REPEATED, **members(request.original or {}, " ".join(_REPEATED))}
+
+
+def repeated_size(request: ChatRequest) -> int:
+    """Return how many bytes of *request* its response repeats in several events."""
+    return sum(map(len, large.restored_parts(repeated(request), request.marks)))
 
 
 def unknown_previous(problem: str) -> InvalidRequest:

@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from ...chat import large
 from ...chat.aside import absorb, has_marks, parse_aside, set_aside, text_or_mark
 from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
@@ -23,26 +22,10 @@ from ..blocks import Block, BlockWriter, input_of
 from ..translation import LazyMember, members, restore_once
 from .items import THINKING_PREFIX, all_tools, chat_name
 from .log import failed_event, next_number
-from .request import input_items
+from .request import input_items, repeated
 
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
-#: The members that a response repeats from its request, and their defaults.
-_REPEATED: dict[str, Json] = {
-    **dict.fromkeys(("instructions", "temperature", "top_p", "max_output_tokens", "user")),
-    **dict.fromkeys(("max_tool_calls", "previous_response_id", "prompt_cache_key")),
-    **dict.fromkeys(("safety_identifier", "service_tier")),
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "tool_choice": "auto",
-    "tools": [],
-    "background": False,
-    "reasoning": {"effort": None, "summary": None},
-    "store": False,
-    "text": {"format": {"type": "text"}},
-    "top_logprobs": 0,
-    "truncation": "disabled",
-}
 #: The initial output items, by the prefix of their ids.
 _ITEMS: dict[str, dict[str, Json]] = {
     "msg": {"type": "message", "status": "in_progress", "role": "assistant", "content": []},
@@ -81,11 +64,10 @@ class ResponseWriter(BlockWriter):
     def __init__(self, request: ChatRequest) -> None:
         super().__init__(request)
         fields = request.original or {}
+        self._repeated = repeated(request)
         self.fixed_id = request.answer_id
         self.id = self.fixed_id or f"resp_{random_hex()}{random_hex()[:16]}"
         self._created = int(time.time())
-        present = {name: fields[name] for name in _REPEATED if fields.get(name) is not None}
-        self._repeated = {**_REPEATED, **present}
         ours = members(fields, "background store previous_response_id")  # not the provider's part
         self.fixed = {"id": self.fixed_id, **ours}
         self._request_marks: Marks | None = request.marks  # until the members are encoded
@@ -99,9 +81,6 @@ class ResponseWriter(BlockWriter):
         reasoning = fields.get("reasoning") or {}
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
         self._forwarded = b""  # the last frames that were forwarded from a provider
-
-    def repeated_size(self) -> int:
-        return sum(map(len, large.restored_parts(self._repeated, self._request_marks or {})))
 
     def _first_events(self) -> Iterator[bytes]:
         response = self._marked_response("in_progress")
