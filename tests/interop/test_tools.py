@@ -20,9 +20,12 @@ import pytest
 from agent import ANSWER, agent
 from mistaken_streams import Choice, random_choice, write_stream
 from raw_server import RawServer
-from scripted_provider import Script
+from scripted_provider import Script, Scripted
 
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish, ToolCall
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source, from_deltas
 
 pytestmark = [pytest.mark.interop, pytest.mark.timeout(900)]
 
@@ -184,6 +187,55 @@ def test_codex_runs_the_command(served: Any, node: Path, tmp_path: Path) -> None
     assert ran.read_text() == "ran\n"
 
 
+MCP_SERVER = """
+import json, sys
+schema = {"type": "object", "properties": {"city": {"type": "string"}}}
+tool = {"name": "weather", "description": "The weather of a city.", "inputSchema": schema}
+for line in sys.stdin:
+    asked = json.loads(line)
+    version = asked.get("params", {}).get("protocolVersion")
+    results = {
+        "initialize": {"protocolVersion": version, "capabilities": {"tools": {}},
+                       "serverInfo": {"name": "w", "version": "1"}},
+        "tools/list": {"tools": [tool]},
+        "tools/call": {"content": [{"type": "text", "text": "3 C in Oslo"}]},
+    }
+    if "id" in asked:
+        result = results.get(asked["method"], {})
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": result}), flush=True)
+"""
+
+
+def test_codex_calls_a_tool_that_it_has_searched_for(
+    served: Any, node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It defers the tools of MCP servers with models that it knows."""
+
+    def answer(request: ChatRequest) -> Source:
+        results = [one["content"] for one in request.messages if one["role"] == "tool"]
+        names = [tool["function"]["name"] for tool in request.body["tools"]]
+        calls = [("tool_search", '{"query": "weather of a city"}'), (names[-1], '{"city": "Oslo"}')]
+        if len(results) == len(calls):
+            return from_deltas([Delta(results[-1]), Finish()])
+        call = ToolCall(0, f"call_{len(results)}", *calls[len(results)])
+        return from_deltas([Delta(tool_calls=[call]), Finish("tool_calls")])
+
+    monkeypatch.setattr(Scripted, "script", staticmethod(answer))
+    home, server = tmp_path / "codex", tmp_path / "server.py"
+    home.mkdir()
+    server.write_text(MCP_SERVER)
+    (home / "config.toml").write_text(
+        'model = "gpt-5.5"\nmodel_provider = "choreo"\nweb_search = "disabled"\n'
+        f'[model_providers.choreo]\nname = "choreo"\nbase_url = "{served[0]}/v1"\n'
+        'wire_api = "responses"\n'
+        f'[mcp_servers.w]\ncommand = "{sys.executable}"\nargs = ["{server}"]\n'
+    )
+    program = node / "node_modules" / ".bin" / "codex"
+    options = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    output = run([program, "exec", *options, "go"], served[0], tmp_path, CODEX_HOME=str(home))
+    assert "3 C in Oslo" in output
+
+
 def test_claude_code_runs_the_command(served: Any, node: Path, tmp_path: Path) -> None:
     url, _, ran = served
     program = node / "node_modules" / ".bin" / "claude"
@@ -261,6 +313,16 @@ for (const [model, providerOptions] of models) {
 """
 
 
+def run_node(node: Path, home: Path, script: str, url: str) -> list[str]:
+    """Return the lines that *script* prints."""
+    program = node / f"{home.name}.mjs"  # where its imports are found
+    program.write_text(script)
+    try:
+        return run(["node", program, url], url, home).split("\n")[:-1]
+    finally:
+        program.unlink()
+
+
 @pytest.mark.parametrize(
     ("script", "answers"), [(NODE_SDKS, 3), (AI_SDK, 6)], ids=["sdks", "vercel-ai"]
 )
@@ -268,13 +330,19 @@ def test_node_library_finishes_a_tool_loop(
     served: Any, node: Path, tmp_path: Path, script: str, answers: int
 ) -> None:
     url, received, _ = served
-    program = node / f"{tmp_path.name}.mjs"  # where its imports are found
-    program.write_text(script)
-    try:
-        output = run(["node", program, url], url, tmp_path)
-    finally:
-        program.unlink()
-    assert output.split("\n")[:-1] == [ANSWER] * answers
+    assert run_node(node, tmp_path, script, url) == [ANSWER] * answers
+    assert any(request.messages[-1]["role"] == "tool" for request in received)
+
+
+def test_vercel_ai_finishes_a_tool_loop_of_a_provider_with_responses(
+    served: Any, application: Callable[..., Application], node: Path, tmp_path: Path
+) -> None:
+    """It refers to the items of the provider's answer, which only this server keeps."""
+    url, received, _ = served
+    section = {"type": "openai", "models": "*", "base_url": f"{url}/v1", "api_key": "k"}
+    section["apis"] = "chat, responses"
+    with harness.Server(application({"up": section}, keep_responses="on")) as server:
+        assert run_node(node, tmp_path, AI_SDK, server.url) == [ANSWER] * 6
     assert any(request.messages[-1]["role"] == "tool" for request in received)
 
 
