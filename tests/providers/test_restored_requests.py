@@ -212,6 +212,9 @@ def test_tools_that_a_translated_response_repeats_are_limited() -> None:
         request = load("responses").read(json.dumps(body).encode())
         assert bool(request.native_only) is refused
         assert request.original == body
+        found = {"type": "tool_search_output", "call_id": "1", "tools": body.pop("tools")}
+        request = load("responses").read(json.dumps({**body, "input": [found]}).encode())
+        assert bool(request.native_only) is refused
     assert request.native_only is not None
     assert "tools may have 1 MiB" in request.native_only.message
 

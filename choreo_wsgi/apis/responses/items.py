@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from ...chat import jsontext
 from ...chat.aside import has_marks, join, whole
@@ -68,19 +69,20 @@ def caller_tools(
 
 def all_tools(
     fields: Mapping[str, Json], items: Iterable[Mapping[str, Json]], strict: bool = True
-) -> list[dict[str, Json]]:
-    """Return :func:`caller_tools` of a request, then those that searches in *items* have found."""
-    tools = list(caller_tools(fields.get("tools") or (), strict))
-    names = set(map(chat_name, tools))
-    for item in items:
-        for tool in caller_tools(_found(item), strict=False):
-            if chat_name(tool) not in names:
-                names.add(chat_name(tool))
-                tools.append(tool)
-    return tools
+) -> Iterator[dict[str, Json]]:
+    """Yield :func:`caller_tools` of a request, then those that searches in *items* have found."""
+    given = fields.get("tools") or ()
+    yield from caller_tools(given, strict)
+    found = list(filter(None, map(found_tools, items)))
+    names = set(map(chat_name, caller_tools(given, strict=False))) if found else set()
+    for tool in chain.from_iterable(caller_tools(tools, strict=False) for tools in found):
+        if (name := chat_name(tool)) not in names:
+            names.add(name)
+            yield tool
 
 
-def _found(item: Mapping[str, Json]) -> list[dict[str, Json]]:
+def found_tools(item: Mapping[str, Json]) -> list[dict[str, Json]]:
+    """Return the tools that *item* has if it is the output of a search, else none."""
     return (item.get("tools") or []) if kind_of(item) == "tool_search_output" else []
 
 
@@ -173,7 +175,7 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
             return {"role": "user", "content": content}
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "tool_search_output":
-        names = [chat_name(tool) for tool in caller_tools(_found(item), strict=False)]
+        names = [chat_name(tool) for tool in caller_tools(found_tools(item), strict=False)]
         content = arguments_of({"tools": names}, marks)
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":

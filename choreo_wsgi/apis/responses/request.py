@@ -21,6 +21,7 @@ from .items import (
     all_tools,
     chat_name,
     for_provider,
+    found_tools,
     kind_of,
     messages_of,
 )
@@ -163,13 +164,12 @@ def read_request(
         if system := fields.get("instructions"):
             messages.insert(0, {"role": "system", "content": system})
         body["messages"] = messages
-        given = fields.get("tools") or ()
-        repeated = [given, fields.get("tool_choice")]
-        if sum(map(len, large.parts(repeated, lambda part: (dump(part),)))) > _MOST_TOOLS:
-            text = "tools may have 1 MiB beside long strings, as the response repeats them"
+        every, choice = (*(past or ()), *items), fields.get("tool_choice")
+        limited = [fields.get("tools"), choice, *filter(None, map(found_tools, every))]
+        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _MOST_TOOLS:
+            text = "tools may have 1 MiB beside long strings, also those that searches have found"
             raise InvalidRequest(text, param="tools")
-        tools = list(map(_function, all_tools(fields, (*(past or ()), *items))))
-        choice = fields.get("tool_choice")
+        tools = list(map(_function, all_tools(fields, every)))
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
     native = _native(fields, items, past, marks)

@@ -72,9 +72,10 @@ class ResponseWriter(BlockWriter):
         self.fixed = {"id": self.fixed_id, **ours}
         self._request_marks: Marks | None = request.marks  # until the members are encoded
         items = () if request.native_only else input_items(request.native or fields)
-        #: By their names in chat: the caller's tools that are not functions with these names.
+        #: By their names in chat: the type, name and namespace of the caller's tools that are not
+        #: functions with these names.
         self._tools = {
-            chat_name(tool): tool
+            chat_name(tool): (tool["type"], tool.get("name"), tool.get("namespace"))
             for tool in all_tools(fields, items, strict=False)
             if tool["type"] != "function" or tool.get("namespace")
         }
@@ -92,9 +93,9 @@ class ResponseWriter(BlockWriter):
         if call is None:
             with_summary = kind == "reasoning" and self._with_summary
             return self._add_item(kind, "summary" if with_summary else kind)
-        tool = self._tools.get(call.name) or {"type": "function", "name": call.name}
-        named = members(tool, "name namespace")
-        return self._add_item(kind, tool["type"], call_id=call.id, **named)
+        type, name, space = self._tools.get(call.name) or ("function", call.name, None)
+        named = members({"name": name, "namespace": space}, "name namespace")
+        return self._add_item(kind, type, call_id=call.id, **named)
 
     def _add_item(self, kind: str, item_kind: str, **more: Json) -> Block:
         prefix, holder, event, member = _KINDS[item_kind]
