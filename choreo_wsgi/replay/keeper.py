@@ -73,7 +73,7 @@ class Keeper:
         self._observer = LeaseObserver(lease)
         self._has_lease = False
         self._data_lost_at = -math.inf  # when the database was last found to have lost its data
-        self._to_delete: list[str] = []  # ids of streams, deleted at the next beat
+        self._to_delete: dict[str, None] = {}  # ids of streams, deleted at the next beats
         self._dirty: dict[str, Writer] = {}  # the writers with frames to write, or an end
         # Its lock guards the writers and their buffers; the keeper waits on it for frames.
         self._work = threading.Condition(threading.Lock())
@@ -152,8 +152,8 @@ class Keeper:
             self.delete_later(id)
 
     def delete_later(self, id: str) -> None:
-        """Delete the stream *id*, if it exists, at the next beat."""
-        self._to_delete.append(id)
+        """Delete the stream *id*, if it exists, at one of the next beats."""
+        self._to_delete[id] = None
 
     def close(self) -> None:
         """Write the buffered frames, for at most two seconds, and release the lease."""
@@ -234,9 +234,12 @@ class Keeper:
             with self._work:
                 self._dirty.update(self.writers)
         self._has_lease = True
+        until = time.monotonic() + self.beat  # deleting all may take longer than the lease
         for id in list(self._to_delete):
             self.backend.delete(id)
-            self._to_delete.remove(id)  # only now, and this one: others may have been added
+            del self._to_delete[id]
+            if time.monotonic() >= until:
+                break
         if not self.reachable:
             self._mark_reachable()
         with self._work:
@@ -268,7 +271,7 @@ class Keeper:
                 for writer, write, is_done in zip(writers, writes, done, strict=True):
                     if writer.id not in self.writers:
                         # Deleted meanwhile, and perhaps created again by this write.
-                        self._to_delete.append(writer.id)
+                        self.delete_later(writer.id)
                     elif is_done is None:
                         self._dirty[writer.id] = writer
                     elif not is_done:

@@ -102,14 +102,20 @@ class Store:
         """
         # 192 random bits reveal neither a count nor a time.
         keeper, id = self._keeper, "strm_" + secrets.token_urlsafe(24)
+
+        def insert() -> tuple[str, str] | None:
+            try:
+                return self._backend.insert(id, owner, key, digest, keeper.producer)
+            except Unreachable:
+                if key is not None:  # perhaps it was created, and would be joined for ever
+                    keeper.delete_later(id)
+                raise
+
         try:
-            known = keeper.query(
-                lambda: self._backend.insert(id, owner, key, digest, keeper.producer)
-            )
+            known = keeper.query(insert)
         except ReplayUnavailable:
             if key is not None:
                 # The key may be in use already, and the generation would be paid for twice.
-                keeper.delete_later(id)
                 raise
             known = None  # its first write creates it
         if known is None:

@@ -8,7 +8,7 @@ import resource
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,45 @@ def test_deletes_a_stream_that_fails_while_others_are_deleted(
     monkeypatch.setattr(store._backend, "delete", delete)
     store._keeper.delete_later(writers[0].id)
     eventually(lambda: all(store._backend.fetch(writer.id, None) is None for writer in writers))
+
+
+def test_lease_is_renewed_between_two_of_many_deletions(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store: Any = open_shared()
+    ids = [create(store).id for _ in range(3)]
+    called: list[str] = []
+
+    def noted(name: str) -> Callable[..., Any]:
+        real = getattr(store._backend, name)
+        return lambda *given: (called.append(name), real(*given))[1]
+
+    for name in ("beat", "delete"):
+        monkeypatch.setattr(store._backend, name, noted(name))
+    monkeypatch.setattr(store._keeper, "beat", 0.0)  # as if each took longer than that
+    for id in ids:
+        store._keeper.delete_later(id)
+    eventually(lambda: called.count("delete") == 3)
+    assert "delete delete" not in " ".join(called)
+
+
+def test_request_refused_in_an_outage_leaves_nothing_to_delete(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There may be thousands, and none of them reached the store."""
+    store: Any = open_shared()
+    create(store)
+    with monkeypatch.context() as patch:
+        for name in ("beat", "insert"):
+            patch.setattr(store._backend, name, raise_unreachable)
+        eventually(lambda: not store.reachable)
+        with pytest.raises(ReplayUnavailable):
+            store.create("alice", key="k", digest="d")
+        assert not store._keeper._to_delete
+
+
+def raise_unreachable(*_: Any) -> Any:
+    raise Unreachable("it is away")
 
 
 def makes_a_stream(store: Store) -> bool:
