@@ -325,6 +325,7 @@ FLAWED: dict[str, list[tuple[str, Any, bool]]] = {
         *flawed("input", {"type": "custom_tool_call_output", "call_id": "1", "output": ""}),
         *flawed("input", {"type": "tool_search_call", "call_id": "1", "arguments": {}}, "call_id"),
         *flawed("input", {"type": "tool_search_output", "call_id": "1", "tools": []}, "call_id"),
+        *flawed("input", {"type": "additional_tools", "tools": []}, "type"),
         *flawed("input", {"type": "function", "name": "f"}, "",
                 lambda one: [{"type": "tool_search_output", "tools": [one]}]),
         *flawed("input", {"type": "reasoning", "summary": [], "content": [],

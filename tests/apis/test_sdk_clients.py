@@ -357,10 +357,11 @@ def test_searches_by_a_provider_are_left_out(responses: Any, received: list[Chat
     later = {"type": "function", "name": "later", "parameters": {}, "defer_loading": True}
     search: Any = {"type": "tool_search_call", "execution": "server", "arguments": {"paths": ["x"]}}
     found = {"type": "tool_search_output", "execution": "server", "tools": [later]}
-    history = [{"role": "user", "content": "go"}, search, {**found, "call_id": None}]
+    added = {"type": "additional_tools", "role": "developer", "tools": [{**later, "name": "more"}]}
+    history = [{"role": "user", "content": "go"}, search, {**found, "call_id": None}, added]
     responses.create(model="m", input=history, tools=[later, {"type": "tool_search"}])
     assert [message["role"] for message in received[0].messages] == ["user"]
-    assert [tool["function"]["name"] for tool in received[0].body["tools"]] == ["later"]
+    assert [tool["function"]["name"] for tool in received[0].body["tools"]] == ["later", "more"]
 
 
 def test_finish_by_length_makes_the_response_incomplete(responses: Any) -> None:

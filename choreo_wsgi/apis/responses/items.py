@@ -30,7 +30,8 @@ UNTYPED = "untyped"
 STORED_ID = re.compile(r"(?:[a-z]{2,3}|(.+))_([A-Za-z0-9_-]{32})_([0-9]{1,5})")
 #: The types of tools that the caller runs.
 CALLER_TOOLS = ("function", "custom", "tool_search")
-_SEARCHES = ("tool_search_call", "tool_search_output")
+_WITH_TOOLS = ("tool_search_output", "additional_tools")
+_OF_TOOLS = ("tool_search_call", *_WITH_TOOLS)
 _TEXTS = ("input_text", "output_text", "text", "refusal")
 _PICTURE = "image_generation_call"
 _THINKING = check_of([{"type!": "thinking redacted_thinking"}])
@@ -82,8 +83,8 @@ def all_tools(
 
 
 def found_tools(item: Mapping[str, Json]) -> list[dict[str, Json]]:
-    """Return the tools that *item* has if it is the output of a search, else none."""
-    return (item.get("tools") or []) if kind_of(item) == "tool_search_output" else []
+    """Return the tools that *item*, such as the output of a search, adds to the request's."""
+    return (item.get("tools") or []) if kind_of(item) in _WITH_TOOLS else []
 
 
 def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str, Json]]:
@@ -99,8 +100,8 @@ def messages_of(items: Sequence[dict[str, Json]], marks: Marks) -> list[dict[str
     reply: dict[str, Json] = {}
     for index, item in enumerate(items):
         where, kind = f"input[{index}]", kind_of(item)
-        if kind in _SEARCHES and item.get("call_id") is None:
-            continue  # a provider searched in the tools, all of which a chat gets
+        if kind in _OF_TOOLS and item.get("call_id") is None:
+            continue  # added tools, or a provider's search: a chat gets all tools at once
         is_call = kind in ("function_call", "custom_tool_call", "tool_search_call")
         is_text = kind == "message" and item["role"] == "assistant"
         is_picture = kind == _PICTURE

@@ -53,6 +53,7 @@ _ITEM = by_type(
         "custom_tool_call_output": {"call_id!": str, "output!": text_or(_PART)},
         "tool_search_call": {"call_id": str, "arguments!": dict},
         "tool_search_output": {"call_id": str, "tools!": _TOOLS},
+        "additional_tools": {"tools!": _TOOLS},
         "reasoning": {"summary content": [_TEXT], "encrypted_content": str},
         "image_generation_call": {"result output_format": str, "extra_content": dict},
         UNTYPED: {"type!": str},
