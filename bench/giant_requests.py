@@ -91,6 +91,36 @@ def stored(model: str, text: str, turns: int) -> bytes:
     return giants.request("responses", model, given, store=True)
 
 
+def calls(model: str, text: str, rounds: int, **more: bool) -> bytes:
+    """Return the body of a request of Responses with so many *rounds* of a call and its *text*."""
+    called = {"type": "function_call", "call_id": "t", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "t", "output": text}
+    question = {"role": "user", "content": "giant:none"}
+    given = json.dumps([question, *[called, output] * rounds, question], separators=(",", ":"))
+    return giants.request("responses", model, given, **more)
+
+
+def allowed_tools(model: str, text: str, number: int) -> bytes:
+    """Return the body of a request of Responses that allows a tool so often, with a *text*."""
+    tool = {"type": "function", "name": "f"}
+    choice = {"type": "allowed_tools", "mode": "auto", "tools": [{**tool, "x": text}] * number}
+    more = {"tools": [tool], "tool_choice": choice}
+    return giants.request("responses", model, '"giant:none"', **more)
+
+
+def generated(model: str, number: int) -> bytes:
+    """Return the body of a request of Responses with so many generated images of 2 kB."""
+    image = {"type": "image_generation_call", "result": "QUJD" * 500}
+    question = {"role": "user", "content": "giant:none"}
+    return giants.request("responses", model, json.dumps([question, *[image] * number, question]))
+
+
+def objects(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 7,600 unknown objects of a text with a euro."""
+    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(7_600)]
+    return giants.request(api, model, '"giant:none"', x=many).replace(b"\\u20ac", "\u20ac".encode())
+
+
 def text_files(model: str, text: str, number: int) -> bytes:
     """Return the body of a request of the Messages API with so many files of *text*."""
     source = {"type": "text", "media_type": "text/plain", "data": text}
@@ -115,6 +145,14 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             ("text files of 2 kB", EMOJI + "x" * 1_900, 1_000),
         ):
             yield model, answer, "messages", title, partial(text_files, model, text, number)
+        yield model, answer, "responses", "calls of 900", partial(calls, model, "x" * 940, 1_950)
+        stored_calls = partial(calls, model, "x" * 3_231, 870, store=True)
+        yield model, answer, "stored", "calls of 3 kB", stored_calls
+        yield model, answer, "responses", "generated images", partial(generated, model, 500)
+        choice = partial(allowed_tools, model, "x" * 614, 3_000)
+        yield model, answer, "responses", "allowed tools", choice
+        for api in ("responses", "messages"):
+            yield model, answer, api, "objects with a euro", partial(objects, api, model)
     for api, form in (("count_tokens", "messages"), ("input_tokens", "responses")):
         text = EMOJI + "x" * giants.SIZE
         yield "m", "chat text", api, "emoji", partial(giants.request, form, "m", f'"{text}"')
