@@ -21,6 +21,8 @@ from .capabilities import Capabilities
 #: The schema of a function without parameters.
 NO_PARAMETERS: dict[str, Json] = {"type": "object", "properties": {}}
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]", re.ASCII)
+#: Limit of tools: each takes several objects, whatever its size.
+MOST_TOOLS = 2048
 _MAX_STEM = 48  # of the 63 characters that all providers allow; 12 are added to it
 
 
@@ -53,8 +55,11 @@ class Function:
 def functions(request: ChatRequest) -> list[Function]:
     """Return the functions of *request* that its ``tool_choice`` allows.
 
-    Raises InvalidRequest if it allows an unknown function, or requires one of an empty list.
+    Raises InvalidRequest if it allows an unknown function, or requires one of an empty list, and
+    for more than MOST_TOOLS.
     """
+    if len(request.body.get("tools") or ()) > MOST_TOOLS:
+        raise InvalidRequest(f"this model takes at most {MOST_TOOLS:,} tools", param="tools")
     found: dict[bytes, Function] = {}  # by hash: providers refuse a duplicate
     for tool in request.body.get("tools") or ():
         members = tool["function"]

@@ -312,8 +312,12 @@ def test_large_body_is_parsed_in_windows(kind: str) -> None:
 
 
 def test_short_strings_with_wide_characters_count_twice() -> None:
-    """Each takes four bytes for a character; a longer one is set aside."""
-    for text, least in (("y" * 80, 21_000), ("\U0001f600" + "y" * 76, 10_000)):
+    """Each takes two or four bytes for a character; a longer one is set aside."""
+    for text, least in (
+        ("y" * 80, 21_000),
+        ("\U0001f600" + "y" * 76, 10_000),
+        ("\u20ac" + "y" * 96, 10_000),
+    ):
         element = json.dumps(text, ensure_ascii=False).encode() + b","
         chat.loads_marked(b'{"x":[' + element * least + b"0]}")
         with pytest.raises(InvalidRequest, match="holds more than"):

@@ -243,6 +243,22 @@ def test_short_generated_images_are_limited_for_translations() -> None:
     assert "more than 500 generated images of less than 2 KiB" in request.native_only.message
 
 
+@pytest.mark.parametrize("name", ["anthropic", "gemini", "ollama", "bedrock"])
+def test_number_of_translated_tools_is_limited(name: str) -> None:
+    tools = [{"type": "function", "function": {"name": f"f{at}"}} for at in range(2_049)]
+    for many, refused in ((tools[:-1], False), (tools, True)):
+        body = {"model": MODELS[name], "messages": [USER], "tools": many}
+        request = load("chat").read(json.dumps(body).encode())
+        provider = provider_class(name)(name, {"api_key": "k"}, Settings())
+        assert isinstance(provider, HTTPProvider)
+        if refused:
+            with pytest.raises(InvalidRequest, match="at most 2,048 tools"):
+                provider.encode(request)
+        else:
+            assert provider.encode(request).body.count(b'"f2047"') == 1
+        provider.close()
+
+
 def test_images_of_earlier_answers_are_not_copied() -> None:
     data = b64encode(b"\x89PNG" + bytes(99_000)).decode()
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
