@@ -9,7 +9,7 @@ This module uses no socket, clock or thread.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 __all__ = [
@@ -44,6 +44,8 @@ PING = b": ping\n"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 #: Longest line, in bytes, of an event that is decoded by :meth:`Decoder._decode_plain`.
 _LONG = 64 * 1024
+#: Limits of the bytes of an event whose data is in several lines, and of these: they are joined.
+_MOST_IN_LINES, _MOST_LINES = 1024 * 1024, 50_000
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -96,6 +98,17 @@ def count(block: bytes) -> int:
     return 1 + block.count(b"\n\n" + block[:4])
 
 
+def _pieces(data: bytes) -> Iterator[bytes]:
+    """Yield *data* in pieces of whole lines: all lines at once may take several times its bytes."""
+    at = 0
+    while at < len(data):
+        ends = [data.find(end, at + _LONG) + 1 for end in (b"\n", b"\r")]
+        end = min(filter(None, ends), default=len(data))
+        end = end if len(data) - end > _LONG else len(data)
+        yield data[at:end]
+        at = end
+
+
 class Decoder:
     """Turns the bytes of an event stream, split anywhere, into events.
 
@@ -143,7 +156,8 @@ class Decoder:
         """
         events: list[Event] = []
         try:
-            self._decode_lines(self._lines(data), events)
+            for piece in _pieces(data) if len(data) > 2 * _LONG else (data,):
+                self._decode_lines(self._lines(piece), events)
             self._check_size(len(self._rest))
         except DecodeError as error:
             error.events = events
@@ -225,6 +239,8 @@ class Decoder:
             raise EventTooLarge(f"an event is longer than {self._limit} bytes")
 
     def _add_data(self, value: bytes, size: int) -> None:
+        if self._data and (self._size > _MOST_IN_LINES or len(self._data) > _MOST_LINES):
+            raise EventTooLarge("a long event is in many lines")
         self._size += size
         self._data.append(value)
 

@@ -217,6 +217,8 @@ def signature(text: str, marks: Marks) -> str:
     found = list(pieces(text, marks))
     if not all(map(str.isascii, found)):
         raise UpstreamInvalid("the provider sent a signature that is not ASCII")
+    if sum(map(len, found)) > _LONGEST_VALUE:
+        raise UpstreamInvalid("the provider sent a signature of more than 1 MiB")
     return "".join(found)
 
 
@@ -262,5 +264,5 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
 
 def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
     problem = "the provider sent a very long value beside the text"
-    restored: dict[str, Json] = json.loads(dump_at_most(_LONGEST_VALUE, value, marks, problem))
-    return restored
+    text = dump_at_most(_LONGEST_VALUE, value, marks, problem)
+    return json.loads(text) if marks else {**value}

@@ -34,6 +34,7 @@ _BLANK = r"[ \t\r\n]*"
 _NUMBER = r"(?:0|-?[1-9][0-9]{0,17}|-0(?=\.))(?:\.[0-9]{1,25})?(?:[eE][-+]?[0-9]{1,2})?"
 _NUMBERS = re.compile(rf"(?<=[\[,])(?:{_BLANK}{_NUMBER}{_BLANK},){{1,1000}}".encode())
 
+_LINE_END, _NUMERAL = re.compile(rb"[\r\n]"), PI.encode()
 _CONTROLS = bytes(range(32))
 _SHORT_ESCAPES = (rb"\n", rb"\t", rb"\r", rb"\/", rb"\b", rb"\f")
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]..")
@@ -119,10 +120,16 @@ def shorten(
     return short.getvalue(), {**found}
 
 
+def on_one_line(found: Marks) -> Marks:
+    """Return the runs of numbers in *found*, in which spaces replace line ends."""
+    runs = ((mark, part) for mark, part in found.items() if mark.startswith(_NUMERAL))
+    return {mark: _LINE_END.sub(b" ", cast(bytes, part)) for mark, part in runs}
+
+
 def is_little(text: bytes, short: bytes, marks: Marks) -> bool:
     """Return whether *marks* make *text* little shorter, and are neither wide nor numbers."""
     little = 4 * len(short) > 3 * len(text)
-    are_texts = not any(mark.startswith(PI.encode()) for mark in marks)
+    are_texts = not any(mark.startswith(_NUMERAL) for mark in marks)
     return little and are_texts and text.isascii() and rb"\u" not in text
 
 

@@ -96,8 +96,8 @@ _LEVELS = 64
 _LONGEST = 512 * 1024
 #: Characters of the longest literal, number or escape that may be cut by the end of the window.
 _LITERAL = 1024
-#: The most strings that objects share: each takes an entry, and most texts have few names.
-_MOST_SHARED = 1000
+#: The most strings that objects share, and their characters: most texts have few short names.
+_MOST_SHARED, _LONGEST_SHARED = 1000, 64
 
 
 class Sharing:
@@ -113,7 +113,8 @@ class Sharing:
     def __call__(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         known = self._known
         if len(known) < _MOST_SHARED:
-            known |= {name: name for name, _ in pairs if name not in known}
+            new = (name for name, _ in pairs if name not in known)
+            known |= {name: name for name in new if len(name) <= _LONGEST_SHARED}
         members = self._make([(known.get(name, name), value) for name, value in pairs])
         for name in _KINDS & members.keys():
             if type(kind := members[name]) is str:

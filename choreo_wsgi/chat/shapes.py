@@ -95,7 +95,6 @@ def reshape(message: Members) -> bool:
     Parts of the content that are neither text nor reasoning move to ``images`` or
     ``content_parts``, each with an ``index``, which clients that merge deltas need.
     """
-    changed = False
     if message.keys() <= _PLAIN:
         odd = [
             name
@@ -104,9 +103,7 @@ def reshape(message: Members) -> bool:
         ]
         if not odd:
             return False
-    for name, ours in _RENAMED.items():
-        if message.get(name) and not message.get(ours):
-            message[ours], changed = message.pop(name), True
+    changed = rename(message)
     content = message.get("content")
     if content is not None and type(content) is not str:
         _take_parts(message, content)
@@ -129,6 +126,15 @@ def reshape(message: Members) -> bool:
     if "refusal" in message and type(message["refusal"]) not in (str, type(None)):
         message["refusal"] = text_of(message["refusal"])
         changed = True
+    return changed
+
+
+def rename(message: Members) -> bool:
+    """Give the members of *message* their names in the schema; return whether any changed."""
+    changed = False
+    for name, ours in _RENAMED.items():
+        if message.get(name) and not message.get(ours):
+            message[ours], changed = message.pop(name), True
     return changed
 
 

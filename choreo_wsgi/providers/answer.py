@@ -235,7 +235,7 @@ class UpstreamAnswer:
 
     def _handle_unexpected(self, attempt: Attempt) -> bytes:
         """Convert the body or begin another attempt if possible, or else raise the error."""
-        exchange, body = self._exchange, bytes(self._body)
+        exchange, body = self._exchange, bytes(self._body.strip(BLANK))
         status = exchange.status or 0
         self._body.clear()
         try:

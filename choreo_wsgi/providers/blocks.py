@@ -23,8 +23,8 @@ from .failures import provider_error, stream_error
 from .reading import Counts, find_error, text
 from .whole_calls import arguments, check_parts
 
-#: Limit of bytes of a signed thought: in a response it is repeated five times, also in base64.
-_LONGEST_THOUGHT = 1024 * 1024
+#: Limits of bytes of a signed thought, and of all: each is repeated up to five times.
+_LONGEST_THOUGHT, _MOST_THOUGHTS = 1024 * 1024, 1536 * 1024
 
 
 class Blocks:
@@ -47,6 +47,7 @@ class Blocks:
         self._latest = 0  # the index of the latest block event
         self._thinking = bytearray()  # in UTF-8
         self._signature: list[str] = []
+        self._signed = 0  # bytes of signed thoughts
         self._lengths: Counter[str] = Counter()  # entries so far in each list of ``Delta.extra``
 
     @property
@@ -171,8 +172,10 @@ class Blocks:
         thinking, signed = self._thinking, "".join(self._signature)
         self._thinking, self._signature = bytearray(), []
         if signed:
-            if len(thinking) + len(signed) > _LONGEST_THOUGHT:
-                raise UpstreamInvalid("the provider sent a signed thought of more than 1 MiB")
+            self._signed += (size := len(thinking) + len(signed))
+            if size > _LONGEST_THOUGHT or self._signed > _MOST_THOUGHTS:
+                most = "a signed thought of more than 1 MiB, or 1.5 MiB of them"
+                raise UpstreamInvalid(f"the provider sent {most}")
             thought = utf8_or_mark(thinking, marks)
             block = {"type": "thinking", "thinking": thought, "signature": signed}
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))

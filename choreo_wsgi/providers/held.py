@@ -14,6 +14,7 @@ from ..chat.longtext import LONG
 from ..errors import UpstreamInvalid
 from ..ids import keep
 from .reading import most_values, unknown_shape
+from .weight import most_marks
 
 #: Parsed values, or the errors of parsing them, by the strings that stand for them.
 Held = dict[str, Json]
@@ -25,12 +26,12 @@ def shorten_event(marks: Marks, data: bytes) -> bytes:
     Raises UpstreamInvalid if it has too many values, with its long strings.
     """
     before = len(marks)
-    short = aside.shorten_into(marks, data)
-    if new := len(marks) - before:
-        try:
+    try:
+        short = aside.shorten_into(marks, data, most_marks(len(data)))
+        if new := len(marks) - before:
             jsontext.check_bounds(short, most_values(short, new, len(data)))
-        except jsontext.TooMuch as error:
-            raise unknown_shape(error) from error
+    except jsontext.TooMuch as error:
+        raise unknown_shape(error) from error
     return short
 
 

@@ -183,13 +183,13 @@ class NativeReply(UpstreamAnswer):
             run = _run(data, at, head) if head else b""
             if run:
                 self._output.append(run)
+                at += len(run)
             else:
                 attempts -= bool(head)
                 end = data.find(b"\n\n", at) + 2
-                run = data[at : len(data) if self._decoder.pending or end < 2 else end]
-                self._parse(run)
-                parsed += 1
-            at += len(run)
+                end = len(data) if self._decoder.pending or end < 2 else end
+                self._parse(data[at:end])
+                at, parsed = end, parsed + 1
         self.behind = at < len(data) and not self.ended
         self._rest = data[at:] + self._rest
         return self._take_output()
@@ -206,6 +206,7 @@ class NativeReply(UpstreamAnswer):
             events = self._decoder.receive_data(data)
         except sse.DecodeError as error:
             raise UpstreamInvalid(f"the provider's answer cannot be read: {error}") from error
+        data = b""
         for event in events:
             self._output.append(self._frame(event))
             if self.ended:
@@ -252,7 +253,9 @@ class NativeReply(UpstreamAnswer):
         self.ended = kind in dialect.last
         if any(changed) or self._numbering or b"\n" in data:
             data = dump_large(value) if len(data) > LONG else dump(value)
-        del value  # it may take more memory than its frame
+        else:
+            self._marks.clear()
+        del value  # it and its long strings may take more memory than its frame
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
 
 

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from ..chat.endings import finish_reason
-from ..chat.items import Marks, dump_large, new_call_id
+from ..chat.items import Marks, new_call_id
+from ..chat.longtext import LONG
 from ..chat.shapes import arguments_in, listed, reshape
 from . import (
     ChatRequest,
@@ -215,7 +216,7 @@ class OllamaTranslator(Translator):
         lines = document_values(body, marks)
         if not all(isinstance(line, dict) for line in lines):
             return None
-        return unfolded(lines, marks, lambda line: dump_large(line) + b"\n") or None
+        return unfolded(lines, marks, lambda _: b"", b"\n") or None
 
     def _line(self, line: bytes, items: list[Item]) -> None:
         line = line.strip(BLANK).removeprefix(b"data:").strip()  # some servers send SSE frames
@@ -227,6 +228,8 @@ class OllamaTranslator(Translator):
         # An answer in the format of /api/generate has the members of the message at the top.
         message = body.get("message") or {name: body[name] for name in _NAMES.keys() & body.keys()}
         message = {_NAMES.get(name, name): value for name, value in message.items()}
+        if len(line) > LONG and isinstance(message.get("content"), dict):
+            raise UpstreamInvalid("the provider sent a long object in place of a text")
         reshape(message)
         self._message(message, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:
@@ -264,7 +267,7 @@ class OllamaTranslator(Translator):
         self.ended = True
 
 
-#: Limit of characters of a token with its log probability: each byte becomes a number.
+#: Limit of bytes of a token with its log probability: each becomes a number.
 _LONGEST_TOKEN = 256
 
 
@@ -272,14 +275,15 @@ def _logprobs(tokens: Json) -> dict[str, Json] | None:
     """Return the ``logprobs`` of a choice; Ollama's tokens have the members of OpenAI's."""
     if not tokens:
         return None
-    check_parts(len(tokens))
+    others = sum(len(token.get("top_logprobs") or ()) for token in tokens)
+    check_parts(max(len(tokens), others // 4))
     return {"content": [_token(token) for token in tokens], "refusal": None}
 
 
 def _token(token: dict[str, Json]) -> dict[str, Json]:
     output, encoded = text(token["token"]), token.get("bytes")
-    if len(output) > _LONGEST_TOKEN:
-        raise UpstreamInvalid(f"the provider sent a token of more than {_LONGEST_TOKEN} characters")
+    if len(output.encode()) > _LONGEST_TOKEN:
+        raise UpstreamInvalid(f"the provider sent a token of more than {_LONGEST_TOKEN} bytes")
     members = {"token": output, "logprob": token["logprob"]}
     members["bytes"] = list(output.encode()) if encoded is None else encoded
     if "top_logprobs" in token:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from itertools import chain
 
 from ..chat import aside, large
+from ..chat.cutting import on_one_line
 from ..chat.items import Json, Marks
 from ..chat.jsontext import check_bounds
-from ..chat.longtext import restored
 from ..errors import UpstreamInvalid
 from .reading import most_values, parse_json
+from .weight import most_marks
 
 #: Bytes in which a document begins, after blanks.
 _START = 64
@@ -40,15 +41,23 @@ def json_values(body: bytes, marks: int = 0, size: int = 0) -> list[Json]:
 
 def document_values(body: bytes, marks: Marks) -> list[Json]:
     """Return :func:`json_values` of *body*; *marks* gets those of its long strings."""
-    short = aside.shorten_into(marks, body)
+    short = aside.shorten_into(marks, body, most_marks(len(body)))
+    marks |= on_one_line(marks)
     return json_values(short, len(marks), len(body))
 
 
 def unfolded(
-    values: list[Json], marks: Marks, frame: Callable[[Json], bytes], end: bytes = b""
+    values: list[Json],
+    marks: Marks,
+    head: Callable[[Json], bytes] = lambda _: b"data: ",
+    end: bytes = b"\n\n",
+    last: bytes = b"",
 ) -> bytes:
-    """Return each *frame* of *values* with *marks* restored, then *end*; *values* is emptied."""
+    """Return *values*, with *marks* restored, each after its *head* and before *end*, and *last*.
+
+    *values* is emptied.
+    """
     values.reverse()
-    frames = (frame(values.pop()) for _ in range(len(values)))
-    parts = (part for one in frames for part in restored(one, marks))
-    return large.join(chain(parts, (end,)))
+    taken = (values.pop() for _ in range(len(values)))
+    parts = (chain((head(one),), large.restored_parts(one, marks), (end,)) for one in taken)
+    return large.join(chain(chain.from_iterable(parts), (last,)))

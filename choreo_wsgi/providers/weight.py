@@ -1,7 +1,8 @@
 """How many values and long strings a long event may have, by the memory that they take.
 
-The process may grow by four times the bytes of an event, or by as much as for one of two megabytes.
-The event and the frames made of it take twice its bytes; its values share the rest.
+The process may grow by four times the bytes of an event, or by as much as for one of two megabytes;
+of the former a tenth is spare.  The event and the frames made of it take twice its bytes; its
+values share the rest.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from ..chat.longtext import WINDOW
 
 #: Bytes of memory for a value, for a mark, and at most for what makes a short string wide.
 _OF_VALUE, _OF_MARK, _OF_WIDE = 120, 1_000, 300
-#: An event may take so many times its bytes, or as much as one of _LEAST bytes; the event and its
-#: frames take so many times its bytes, and _RESERVE bytes are left for the rest.
-_FACTOR, _LEAST, _COPIES, _RESERVE = 4, 2 * 1024 * 1024, 2, 700_000
+#: An event may take so many times its bytes, or at least so much; the event and its frames take
+#: so many times its bytes, and _RESERVE bytes are left for the rest.
+_FACTOR, _LEAST, _COPIES, _RESERVE = 3.6, 8 * 1024 * 1024, 2, 700_000
 #: As many values are always allowed.
 _FEWEST_VALUES = 1_000
 _HIGH_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
@@ -23,7 +24,7 @@ _FOUR_BYTES, _TWO_BYTES = bytes(range(0xF0, 0xF5)), bytes(range(0xC4, 0xF0))
 
 def _room(size: int) -> int:
     """Return how much memory the values of an event of *size* bytes may take."""
-    return _FACTOR * max(size, _LEAST) - _COPIES * size - _RESERVE
+    return max(int(_FACTOR * size), _LEAST) - _COPIES * size - _RESERVE
 
 
 def most_marks(size: int) -> int:

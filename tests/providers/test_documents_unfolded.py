@@ -15,6 +15,7 @@ from choreo_wsgi.apis import load
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.errors import ChoreoError
 from choreo_wsgi.providers import answer as answers
+from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.settings import Settings
 
@@ -201,3 +202,11 @@ def test_rejects_other_documents(type: str, body: bytes) -> None:
     with pytest.raises(ChoreoError) as caught:
         answer(type, body, 2)
     assert caught.value.status == 502
+
+
+def test_numbers_of_an_indented_document_stay_on_one_line() -> None:
+    block = {"type": "tool_use", "id": "t", "name": "look", "input": {"at": [12345] * 40_000}}
+    body = json.dumps({**MESSAGE, "content": [block]}, indent=1).encode()
+    stream = AnthropicTranslator.unfold(body)
+    assert stream is not None
+    assert [frame.count(b"\n") for frame in stream.split(b"\n\n")] == [1, 1, 1, 1, 1, 0]

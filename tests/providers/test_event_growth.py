@@ -229,13 +229,19 @@ def test_parts_of_a_translated_answer_are_limited(api: str) -> None:
         answered(api, GeminiTranslator(), gemini(*texts * 1100))
 
 
+@pytest.mark.parametrize(
+    ("size", "problem"), [(300, "more than 4,30[78] long strings"), (470, "more than 1,000 values")]
+)
 @pytest.mark.parametrize("form", ["claude", "gemini", "ollama"])
-def test_event_with_too_many_wide_strings_is_refused(form: str) -> None:
+def test_event_with_too_many_wide_strings_is_refused(form: str, size: int, problem: str) -> None:
     """Each takes several hundred bytes, as it is set aside."""
     translator, make = FORMS[form]
-    body = make("\U0001f600" + "y" * 300)
+    body = make("\U0001f600" + "y" * size)
     answered("chat", translator(), make("small"))  # loads the modules
-    with traced() as memory, pytest.raises(UpstreamInvalid, match="holds more than 1,000 values"):
+    with (
+        traced() as memory,
+        pytest.raises(UpstreamInvalid, match=problem),
+    ):
         answered("chat", translator(), body)
     assert memory.peak < 8 * MEBIBYTE
 
@@ -264,6 +270,13 @@ def test_signed_thought_is_limited() -> None:
     assert memory.peak < 8 * MEBIBYTE
     with pytest.raises(UpstreamInvalid, match="a signed thought of more than 1 MiB"):
         answered("responses", AnthropicTranslator(), thought(MEBIBYTE))
+    block = f'{{"type":"thinking","thinking":"{"y" * 100_000}","signature":"c2ln"}}'
+    pair = (
+        f'{{"type":"content_block_start","index":0,"content_block":{block}}}',
+        '{"type":"content_block_stop","index":0}',
+    )
+    with pytest.raises(UpstreamInvalid, match=r"1\.5 MiB of them"):
+        answered("chat", AnthropicTranslator(), events(*pair * 16))
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 257), (257, 1)])
@@ -277,6 +290,34 @@ def test_log_probabilities_of_a_line_are_limited(count: int, size: int) -> None:
     assert answered("responses", OllamaTranslator(), line(min(count, 256), min(size, 256))) > 1000
     with pytest.raises(UpstreamInvalid, match="more than 256"):
         answered("responses", OllamaTranslator(), line(count, size))
+
+
+@pytest.mark.parametrize(
+    ("alternatives", "token", "problem"),
+    [(1_028, "y", "more than 256 parts"), (600, "y" * 250, "too long tokens")],
+)
+def test_alternatives_of_log_probabilities_are_limited(
+    alternatives: int, token: str, problem: str
+) -> None:
+    def line(count: int) -> bytes:
+        others = many(f'{{"token":"{token}","logprob":-1}}', count)
+        tokens = f'[{{"token":"{token}","logprob":-1,"top_logprobs":{others}}}]'
+        return ollama('"tool_calls":[]').replace(
+            b',"done":false', f',"logprobs":{tokens},"done":false'.encode()
+        )
+
+    assert answered("responses", OllamaTranslator(), line(alternatives // 2)) > 10_000
+    with pytest.raises(UpstreamInvalid, match=problem):
+        answered("responses", OllamaTranslator(), line(alternatives))
+
+
+def test_unfolded_thoughts_of_bedrock_are_as_long_as_its_document() -> None:
+    thought = {"reasoningContent": {"reasoningText": {"text": "y" * 2_000, "signature": "c2ln"}}}
+    message = {"role": "assistant", "content": [thought] * 100}
+    body = json.dumps({"output": {"message": message}, "stopReason": "end_turn"}).encode()
+    stream = BedrockTranslator.unfold(body)
+    assert stream is not None
+    assert len(stream) < 1.5 * len(body)
 
 
 def test_titles_of_citations_are_as_wide_as_their_bytes() -> None:

@@ -16,7 +16,7 @@ from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
-from ...errors import ChoreoError
+from ...errors import ChoreoError, UpstreamInvalid
 from ...ids import random_hex
 from ..blocks import Block, BlockWriter, input_of
 from ..translation import LazyMember, members, restore_once
@@ -24,6 +24,8 @@ from .items import THINKING_PREFIX, all_tools, chat_name
 from .log import failed_event, next_number
 from .request import input_items, repeated
 
+#: Limit of characters of the tokens in a delta: each byte becomes a number.
+_MOST_IN_TOKENS = 128 * 1024
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
 #: The initial output items, by the prefix of their ids.
@@ -136,6 +138,13 @@ class ResponseWriter(BlockWriter):
         if not logprobs:
             return super()._text_delta(block, text)
         block.text.add(text, self._marks)
+        entries = (
+            one
+            for entry in _objects(logprobs)
+            for one in (entry, *_objects(entry.get("top_logprobs")))
+        )
+        if sum(len(str(one.get("token") or "")) for one in entries) > _MOST_IN_TOKENS:
+            raise UpstreamInvalid("the provider sent too long tokens with log probabilities")
         block.part["logprobs"] += _logprobs(logprobs)
         tokens = _logprobs(logprobs, with_bytes=False)
         return self._event(block.event, **block.position, delta=text, logprobs=tokens)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ... import sse
-from ...chat.items import Delta, Item, Json, Marks, Usage, dump_large
+from ...chat.items import Delta, Item, Json, Marks, Usage
 from ..blocks import Blocks
 from ..translating import EventTranslator
 from ..unfolding import document_values, unfolded
@@ -63,9 +62,7 @@ class AnthropicTranslator(EventTranslator):
             events = _events(events.pop())
         elif kinds[:1] != ["message_start"]:
             return None
-        return unfolded(
-            events, marks, lambda event: sse.frame(dump_large(event), event=str(event["type"]))
-        )
+        return unfolded(events, marks, lambda event: f"event: {event['type']}\ndata: ".encode())
 
 
 def _events(message: dict[str, Json]) -> list[dict[str, Json]]:

@@ -11,11 +11,10 @@ from zlib import crc32
 from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
-from ...chat.aside import whole
-from ...chat.items import Delta, Item, Json, Marks, Usage, dump, dump_large
-from ...chat.longtext import restore
+from ...chat import large
+from ...chat.aside import pieces, text_or_mark
+from ...chat.items import Delta, Item, Json, Marks, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
-from ..answer import BLANK
 from ..blocks import Blocks
 from ..failures import stream_error
 from ..reading import SHAPE_ERRORS, Counts, parse_object, text
@@ -101,7 +100,7 @@ class BedrockTranslator(Translator):
         super().__init__()
         self._reader = EventReader(limit, self.shorten)
         self._blocks = Blocks(self.marks, _COUNTS)
-        self._images: dict[int, tuple[str, list[str]]] = {}  # open blocks: format and pieces
+        self._images: dict[int, tuple[str, bytearray]] = {}  # open blocks: format and data
         self._image_count = 0
 
     @property
@@ -123,12 +122,11 @@ class BedrockTranslator(Translator):
     def unfold(body: bytes) -> bytes | None:
         """Return *body*, a whole answer of Converse, as the messages of a stream, else None."""
         marks: Marks = {}
-        values = document_values(body.strip(BLANK), marks)
+        values = document_values(body, marks)
         answer = values[0] if len(values) == 1 else None
         if not (isinstance(answer, dict) and isinstance(answer.get("output"), dict)):
             return None
-        events = ((kind, restore(dump_large(body), marks)) for kind, body in _events(answer))
-        return b"".join(_message(kind, payload) for kind, payload in events)
+        return large.join(part for event in _events(answer) for part in _message(*event, marks))
 
     def finish(self) -> list[Item]:
         """Return the finish and the usage: the ``metadata`` event follows ``messageStop``."""
@@ -144,14 +142,20 @@ class BedrockTranslator(Translator):
             message = text(image["error"].get("message")) or "no reason was given"
             raise ProviderError(f"the provider could not generate an image: {message}")
         if image:
-            _, pieces = self._images.setdefault(index, (text(image.get("format")) or "png", []))
+            new = text(image.get("format")) or "png", bytearray()
+            _, data = self._images.setdefault(index, new)
             if "source" in image:
-                pieces.append(whole(text(image["source"]["bytes"]), self.marks))
+                rest = ""
+                for piece in pieces(text(image["source"]["bytes"]), self.marks):
+                    rest += piece
+                    end = len(rest) // 4 * 4
+                    data += b64decode(rest[:end])
+                    rest = rest[end:]
+                data += b64decode(rest)  # raises an error unless it is empty
         if kind == "contentBlockStop" and index in self._images:
-            form, pieces = self._images.pop(index)
-            data = pieces[0] if len(pieces) == 1 else ""
-            data = data or b64encode(b"".join(map(b64decode, pieces))).decode()
-            items.append(image_delta(self._image_count, f"image/{form}", data))
+            form, data = self._images.pop(index)
+            url = text_or_mark(b64encode(data), self.marks)
+            items.append(image_delta(self._image_count, f"image/{form}", url))
             self._image_count += 1
 
 
@@ -163,14 +167,23 @@ _COUNTS = Counts(
 )
 
 
-def _message(kind: str, payload: bytes) -> bytes:
-    """Return the message of an event of type *kind*, in the framing that botocore decodes."""
+def _message(kind: str, body: dict[str, Json], marks: Marks) -> Iterator[bytes | memoryview]:
+    """Yield the message of an event of type *kind*, in the framing that botocore decodes.
+
+    *marks* are restored in its *body*, twice: a list of the parts would take more memory.
+    """
+    size = sum(map(len, large.restored_parts(body, marks)))
     head = b""
     for name, value in ((b":message-type", b"event"), (b":event-type", kind.encode())):
         head += bytes((len(name),)) + name + struct.pack(">BH", 7, len(value)) + value
-    prelude = struct.pack(">II", len(head) + len(payload) + 16, len(head))
+    prelude = struct.pack(">II", len(head) + size + 16, len(head))
     start = prelude + struct.pack(">I", crc32(prelude)) + head
-    return b"".join((start, payload, struct.pack(">I", crc32(payload, crc32(start)))))
+    check = crc32(start)
+    yield start
+    for part in large.restored_parts(body, marks):
+        check = crc32(part, check)
+        yield part
+    yield struct.pack(">I", check)
 
 
 def _messages_events(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Json]]:
@@ -223,7 +236,7 @@ def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
             yield "contentBlockStart", {**place, "start": block}
         else:
             thought = block.get("reasoningContent") or {}
-            thought = {**thought, **(thought.get("reasoningText") or {})}
+            thought = thought.get("reasoningText") or thought
             yield "contentBlockDelta", {**place, "delta": {**block, "reasoningContent": thought}}
         yield "contentBlockStop", place
     yield "messageStop", {"stopReason": answer["stopReason"]}

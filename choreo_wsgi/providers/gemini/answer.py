@@ -16,7 +16,7 @@ from ... import sse
 from ...chat import jsontext
 from ...chat.aside import signature
 from ...chat.endings import finish_reason, is_finish
-from ...chat.items import Delta, Finish, Item, Json, Marks, Usage, dump_large, new_call_id
+from ...chat.items import Delta, Finish, Item, Json, Marks, Usage, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..failures import provider_error, stream_error
 from ..reading import Counts, find_error, parse_object, text
@@ -129,7 +129,7 @@ class GeminiTranslator(EventTranslator):
         responses = _camel(document_values(body, marks))
         if not any(isinstance(each, dict) and _ANSWERS & each.keys() for each in responses):
             return None
-        return unfolded(responses, marks, lambda each: sse.frame(dump_large(each)))
+        return unfolded(responses, marks)
 
     def finish(self) -> list[Item]:
         """Return the finish of each candidate, and the usage."""

@@ -11,10 +11,9 @@ from ...chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new
 from ...chat.normalise import Normaliser
 from ...chat.schema import check_of, passes
 from ...errors import UpstreamInvalid
-from ..answer import BLANK
 from ..reading import find_error, read_usage, text
 from ..translating import Translator
-from ..unfolding import json_values
+from ..unfolding import json_values, unfolded
 from . import long
 from .events import EventReader, read_chunks
 from .long import AT_ONCE, MOST_ELEMENTS
@@ -196,11 +195,10 @@ def unfold(body: bytes) -> bytes | None:
     or a chunk on each line.
     """
     marks: Marks = {}
-    body = body.strip(BLANK)
     short = long.shorten(body, marks)
     values = json_values(short, len(marks), len(body))
     chunks = all(isinstance(value, dict) for value in values)
     if not chunks or find_error(values) or not any(value.get("choices") for value in values):
         return None
     cut = len(values) > 1 and body.startswith(b"{")  # lines may be truncated unnoticed
-    return long.encode_frames(values, marks, b"" if cut else sse.DONE)
+    return unfolded(values, marks, last=b"" if cut else sse.DONE)

@@ -7,7 +7,6 @@ lists of texts are joined without being decoded, and many tool calls are divided
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
@@ -17,7 +16,7 @@ from ...chat.choice import HOLDERS
 from ...chat.endings import FINISHES
 from ...chat.items import Json, Marks, dump_large
 from ...chat.jsontext import TooMuch
-from ...chat.shapes import ARGUMENTS, REASONING, Members, listed, part_kind, text_of
+from ...chat.shapes import ARGUMENTS, REASONING, Members, listed, part_kind, rename, text_of
 from ...chat.usages import PLACES
 from ...errors import UpstreamInvalid
 from .. import logprobs
@@ -46,10 +45,8 @@ _LONGEST_ERROR = 64 * 1024
 #: The members with such values: of a chunk, a choice or a message, and of a call.
 _READ = ("id", "object", "model", "usage", "x_groq", "index", *PLACES, *FINISHES)
 _READ_IN_CALL = ("index", "id", "type", "name")
-_CALLS = ("tool_calls", "tool_call", "toolCalls")
 #: Bytes of an object that the normaliser encodes itself.
 _SHORT = 4 * 1024
-_LINE_END = re.compile(rb"[\r\n]")
 
 #: Long chunks: how many frames are before each, the chunk and the marks in it.
 Unwritten = list[tuple[int, dict[str, Json], Marks]]
@@ -98,11 +95,7 @@ def shorten(data: bytes | memoryview, marks: Marks, reading: bool = False) -> by
     cuts: list[Callable[..., tuple[bytes, Marks]]] = [logprobs.shorten, shorten_strings]
     for cut in cuts[reading:]:
         data, found = cut(data)
-        for mark, part in found.items():
-            # A regular expression reads seven megabytes in 40 ms; a string has no line ends.
-            if has_lines and not (mark.startswith(b"~") or isinstance(part, longtext.LazyJson)):
-                part = _LINE_END.sub(b" ", part)
-            marks[mark] = part
+        marks |= {**found, **cutting.on_one_line(found)} if has_lines else found
     return bytes(data)
 
 
@@ -140,12 +133,11 @@ def prepare(
 
 def _join_texts(message: Members, marks: Marks) -> bool:
     """Join the texts in *message* that the normaliser would join; return whether there are any."""
+    changed = [rename(message)]
     parts, details = message.get("content"), message.get("reasoning_details")
-    changed: list[Json] = []
-    for name in _CALLS:
-        if message.get(name):
-            message[name] = listed(message[name])
-    calls = [call for name in _CALLS for call in message.get(name) or ()]
+    if message.get("tool_calls"):
+        message["tool_calls"] = listed(message["tool_calls"])
+    calls = [*(message.get("tool_calls") or ())]
     if len(calls) > MOST_ELEMENTS:
         raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
     calls += [message.get("function_call")]
@@ -264,6 +256,19 @@ def _restored(value: Json, marks: Marks, limit: int = 0, truncate: bool = False)
     return json.loads(longtext.restore(text, {**found})) if found else value
 
 
+def add(
+    chunk: dict[str, Json], marks: Marks, size: int, frames: list[bytes], unwritten: Unwritten
+) -> None:
+    """Add *chunk*, of an event of *size* bytes, to *unwritten*, or its frame to *frames*.
+
+    Thousands of chunks that are joined in a shorter event take more memory than their frames.
+    """
+    if size <= joined.LONGEST:
+        frames.append(large.join(_frame(chunk, marks)))
+    else:
+        unwritten.append((len(frames), chunk, marks))
+
+
 def write(unwritten: Unwritten, frames: list[bytes]) -> None:
     """Write the frames of *unwritten*, which is emptied, in between *frames*; join all in one.
 
@@ -286,13 +291,6 @@ def _frame(chunk: dict[str, Json], marks: Marks) -> Iterator[bytes | memoryview]
     yield b"data: "
     yield from large.restored_parts(chunk, marks)
     yield b"\n\n"
-
-
-def encode_frames(chunks: list[dict[str, Json]], marks: Marks, end: bytes) -> bytes:
-    """Return the frames of *chunks*, which may have *marks*, and *end*."""
-    return large.join(
-        part for one in (*(_frame(chunk, marks) for chunk in chunks), [end]) for part in one
-    )
 
 
 def encode(document: dict[str, Json], marks: Marks) -> bytes:

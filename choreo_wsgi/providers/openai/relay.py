@@ -273,7 +273,7 @@ class EventRelay:
                     part.setdefault("usage", None)
                 else:
                     part.pop("usage", None)
-                self._unwritten.append((len(frames), part, found))
+                long.add(part, found, len(raw), frames, self._unwritten)
         if state != normaliser.state:
             self._patterns.forget()
         marks.clear()

@@ -63,6 +63,9 @@ FORWARDED = {
     "details": event(f'{{"reasoning_details":[{{"summary":"{WIDE[:900_000]}"}}]}}'),
     "many details": event(f'{{"reasoning_details":{many(f"""{{"text":{ONE_WIDE}}}""", 900)}}}'),
     "parts": event(f'{{"content":{many(f"""{{"type":"text","text":{ONE_WIDE}}}""", 2600)}}}'),
+    "parts of a text": event(
+        f'{{"text":{many(f"""{{"type":"text","text":{ONE_WIDE}}}""", 2600)}}}'
+    ),
     "thoughts": event(
         f'{{"content":{many(f"""{{"type":"thinking","thinking":{ONE_WIDE}}}""", 2600)}}}'
     ),
@@ -93,6 +96,8 @@ REFUSED = {
     "long details": event(f'{{"reasoning_details":[{{"summary":"{WIDE}"}}]}}'),
     "many wide strings": event(f'{{"x":{many(WIDE_AND_SHORT, 12_000)}}}'),
     "many long strings": event(f'{{"x":{many(ONE_WIDE, 6_000)}}}'.replace("y" * 1000, "")),
+    "many lines": "data: [\n" + "data: 1,\n" * 200_000 + "data: 2]\n\n",
+    "long lines": "data: [\n" + f'data: "{"y" * 1_000}",\n' * 4_000 + "data: 2]\n\n",
     "an id": event('{"content":"a"}').replace('"c"', f'"{WIDE}"'),
     "a finish reason": event("{}", finish=f'"{WIDE}"'),
     "the name of a tool": event(call('"id":"1",', f'"name":"{WIDE}","arguments":"{{}}"')),
@@ -189,6 +194,7 @@ def test_forwards_a_long_event_as_a_short_one(form: str, monkeypatch: pytest.Mon
     found = deltas(relayed(small(form)))
     monkeypatch.setattr("choreo_wsgi.providers.openai.relay.LONG", 10**9)
     monkeypatch.setattr(sse, "_LONG", 10**9)
+    monkeypatch.setattr("choreo_wsgi.providers.weight._FACTOR", 9)
     assert found == deltas(relayed(small(form)))
 
 
@@ -216,6 +222,7 @@ def test_translates_a_long_event_as_a_short_one(form: str, monkeypatch: pytest.M
 
     found = read()
     monkeypatch.setattr(sse, "_LONG", 10**9)
+    monkeypatch.setattr("choreo_wsgi.providers.weight._FACTOR", 9)
     assert found == read()
 
 
