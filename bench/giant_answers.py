@@ -249,6 +249,17 @@ def bedrock_text(text: str) -> bytes:
     )
 
 
+def bedrock_picture(text: str) -> bytes:
+    """Return messages, one of which has a picture, as long as *text*."""
+    delta = '{"contentBlockIndex":0,"delta":{"image":{"format":"png","source":{"bytes":"%s"}}}}'
+    return bedrock_text("a").replace(
+        _aws("contentBlockStop", b'{"contentBlockIndex":0}'),
+        _aws("contentBlockStop", b'{"contentBlockIndex":0}')
+        + _aws("contentBlockDelta", (delta % ("A" * (len(text) // 4 * 4))).encode())
+        + _aws("contentBlockStop", b'{"contentBlockIndex":0}'),
+    )
+
+
 def response_text(text: str) -> bytes:
     """Return a response's stream in which one event has *text*, and the last event repeats it."""
     part = '{"type":"output_text","text":"%s"}'
@@ -302,6 +313,7 @@ ANSWERS: dict[str, tuple[str, Callable[[str], bytes]]] = {
     "ollama text": ("application/x-ndjson", ollama_text),
     "ollama arguments": ("application/x-ndjson", ollama_arguments),
     "bedrock text": ("application/vnd.amazon.eventstream", bedrock_text),
+    "bedrock picture": ("application/vnd.amazon.eventstream", bedrock_picture),
     "response text": (EVENTS, response_text),
     "legacy text": (EVENTS, legacy_text),
     "embedding": ("application/json", embedding),

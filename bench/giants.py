@@ -79,7 +79,7 @@ _ANSWERS = {
         *("gemini calls", "gemini texts", "gemini pictures", "gemini document"),
     ),
     "ollama": ("ollama text", "ollama arguments"),
-    "bedrock": ("bedrock text",),
+    "bedrock": ("bedrock text", "bedrock picture"),
 }
 _SINGLE_CASES = [
     ("m", "chat document", "chat plain"),

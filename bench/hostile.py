@@ -168,7 +168,7 @@ def answers() -> None:
 
 
 def odd() -> None:
-    """Measure odd answers of OpenAI-compatible providers."""
+    """Measure odd answers of providers."""
     for title, model, api, kind, make in odd_answers.cases():
         if not wanted(name := f"event: odd {title} as {api}"):
             continue
@@ -181,7 +181,8 @@ def odd() -> None:
                 _response(kind, body),
             )
             continue
-        small = odd_answers.SMALL.get((model, api), "chat many calls")
+        usual = "chat many calls" if model == "m" else f"{model} text"
+        small = odd_answers.SMALL.get((model, api), usual)
         sent, warm = (
             post(
                 giants.request(api, model, f'"giant:{giant}"'),

@@ -1,4 +1,4 @@
-"""Odd answers of OpenAI-compatible providers: those that took the most memory for their bytes.
+"""Odd answers of providers: those that took the most memory for their bytes.
 
 A generator of forms, sizes, lengths of strings and kinds of characters found them.
 """
@@ -80,6 +80,24 @@ _CHAT, _PLAIN, _BOTH = ("chat",), ("chat plain",), ("chat", "responses")
 
 def _calls(text: str) -> str:
     return many(_CALL % json.dumps('{"a":"%s"}' % text, ensure_ascii=False))
+
+
+def _claude(block: str) -> str:
+    return (
+        '{"type":"message","id":"m","role":"assistant","model":"m","stop_reason":"tool_use",'
+        f'"usage":{{"input_tokens":1,"output_tokens":1}},"content":[{block}]}}'
+    )
+
+
+def _bedrock(blocks: str) -> str:
+    return f'{{"output":{{"message":{{"content":[{blocks}]}}}},"stopReason":"end_turn"}}'
+
+
+_USE = '{"type":"tool_use","id":"1","name":"f","input":{"a":[%s]}}'
+_THOUGHT = '{"reasoningContent":{"reasoningText":{"text":"%s","signature":"c2ln"}}}'
+_CONVERSE = '{"toolUse":{"toolUseId":"t","name":"f","input":{"a":[%s]}}}'
+_TOKEN = '{"token":"%s","logprob":-0.5}'
+_EACH = (*_ALL, "chat plain")
 
 
 #: By name: the model, the APIs, the content type and the maker of the body.
@@ -244,6 +262,86 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         *("own", ("responses",), EVENTS),
         lambda: _response(completed=',"output":[%s]' % many(_TEXT % _DOUBLE, 4_000_000)),
     ),
+    "a text of parts": (
+        *("m", ("responses", "responses plain"), EVENTS),
+        lambda: _delta('{"text":[%s]}' % many(_TEXT % ("\u044f" * 1_000), 7_000_000)),
+    ),
+    "calls beside a delta": (
+        *("m", ("responses",), EVENTS),
+        lambda: _stream(
+            _chunk("{}", choice=',"tool_calls":[%s]' % many(_CALL % ('"%s"' % ("y" * 1_000))))
+        ),
+    ),
+    "log probabilities without bytes": (
+        *("m", ("responses", "responses plain"), EVENTS),
+        lambda: _stream(
+            _chunk(
+                '{"content":"a"}',
+                choice=',"logprobs":{"content":[%s]}' % many(_TOKEN % ("y" * 90), 1_000_000),
+            )
+        ),
+    ),
+    "many lines": (
+        *("m", _BOTH, EVENTS),
+        lambda: "data: [\n" + "data: 1,\n" * 400_000 + "data: 2]\n\n",
+    ),
+    "long lines": (
+        *("m", (*_BOTH, "chat plain"), EVENTS),
+        lambda: _delta('{"x":[\n%s]}' % many('"%s"' % ("y" * 2_000), 4_000_000)).replace(
+            '","', '",\ndata: "'
+        ),
+    ),
+    "lines of escapes": (
+        *("m", _CHAT, DOCUMENT),
+        lambda: many(_chunk('{"content":"%s"}' % ('\\"' * 1_000))).replace("},{", "}\n{"),
+    ),
+    "many members": (
+        *("own", ("responses",), EVENTS),
+        lambda: _response(completed=',"metadata":{%s}' % many('"k@":"y"', 440_000)),
+    ),
+    "an error document": (
+        *("own", ("responses plain",), DOCUMENT),
+        lambda: '{"error":{"message":[%s]}}' % many('{"msg":"%s"}' % ("y" * 2_000), 7_000_000),
+    ),
+    "a document of Claude": (
+        *("claude", _EACH, DOCUMENT),
+        lambda: _claude(_USE % many('{"a":"%s"}' % ("y" * 2_000), 7_000_000)),
+    ),
+    "a document of Claude with values": (
+        *("claude", _EACH, DOCUMENT),
+        lambda: _claude(_USE % many('{"a":"%s"}' % ("y" * 336))),
+    ),
+    "a document of Bedrock": (
+        *("bedrock", _EACH, DOCUMENT),
+        lambda: _bedrock(_CONVERSE % many('{"a":"%s"}' % ("y" * 2_000), 7_000_000)),
+    ),
+    "thoughts of Bedrock": (
+        *("bedrock", _EACH, DOCUMENT),
+        lambda: _bedrock(many(_THOUGHT % ("y" * 2_000), 1_500_000)),
+    ),
+    "names of Gemini": (
+        *("gemini", _ALL, EVENTS),
+        lambda: (
+            'data: {"candidates":[{"index":0,"finishReason":"STOP","content":{"parts":'
+            '[{"functionCall":{"name":"f","args":{"a":[%s]}}}]}}]}\n\n'
+            % many('{"@%s":1}' % ("\\ud83d\\ude00" + "y" * 1_980), 2_500_000)
+        ),
+    ),
+    "sources of Gemini": (
+        *("gemini", _EACH, EVENTS),
+        lambda: (
+            'data: {"candidates":[{"index":0,"finishReason":"STOP","content":{"parts":'
+            '[{"text":"a"}]},"groundingMetadata":{"a":[%s]}}]}\n\n'
+            % many('{"a":"%s"}' % (_EMOJI + "y" * 26), 500_000)
+        ),
+    ),
+    "alternatives of Ollama": (
+        *("ollama", _EACH, "application/x-ndjson"),
+        lambda: (
+            '{"message":{"content":"a"},"logprobs":[{"token":"y","logprob":-1,"top_logprobs":'
+            '[%s]}],"done":true}\n' % many(_TOKEN % ("y" * 250), 280_000)
+        ),
+    ),
     "list of models": (
         *("m", ("models",), DOCUMENT),
         lambda: '{"object":"list","data":[%s]}' % many('{"id":"m@","x":"%s"}' % _WIDE),
@@ -251,7 +349,7 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
 }
 
 
-#: The small answers that load the modules first; "chat many calls" for other models and APIs.
+#: The small answers that load the modules first; "chat many calls" for others of the model m.
 SMALL = {
     ("m", "chat plain"): "chat document",
     ("m", "completions"): "legacy text",

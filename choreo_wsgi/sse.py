@@ -102,11 +102,10 @@ def _pieces(data: bytes) -> Iterator[bytes]:
     """Yield *data* in pieces of whole lines: all lines at once may take several times its bytes."""
     at = 0
     while at < len(data):
-        ends = [data.find(end, at + _LONG) + 1 for end in (b"\n", b"\r")]
-        end = min(filter(None, ends), default=len(data))
-        end = end if len(data) - end > _LONG else len(data)
-        yield data[at:end]
-        at = end
+        begin, ends = at, [data.find(end, at + _LONG) + 1 for end in (b"\n", b"\r")]
+        at = min(filter(None, ends), default=len(data))
+        at = at if len(data) - at > _LONG else len(data)
+        yield data[begin:at]
 
 
 class Decoder:

@@ -197,7 +197,8 @@ class _Reader:
                     raise ValueError("not a member")
                 names.append(name)
             value = self.value(levels - 1)
-            if type(value) is dict and self._object is dict:  # else *decoder* has made it
+            has_few = type(value) is dict and len(value) < _MOST_SHARED
+            if has_few and self._object is dict:  # else *decoder* has made it
                 value = self._share(list(value.items()))
             values.append(value)
             if not self._keep:

@@ -87,10 +87,12 @@ def dump_at_most(most: int, value: Json, marks: Marks, problem: str) -> bytes:
 
     Raises UpstreamInvalid with the text *problem* for more than *most* bytes.
     """
-    text = dump_large(value)
-    if sum(map(len, restored(text, marks))) > most:
-        raise UpstreamInvalid(problem)
-    return restore(text, marks)
+    text = bytearray()
+    for part in large.restored_parts(value, marks):
+        text += part
+        if len(text) > most:
+            raise UpstreamInvalid(problem)
+    return bytes(text)
 
 
 def restore(text: bytes, marks: Marks) -> bytes:

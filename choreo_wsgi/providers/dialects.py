@@ -129,3 +129,17 @@ class Numbering:
 def _add_missing(holder: dict[str, Json], members: dict[str, Json]) -> None:
     """Add those of *members* to *holder* that are missing or null there."""
     holder.update({name: value for name, value in members.items() if holder.get(name) is None})
+
+
+def run_of(data: bytes, at: int, head: bytes) -> bytes:
+    """Return the events in *data* from *at* to the last that begins with *head*.
+
+    Returns ``b""`` if there are other events between them, or they are not UTF-8.  With the bytes
+    at the border of two events removed they must look like a single event: the fastest check.
+    """
+    between = b"}\n\n" + head
+    run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
+    one = run.replace(between, b"")
+    is_one = one.endswith(b"}\n\n") and one.count(b"\n") == 3 and b"\r" not in one
+    is_text = run.isascii() or run.decode("utf-8", "ignore").encode() == run
+    return run if is_one and is_text else b""

@@ -27,7 +27,7 @@ from ..ids import keep
 from ..upstream.request import HTTPRequest
 from .answer import MAX_DOCUMENT, Attempt, UpstreamAnswer
 from .dialects import DIALECTS as DIALECTS
-from .dialects import Numbering
+from .dialects import Numbering, run_of
 from .failures import provider_error, response_error
 from .http import OverHTTP
 from .logprobs import parse_into
@@ -150,7 +150,9 @@ class NativeReply(UpstreamAnswer):
     def _receive_frames(self, data: bytes) -> bytes:
         frames = b""
         if data or self.behind:
-            frames = self._forward(self._unwrap(data) if self._unwrap else data)
+            self._rest += self._unwrap(data) if self._unwrap else data
+            data = b""
+            frames = self._forward()
         if self.body_ended and not self.ended and not frames:
             last, self._rest = self._rest + b"\n\n", b""  # an event without its blank line
             with suppress(UpstreamInvalid):  # it was cut
@@ -164,8 +166,8 @@ class NativeReply(UpstreamAnswer):
             frames = sse.frame(b'{"type":"message_stop"}', event="message_stop")
         return frames
 
-    def _forward(self, data: bytes) -> bytes:
-        """Return the frames for the complete events in *data*.
+    def _forward(self) -> bytes:
+        """Return the frames for the complete events received.
 
         Where events of a type that needs no change begin, the run of them is searched for and
         forwarded as bytes; the other events are parsed.  A search that finds no run costs the
@@ -173,14 +175,14 @@ class NativeReply(UpstreamAnswer):
         in a call.
         """
         # An incomplete event is kept back: once in the decoder, it would need the next block too.
-        data, self._rest = self._rest + data, b""
+        data, self._rest = self._rest, b""
         end = data.rfind(b"\n\n") + 2
         if end > 1:
             data, self._rest = data[:end], data[end:]
         at, attempts, parsed = 0, 2, 0
         while at < len(data) and not self.ended and parsed < AT_ONCE:
             head = self._plain_head(data, at) if attempts else b""
-            run = _run(data, at, head) if head else b""
+            run = run_of(data, at, head) if head else b""
             if run:
                 self._output.append(run)
                 at += len(run)
@@ -188,7 +190,10 @@ class NativeReply(UpstreamAnswer):
                 attempts -= bool(head)
                 end = data.find(b"\n\n", at) + 2
                 end = len(data) if self._decoder.pending or end < 2 else end
-                self._parse(data[at:end])
+                event = [data[at:end]]  # in a list, so that nothing else keeps it alive
+                if end - at > LONG:
+                    data, end = data[end:], 0
+                self._parse(event.pop())
                 at, parsed = end, parsed + 1
         self.behind = at < len(data) and not self.ended
         self._rest = data[at:] + self._rest
@@ -257,20 +262,6 @@ class NativeReply(UpstreamAnswer):
             self._marks.clear()
         del value  # it and its long strings may take more memory than its frame
         return restore(sse.frame(data, event=kind if dialect.last else ""), self._marks)
-
-
-def _run(data: bytes, at: int, head: bytes) -> bytes:
-    """Return the events in *data* from *at* to the last that begins with *head*.
-
-    Returns ``b""`` if there are other events between them, or they are not UTF-8.  With the bytes
-    at the border of two events removed they must look like a single event: the fastest check.
-    """
-    between = b"}\n\n" + head
-    run = data[at : data.find(b"\n\n", max(at, data.rfind(between, at)) + 3) + 2]
-    one = run.replace(between, b"")
-    is_one = one.endswith(b"}\n\n") and one.count(b"\n") == 3 and b"\r" not in one
-    is_text = run.isascii() or run.decode("utf-8", "ignore").encode() == run
-    return run if is_one and is_text else b""
 
 
 def forward(

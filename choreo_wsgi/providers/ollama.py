@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..chat.endings import finish_reason
 from ..chat.items import Marks, new_call_id
 from ..chat.longtext import LONG
-from ..chat.shapes import arguments_in, listed, reshape
+from ..chat.shapes import REASONING, arguments_in, listed, reshape
 from . import (
     ChatRequest,
     Delta,
@@ -228,8 +228,9 @@ class OllamaTranslator(Translator):
         # An answer in the format of /api/generate has the members of the message at the top.
         message = body.get("message") or {name: body[name] for name in _NAMES.keys() & body.keys()}
         message = {_NAMES.get(name, name): value for name, value in message.items()}
-        if len(line) > LONG and isinstance(message.get("content"), dict):
-            raise UpstreamInvalid("the provider sent a long object in place of a text")
+        texts = map(message.get, ("content", "text", "output_text", "refusal", *REASONING))
+        if len(line) > LONG and any(isinstance(one, dict | list) for one in texts):
+            raise UpstreamInvalid("the provider sent long values in place of a text")
         reshape(message)
         self._message(message, items, _logprobs(body.get("logprobs")))
         if body.get("done") is True:

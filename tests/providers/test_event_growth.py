@@ -311,6 +311,13 @@ def test_alternatives_of_log_probabilities_are_limited(
         answered("responses", OllamaTranslator(), line(alternatives))
 
 
+@pytest.mark.parametrize("name", ["content", "text", "thinking"])
+def test_long_lines_of_ollama_have_strings_as_texts(name: str) -> None:
+    parts = many(f'{{"type":"text","text":"{"y" * 1_000}"}}', 200)
+    with pytest.raises(UpstreamInvalid, match="long values in place of a text"):
+        answered("chat", OllamaTranslator(), ollama(f'"{name}":{parts}'))
+
+
 def test_unfolded_thoughts_of_bedrock_are_as_long_as_its_document() -> None:
     thought = {"reasoningContent": {"reasoningText": {"text": "y" * 2_000, "signature": "c2ln"}}}
     message = {"role": "assistant", "content": [thought] * 100}

@@ -53,10 +53,6 @@ _Ends = tuple[bytes, bytes]
 _MOST = 8
 
 
-#: Limit of escapes in a block: each takes a hundred bytes while it is checked.
-_MOST_ESCAPES = 20_000
-
-
 @dataclass(slots=True)
 class Pattern:
     """How to rewrite events that consist of *prefix*, the inside of a JSON string and *suffix*.
@@ -120,8 +116,8 @@ class Pattern:
 def _inside_strings(texts: list[bytes], joined: bytes) -> bool:
     """Whether each of *texts*, whose concatenation is *joined*, is valid inside a JSON string."""
     if b"\\" in joined:
-        if joined.count(b"\\") > _MOST_ESCAPES:
-            return False
+        if joined.count(b"\\") > 20_000:
+            return False  # each takes a hundred bytes while it is replaced
         # The byte between two texts keeps the end of one and the start of the next from
         # forming an escape.
         joined = _ESCAPE.sub(b"", b"\x7f".join(texts))
