@@ -127,7 +127,8 @@ class ChunkWriter(AnswerWriter):
         extra: Mapping[str, Json] | None = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, **(extra or {})}
-        return sse.frame(_bytes(self._head) + dump(choice) + self._tail.encode())
+        text = items.dump_large(choice) if extra else dump(choice)
+        return sse.frame(_bytes(self._head) + text + self._tail.encode())
 
 
 def _bytes(text: str) -> bytes:
@@ -212,7 +213,11 @@ class CompletionWriter(AnswerWriter):
         if self._usage is not None:
             document["usage"] = self._usage.to_dict()
         many = any(
-            len(one.calls) > _FEW_CALLS or one.extra or one.logprobs for one in self._choices
+            len(one.calls) > _FEW_CALLS
+            or one.extra
+            or one.logprobs
+            or (one.finish and one.finish.extra)
+            for one in self._choices
         )
         return restore(items.dump_large(document) if many else dump(document), self._marks)
 
