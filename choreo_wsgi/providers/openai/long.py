@@ -119,6 +119,7 @@ def prepare(
         if not isinstance(one, dict):
             continue
         _restore(one, (*_READ, "logprobs") if reading else _READ, marks)
+        _check_calls(listed(one.get("tool_calls")))
         for name in HOLDERS:
             holder = one.get(name)
             if isinstance(holder, dict):
@@ -131,6 +132,11 @@ def prepare(
     return changed
 
 
+def _check_calls(calls: list[Json]) -> None:
+    if len(calls) > MOST_ELEMENTS:
+        raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
+
+
 def _join_texts(message: Members, marks: Marks) -> bool:
     """Join the texts in *message* that the normaliser would join; return whether there are any."""
     changed = [rename(message)]
@@ -138,8 +144,7 @@ def _join_texts(message: Members, marks: Marks) -> bool:
     if message.get("tool_calls"):
         message["tool_calls"] = listed(message["tool_calls"])
     calls = [*(message.get("tool_calls") or ())]
-    if len(calls) > MOST_ELEMENTS:
-        raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
+    _check_calls(calls)
     calls += [message.get("function_call")]
     calls += [part for part in listed(parts) if part_kind(part) == "call"]
     encoded: list[tuple[bool, int]] = []

@@ -266,6 +266,11 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
     [
         (GEMINI % many(FUNCTION % "{}", 257), GeminiTranslator, "more than 256 parts"),
         (event(f'{{"tool_calls":{many(CALL, 501)}}}'), OpenAITranslator, "500 tool calls"),
+        (
+            event("{}", choice=f',"tool_calls":{many(CALL, 501)}'),
+            OpenAITranslator,
+            "500 tool calls",
+        ),
         (event(f'{{"images":{many(IMAGE, 501)}}}'), OpenAITranslator, "500 images"),
         (event(f'{{"content":{many(ODD, 501)}}}'), OpenAITranslator, "500 content_parts"),
         (GEMINI % f'[{{"text":"a","thoughtSignature":"{WIDE}"}}]', GeminiTranslator, "not ASCII"),
@@ -273,7 +278,7 @@ def test_other_events_take_four_times_their_bytes(form: str) -> None:
         (f"data: <html>{WIDE}\n\n", AnthropicTranslator, "not JSON"),
         (GEMINI % many(SHORT_WIDE, 30_000), GeminiTranslator, "more than 1,000 values"),
     ],
-    ids=["calls", "chat", "images", "parts", "signature", "error", "page", "values"],
+    ids=["calls", "chat", "beside", "images", "parts", "signature", "error", "page", "values"],
 )
 def test_other_events_are_refused_in_words(
     stream: str, translator: type[Translator], message: str
