@@ -105,7 +105,8 @@ def allowed_tools(model: str, text: str, number: int) -> bytes:
     tool = {"type": "function", "name": "f"}
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [{**tool, "x": text}] * number}
     more = {"tools": [tool], "tool_choice": choice}
-    return giants.request("responses", model, '"giant:none"', **more)
+    body = giants.request("responses", model, '"giant:none"', **more)
+    return body.replace(b"\\u0436", "\u0436".encode())
 
 
 def generated(model: str, number: int) -> bytes:
@@ -137,7 +138,7 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answer, api, "rounds of an agent", partial(agent, api, model)
         for title, text, turns in (
             ("text with an emoji", EMOJI + "x" * giants.SIZE, 1),
-            ("turns", "x" * 700, 2_600),
+            ("turns", "x" * 700, 2_500),
         ):
             yield model, answer, "stored", title, partial(stored, model, text, turns)
         for title, text, number in (
@@ -146,10 +147,10 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
         ):
             yield model, answer, "messages", title, partial(text_files, model, text, number)
         yield model, answer, "responses", "calls of 900", partial(calls, model, "x" * 940, 1_950)
-        stored_calls = partial(calls, model, "x" * 3_231, 870, store=True)
-        yield model, answer, "stored", "calls of 3 kB", stored_calls
+        stored_calls = partial(calls, model, "x" * 4_000, 870, store=True)
+        yield model, answer, "stored", "calls of 4 kB", stored_calls
         yield model, answer, "responses", "generated images", partial(generated, model, 500)
-        choice = partial(allowed_tools, model, "x" * 614, 3_000)
+        choice = partial(allowed_tools, model, "\u0436" * 50 + "x" * 900, 2_040)
         yield model, answer, "responses", "allowed tools", choice
         for api in ("responses", "messages"):
             yield model, answer, api, "objects with a euro", partial(objects, api, model)

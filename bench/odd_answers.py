@@ -317,7 +317,7 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
     ),
     "thoughts of Bedrock": (
         *("bedrock", _EACH, DOCUMENT),
-        lambda: _bedrock(many(_THOUGHT % ("y" * 2_000), 1_500_000)),
+        lambda: _bedrock(many(_THOUGHT % ("y" * 2_000), 710_000)),
     ),
     "names of Gemini": (
         *("gemini", _ALL, EVENTS),

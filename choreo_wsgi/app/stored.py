@@ -21,7 +21,7 @@ from ..apis.responses.items import STORED_ID, kind_of, listed_item
 from ..apis.responses.log import read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..apis.translation import restore_once
-from ..chat import jsontext, large
+from ..chat import cutting, jsontext, large
 from ..chat.items import Json, Marks, dump, dump_large
 from ..chat.longtext import dump_restored
 from ..chat.request import ChatRequest
@@ -42,6 +42,9 @@ _OFFSET = 2
 _BEYOND = 10**15
 #: Bytes of memory for a value of the input while it is stored and sent, and what all may take.
 _BYTES_OF_VALUE, _ROOM = 250, 8 * 1024 * 1024
+#: How often the log and its readers have what a response repeats, without its first bytes; and
+#: how many values a wide string in it counts as.
+_REPEATED, _NOT_COUNTED, _OF_WIDE = 6, 64 * 1024, 4
 #: Seconds to wait for the end of a cancelled response before it is answered as cancelled.
 _PATIENCE = 3.0
 #: Seconds by which the end of a response may reach the log later than its client.
@@ -152,7 +155,8 @@ class StoredResponses:
 
     def _first_frame(self, items: list[Json], queued: Json) -> bytes:
         """Return the first frame of a log; raises InvalidRequest if storing it takes too much."""
-        self._resumption.check_repeated(len(dump_restored(queued, self._marks)))
+        response = dump_restored(queued, self._marks)
+        self._resumption.check_repeated(len(response))
         head = b'id: 1\nevent: choreo.request\ndata: {"items":'
         parts = large.parts(items, lambda part: (dump(part),))
         frame = large.join(chain([head], parts, [b',"response":', dump_large(queued), b"}\n\n"]))
@@ -160,12 +164,14 @@ class StoredResponses:
         for mark, part in self._marks.items():  # the request's body can be freed
             if type(part) is memoryview and part.obj is not frame:
                 self._marks[mark] = bytes(part)
-        # The log, the texts that were parsed and the request to send take three times the bytes.
-        room = max(_ROOM, 4 * len(frame)) - 13 * len(frame) // 4
+        # The log, the texts that were parsed and the request to send take this many bytes.
+        room = max(_ROOM, 4 * len(frame)) - 27 * len(frame) // 8
+        room -= _REPEATED * max(len(response) - _NOT_COUNTED, 0)
+        values = room // _BYTES_OF_VALUE - _OF_WIDE * cutting.count_wide(response)
         try:
-            jsontext.check_bounds(frame, room // _BYTES_OF_VALUE)
+            jsontext.check_bounds(frame, values)
         except jsontext.TooMuch as error:
-            text = f"the input of a stored response {error}: send store: false"
+            text = f"the input of a stored response, with its tools, {error}: send store: false"
             raise InvalidRequest(text, param="input") from None
         return frame
 

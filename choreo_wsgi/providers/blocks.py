@@ -23,8 +23,9 @@ from .failures import provider_error, stream_error
 from .reading import Counts, find_error, text
 from .whole_calls import arguments, check_parts
 
-#: Limits of bytes of a signed thought, and of all: each is repeated up to five times.
-_LONGEST_THOUGHT, _MOST_THOUGHTS = 1024 * 1024, 1536 * 1024
+#: Limit of bytes of an answer's signed thoughts, which are repeated up to five times; each counts
+#: as _OF_THOUGHT bytes more.
+_MOST_THOUGHTS, _OF_THOUGHT = 1024 * 1024, 1024
 
 
 class Blocks:
@@ -47,7 +48,7 @@ class Blocks:
         self._latest = 0  # the index of the latest block event
         self._thinking = bytearray()  # in UTF-8
         self._signature: list[str] = []
-        self._signed = 0  # bytes of signed thoughts
+        self._signed = 0  # what the signed thoughts count
         self._lengths: Counter[str] = Counter()  # entries so far in each list of ``Delta.extra``
 
     @property
@@ -172,10 +173,9 @@ class Blocks:
         thinking, signed = self._thinking, "".join(self._signature)
         self._thinking, self._signature = bytearray(), []
         if signed:
-            self._signed += (size := len(thinking) + len(signed))
-            if size > _LONGEST_THOUGHT or self._signed > _MOST_THOUGHTS:
-                most = "a signed thought of more than 1 MiB, or 1.5 MiB of them"
-                raise UpstreamInvalid(f"the provider sent {most}")
+            self._signed += len(thinking) + len(signed) + _OF_THOUGHT
+            if self._signed > _MOST_THOUGHTS:
+                raise UpstreamInvalid("the provider sent more than 1 MiB of signed thoughts")
             thought = utf8_or_mark(thinking, marks)
             block = {"type": "thinking", "thinking": thought, "signature": signed}
             items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))

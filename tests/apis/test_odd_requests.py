@@ -169,6 +169,7 @@ def test_malformed_member_never_causes_a_500(
             assert answer.error["param"], (path, new, answer.body)
 
 
+TOOL = {"type": "function", "name": "f"}
 CUSTOM = {"type": "custom", "custom": {"name": "p"}}
 TOOL_USE = {"type": "tool_use", "id": "1", "name": "f", "input": {}}
 THINKING = {"type": "thinking", "thinking": "t", "signature": "s"}
@@ -179,6 +180,9 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
     ("route", "members", "param"),
     [
         ("responses", {"tool_choice": {"type": "allowed_tools", "tools": []}}, "tool_choice.mode"),
+        ("responses", {"tools": [TOOL], "tool_choice": {
+            "type": "allowed_tools", "mode": "auto", "tools": [TOOL] * 2_049}},
+         "tool_choice.tools"),
         ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom", "custom": {}}},
          "tool_choice.custom.name"),
         ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom"}},
@@ -192,7 +196,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
 def test_rejects_blocks_of_another_role_and_nameless_choices(
     application: Callable[..., Application], route: str, members: Any, param: str | None
 ) -> None:
-    """Users send no tool calls, assistants no results; a tool choice names its tool."""
+    """Users send no tool calls, assistants no results; a choice names its tool, or at most 2,048."""
     app = application({"echo": {"models": "echo"}})
     body: dict[str, Any] = {"model": "echo", "input": "hi"}
     if route != "responses":

@@ -132,3 +132,17 @@ def test_values_of_a_stored_input_are_limited(app: Any) -> None:
     assert "holds more than" in answer.error["message"]
     assert call(app, "POST", "/v1/responses", {**body, "input": turns[:2_000]}).status == 200
     assert call(app, "POST", "/v1/responses", {**body, "store": False}).status == 200
+
+
+@pytest.mark.parametrize(("text", "few", "many"), [("", 1200, 1500), ("\U0001f600", 1000, 1250)])
+def test_values_of_stored_tools_are_limited(app: Any, text: str, few: int, many: int) -> None:
+    """The events of a response repeat them, and an emoji makes each character four bytes."""
+    form = {"type": "object", "properties": {"a": {}, "b": {}, "c": {}, "d": {}}}
+    tool = {"type": "function", "description": text + "x" * 160, "parameters": form}
+    tools = [{**tool, "name": f"f{at}"} for at in range(many)]
+    body = {"model": "m", "input": "hi", "tools": tools, "store": True}
+    answer = call(app, "POST", "/v1/responses", body)
+    assert answer.status == 400
+    assert "with its tools, holds more than" in answer.error["message"]
+    assert call(app, "POST", "/v1/responses", {**body, "tools": tools[:few]}).status == 200
+    assert call(app, "POST", "/v1/responses", {**body, "store": False}).status == 200

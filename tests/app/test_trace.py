@@ -12,6 +12,10 @@ from raw_server import RawServer
 from wsgi_calls import call, chat
 
 from choreo_wsgi.app.application import Application
+from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.chat.request import ChatRequest
+from choreo_wsgi.chat.source import Source, from_deltas
+from choreo_wsgi.providers.base import Provider
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -49,6 +53,25 @@ BODIES: dict[str, Any] = {
     "responses": {"model": "m", "input": "x", "store": True},
     "messages": chat("x", model="m", max_tokens=9),
 }
+
+
+def test_request_that_continues_a_stored_response_is_traced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    app: Any = make_app({}, {"provider p": {"type": "echo", "models": "m"}})
+    (target,) = app.router.targets("m")
+    traces: list[Any] = []
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        traces.append(dict(request.trace))
+        return from_deltas([Delta("ok"), Finish()])
+
+    monkeypatch.setattr(type(target.provider), "open", opened)
+    first = call(app, "POST", "/v1/responses", BODIES["responses"])
+    second = {**BODIES["responses"], "previous_response_id": first.json()["id"]}
+    assert call(app, "POST", "/v1/responses", second, HTTP_X_REQUEST_ID="x-1").status == 200
+    app.close()
+    assert {name.lower(): value for name, value in traces[-1].items()}["x-request-id"] == "x-1"
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "responses"])

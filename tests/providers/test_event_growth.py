@@ -265,18 +265,25 @@ def test_signed_thought_is_limited() -> None:
     def thought(size: int) -> bytes:
         return claude(f'{{"type":"thinking","thinking":"{"y" * size}","signature":"c2ln"}}')
 
+    longest = MEBIBYTE - 1024 - 4
     with traced() as memory:
-        assert answered("responses", AnthropicTranslator(), thought(MEBIBYTE - 4)) > 5 * MEBIBYTE
+        assert answered("responses", AnthropicTranslator(), thought(longest)) > 5 * MEBIBYTE
     assert memory.peak < 8 * MEBIBYTE
-    with pytest.raises(UpstreamInvalid, match="a signed thought of more than 1 MiB"):
-        answered("responses", AnthropicTranslator(), thought(MEBIBYTE))
-    block = f'{{"type":"thinking","thinking":"{"y" * 100_000}","signature":"c2ln"}}'
+    with pytest.raises(UpstreamInvalid, match="more than 1 MiB of signed thoughts"):
+        answered("responses", AnthropicTranslator(), thought(longest + 1))
+
+
+@pytest.mark.parametrize(("size", "most"), [(100_000, 10), (100, 929)])
+def test_signed_thoughts_of_an_answer_are_limited(size: int, most: int) -> None:
+    block = f'{{"type":"thinking","thinking":"{"y" * size}","signature":"c2ln"}}'
     pair = (
         f'{{"type":"content_block_start","index":0,"content_block":{block}}}',
         '{"type":"content_block_stop","index":0}',
     )
-    with pytest.raises(UpstreamInvalid, match=r"1\.5 MiB of them"):
-        answered("chat", AnthropicTranslator(), events(*pair * 16))
+    end = '{"type":"message_delta","delta":{"stop_reason":"end_turn"}}', '{"type":"message_stop"}'
+    assert answered("chat", AnthropicTranslator(), events(*pair * most, *end)) > most * size
+    with pytest.raises(UpstreamInvalid, match="more than 1 MiB of signed thoughts"):
+        answered("chat", AnthropicTranslator(), events(*pair * (most + 1), *end))
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 257), (257, 1)])

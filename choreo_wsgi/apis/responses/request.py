@@ -131,8 +131,9 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: Bytes of the tools and their choice in a request that is translated, without long strings.
-_MOST_TOOLS = 1024 * 1024
+#: Bytes of the tools and their choice in a request that is translated, without long strings; and
+#: how many the choice may allow.
+_MOST_TOOLS, _MOST_ALLOWED = 1024 * 1024, 2048
 
 
 def read_request(
@@ -246,6 +247,9 @@ def _function(tool: dict[str, Json]) -> dict[str, Json]:
 def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     kind = choice["type"]
     if kind == "allowed_tools":
+        if len(choice["tools"]) > _MOST_ALLOWED:
+            text = f"tool_choice may allow at most {_MOST_ALLOWED:,} tools"
+            raise InvalidRequest(text, param="tool_choice.tools")
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
     if kind not in CALLER_TOOLS:
