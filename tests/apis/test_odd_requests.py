@@ -183,6 +183,8 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
         ("responses", {"tools": [TOOL], "tool_choice": {
             "type": "allowed_tools", "mode": "auto", "tools": [TOOL] * 2_049}},
          "tool_choice.tools"),
+        ("responses", {"tools": [{"type": "namespace", "name": "n", "tools": [TOOL] * 2_049}]},
+         "tools"),
         ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom", "custom": {}}},
          "tool_choice.custom.name"),
         ("chat/completions", {"tools": [CUSTOM], "tool_choice": {"type": "custom"}},
@@ -196,7 +198,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "1", "content": "x"}
 def test_rejects_blocks_of_another_role_and_nameless_choices(
     application: Callable[..., Application], route: str, members: Any, param: str | None
 ) -> None:
-    """Users send no tool calls, assistants no results; a choice names its tool, or at most 2,048."""
+    """Users send no tool calls, assistants no results; a choice names one tool, or up to 2,048."""
     app = application({"echo": {"models": "echo"}})
     body: dict[str, Any] = {"model": "echo", "input": "hi"}
     if route != "responses":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 from ...chat import large
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
@@ -131,9 +132,9 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: Bytes of the tools and their choice in a request that is translated, without long strings; and
-#: how many the choice may allow.
-_MOST_TOOLS, _MOST_ALLOWED = 1024 * 1024, 2048
+#: Limits of the tools of a request that is translated: how many, and how many a choice may allow;
+#: and of the bytes of all, without long strings.
+_MOST_TOOLS, _LARGEST_TOOLS = 2048, 1024 * 1024
 
 
 def read_request(
@@ -168,10 +169,12 @@ def read_request(
         body["messages"] = messages
         every, choice = (*(past or ()), *items), fields.get("tool_choice")
         limited = [fields.get("tools"), choice, *filter(None, map(found_tools, every))]
-        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _MOST_TOOLS:
+        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _LARGEST_TOOLS:
             text = "tools may have 1 MiB beside long strings, also those that searches have found"
             raise InvalidRequest(text, param="tools")
-        tools = list(map(_function, all_tools(fields, every)))
+        tools = list(map(_function, islice(all_tools(fields, every), _MOST_TOOLS + 1)))
+        if len(tools) > _MOST_TOOLS:
+            raise InvalidRequest(f"there may be at most {_MOST_TOOLS:,} tools", param="tools")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
     native = _native(fields, items, past, marks)
@@ -247,8 +250,8 @@ def _function(tool: dict[str, Json]) -> dict[str, Json]:
 def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     kind = choice["type"]
     if kind == "allowed_tools":
-        if len(choice["tools"]) > _MOST_ALLOWED:
-            text = f"tool_choice may allow at most {_MOST_ALLOWED:,} tools"
+        if len(choice["tools"]) > _MOST_TOOLS:
+            text = f"tool_choice may allow at most {_MOST_TOOLS:,} tools"
             raise InvalidRequest(text, param="tool_choice.tools")
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
