@@ -96,6 +96,8 @@ def _bedrock(blocks: str) -> str:
 _USE = '{"type":"tool_use","id":"1","name":"f","input":{"a":[%s]}}'
 _THOUGHT = '{"reasoningContent":{"reasoningText":{"text":"%s","signature":"c2ln"}}}'
 _CONVERSE = '{"toolUse":{"toolUseId":"t","name":"f","input":{"a":[%s]}}}'
+_CITED = '{"citationsContent":{"content":[{"text":"a"}],"citations":[%s]}}'
+_CITATION = '{"sourceContent":[{"text":"%s"}],"location":{"web":{"url":"http://a/@"}}}'
 _TOKEN = '{"token":"%s","logprob":-0.5}'
 _EACH = (*_ALL, "chat plain")
 
@@ -318,6 +320,10 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
     "thoughts of Bedrock": (
         *("bedrock", _EACH, DOCUMENT),
         lambda: _bedrock(many(_THOUGHT % ("y" * 2_000), 710_000)),
+    ),
+    "citations of Bedrock": (
+        *("bedrock", _EACH, DOCUMENT),
+        lambda: _bedrock(_CITED % many(_CITATION % (_EMOJI + "y" * 22_000), 5_600_000)),
     ),
     "names of Gemini": (
         *("gemini", _ALL, EVENTS),

@@ -85,14 +85,19 @@ def raw_pieces(text: str, marks: Marks) -> Iterator[str | bytes]:
     yield text[at:]
 
 
-def decode_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[str]:
-    """Yield *text*, which is UTF-8, from *at* on, decoded in pieces."""
+def utf8_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[bytes]:
+    """Yield *text*, which is UTF-8, from *at* on, in pieces of whole characters."""
     while at < len(text):
         end = at + WINDOW
         while end < len(text) and text[end] & 0xC0 == 0x80:
             end -= 1
-        yield text[at:end].decode("utf-8", "surrogatepass")
+        yield bytes(text[at:end])
         at = end
+
+
+def decode_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[str]:
+    """Yield *text*, which is UTF-8, from *at* on, decoded in pieces."""
+    return (piece.decode("utf-8", "surrogatepass") for piece in utf8_pieces(text, at))
 
 
 def whole(text: str, marks: Marks) -> str:

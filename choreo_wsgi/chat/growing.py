@@ -9,7 +9,7 @@ import codecs
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 
-from .aside import decode_pieces, escaped, has_marks, pieces, set_aside
+from .aside import escaped, has_marks, pieces, set_aside, utf8_pieces
 from .items import Marks
 from .jsontext import encoded
 from .longtext import WINDOW, LazyJson, find_marks, new_mark
@@ -18,6 +18,10 @@ from .longtext import WINDOW, LazyJson, find_marks, new_mark
 _SHORT, _SHORT_WIDE = 1024, 128
 #: Pieces of a text that are joined at once: each takes more memory than its characters.
 _MANY = 500
+#: The first byte of half a surrogate pair, and of a few other characters; and the bytes of which
+#: a JSON string, encoded, can have none.
+_SURROGATE = b"\xed"
+_ESCAPED = bytes(range(32)) + b'"\\' + _SURROGATE
 
 
 class Growing:
@@ -46,17 +50,22 @@ class _Utf8(LazyJson):
     """The text whose UTF-8 is *value*; arguments may take twice as much when they are escaped."""
 
     def text(self, marks: Marks) -> Iterator[bytes]:
-        return map(encoded, decode_pieces(self.value))
+        return utf8_pieces(self.value)
 
     def escaped(self, marks: Marks) -> Iterator[bytes]:
-        return map(escaped, decode_pieces(self.value))
+        for piece in utf8_pieces(self.value):
+            is_plain = len(piece.translate(None, _ESCAPED)) == len(piece)
+            yield piece if is_plain else escaped(piece.decode("utf-8", "surrogatepass"))
 
 
 class JsonText(_Utf8):
     """The JSON text *value*, in UTF-8, for the mark of a number: its values would take more."""
 
     def escaped(self, marks: Marks) -> Iterator[bytes]:
-        return (piece.encode("utf-8", "backslashreplace") for piece in decode_pieces(self.value))
+        for piece in utf8_pieces(self.value):
+            if _SURROGATE in piece:
+                piece = piece.decode("utf-8", "surrogatepass").encode("utf-8", "backslashreplace")
+            yield piece
 
 
 class _Converted(LazyJson):

@@ -156,11 +156,17 @@ class Blocks:
 
     def _citation(self, citation: dict[str, Json]) -> Delta:
         """Return a citation: that of a web page as OpenAI's annotation, any other unchanged."""
+        marks: Marks = {}
+        cited = citation.get("cited_text")
+        if isinstance(cited, str) and not cited.isascii():  # kept in UTF-8, not four times as wide
+            passage = bytearray().join(map(encoded, pieces(cited, self._marks)))
+            citation = {**citation, "cited_text": utf8_or_mark(passage, marks)}
         if not citation.get("url"):
-            return self._list_entry("citations", citation)
+            return replace(self._list_entry("citations", citation), marks=marks)
         names = {"url": "url", "title": "title", "content": "cited_text"}
         page = {ours: citation[name] for ours, name in names.items() if citation.get(name)}
-        return self._list_entry("annotations", {"type": "url_citation", "url_citation": page})
+        entry = self._list_entry("annotations", {"type": "url_citation", "url_citation": page})
+        return replace(entry, marks=marks)
 
     def _close(self, index: int) -> list[Item]:
         """End block *index*.

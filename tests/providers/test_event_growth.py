@@ -334,6 +334,32 @@ def test_unfolded_thoughts_of_bedrock_are_as_long_as_its_document() -> None:
     assert len(stream) < 1.5 * len(body)
 
 
+def bedrock_citations(count: int, cited: str) -> bytes:
+    """Return a whole answer of Converse with *count* citations of the text *cited*."""
+    web = {"title": "t", "sourceContent": [{"text": cited}], "location": {"web": {"url": "u"}}}
+    block = {"citationsContent": {"content": [{"text": "a"}], "citations": [web] * count}}
+    document = {"output": {"message": {"content": [block]}}, "stopReason": "end_turn"}
+    return json.dumps(document).encode()
+
+
+def test_unfolded_citations_of_bedrock_are_as_long_as_its_document() -> None:
+    body = bedrock_citations(256, "y" * 2_000)
+    stream = BedrockTranslator.unfold(body)
+    assert stream is not None
+    assert len(stream) < 1.5 * len(body)
+    with pytest.raises(UpstreamInvalid, match="more than 256 parts"):
+        BedrockTranslator.unfold(bedrock_citations(257, "y"))
+
+
+@pytest.mark.parametrize("api", ["chat plain", "messages plain"])
+def test_cited_texts_are_as_wide_as_their_bytes(api: str) -> None:
+    body = BedrockTranslator.unfold(bedrock_citations(256, "\U0001f600" + "y" * 7_000))
+    assert body is not None
+    with traced() as memory:
+        assert answered(api, BedrockTranslator(), body) > len(body) // 2
+    assert memory.peak < 3 * len(body)
+
+
 def test_titles_of_citations_are_as_wide_as_their_bytes() -> None:
     """A response repeats them."""
     title = "\U0001f600" + "y" * 2000

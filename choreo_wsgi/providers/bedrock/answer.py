@@ -20,6 +20,7 @@ from ..failures import stream_error
 from ..reading import SHAPE_ERRORS, Counts, parse_object, text
 from ..translating import Translator, image_delta
 from ..unfolding import document_values
+from ..whole_calls import check_parts
 
 #: The errors that botocore raises for bytes that are not a valid message.
 _BROKEN = (ParserError, struct.error, *SHAPE_ERRORS)
@@ -229,12 +230,13 @@ def _events(answer: dict[str, Json]) -> Iterator[tuple[str, dict[str, Json]]]:
     for index, block in enumerate(answer["output"]["message"]["content"]):
         place = {"contentBlockIndex": index}
         cited = block.get("citationsContent") or {}
+        check_parts(len(cited.get("citations") or ()))
         for part in (*(cited.get("content") or ()), *(cited.get("citations") or ())):
             delta = part if "text" in part else {"citation": part}
             yield "contentBlockDelta", {**place, "delta": delta}
         if "toolUse" in block:
             yield "contentBlockStart", {**place, "start": block}
-        else:
+        elif not cited:
             thought = block.get("reasoningContent") or {}
             thought = thought.get("reasoningText") or thought
             yield "contentBlockDelta", {**place, "delta": {**block, "reasoningContent": thought}}
