@@ -37,6 +37,20 @@ def app(application: Make, scripted: Callable[[], Script], monkeypatch: pytest.M
     return made
 
 
+@pytest.fixture
+def given(app: Any, monkeypatch: pytest.MonkeyPatch) -> list[ChatRequest]:
+    """The requests that the provider of *app* is given."""
+    requests: list[ChatRequest] = []
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        requests.append(request)
+        return from_deltas([Delta("ok"), Finish()])
+
+    (target,) = app.router.targets("m")
+    monkeypatch.setattr(type(target.provider), "open", opened)
+    return requests
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}, {"background": True}], ids=str)
 def test_stored_wide_text_is_never_one_string(app: Any, more: dict[str, Any]) -> None:
     """As strings of four bytes a character, the request, its log and the document took 13 times."""
@@ -82,17 +96,9 @@ def test_members_that_events_repeat_are_limited_in_logs(
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}], ids=str)
 def test_long_strings_of_a_stored_request_are_held_once(
-    app: Any, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    app: Any, given: list[ChatRequest], more: dict[str, Any]
 ) -> None:
     """They are those of the log, so that the body of the request is freed."""
-    (target,) = app.router.targets("m")
-    given: list[ChatRequest] = []
-
-    def opened(provider: Provider, request: ChatRequest) -> Source:
-        given.append(request)
-        return from_deltas([Delta("ok"), Finish()])
-
-    monkeypatch.setattr(type(target.provider), "open", opened)
     turns = [{"role": "user", "content": "x" * 30_000}] * 100
     body = {"model": "m", "input": turns, "unknown": "y" * 9_000, "store": True, **more}
     assert call(app, "POST", "/v1/responses", body).status == 200
@@ -105,16 +111,9 @@ def test_long_strings_of_a_stored_request_are_held_once(
 
 @pytest.mark.parametrize("apis", [(), ("responses",)])
 def test_input_that_only_a_provider_with_the_api_needs_is_freed(
-    app: Any, apis: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    app: Any, given: list[ChatRequest], apis: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (target,) = app.router.targets("m")
-    given: list[ChatRequest] = []
-
-    def opened(provider: Provider, request: ChatRequest) -> Source:
-        given.append(request)
-        return from_deltas([Delta("ok"), Finish()])
-
-    monkeypatch.setattr(type(target.provider), "open", opened)
     monkeypatch.setattr(type(target.provider), "apis", frozenset(apis))
     for more in ({}, {"store": True}, {"stream": True}):
         body = {"model": "m", "input": [{"role": "user", "content": "hi"}], **more}
