@@ -131,8 +131,8 @@ def decoded_or_mark(data: str, marks: Marks) -> str:
 
 
 def base64_or_mark(text: str, marks: Marks) -> str:
-    """Return the base64 of the UTF-8 of *text*; or a new mark for it if *text* has *marks*."""
-    if not (marks and has_marks(text)):
+    """Return the base64 of the UTF-8 of *text*; or a new mark for it if *text* is long."""
+    if len(text) <= _SHORT and not (marks and has_marks(text)):
         return b64encode(encoded(text)).decode()
     mark = new_mark()
     marks[mark.encode()] = Base64(text, marks)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 
 import pytest
 
-from choreo_wsgi.chat.growing import JsonText, utf8_or_mark
+from choreo_wsgi.chat.growing import JsonText, base64_or_mark, utf8_or_mark
 from choreo_wsgi.chat.items import Marks, dump
 from choreo_wsgi.chat.jsontext import encoded
 from choreo_wsgi.chat.longtext import restore
@@ -34,3 +35,12 @@ def test_arguments_are_written_as_they_are(text: str) -> None:
     arguments = bytearray(encoded(json.dumps({"a": text}, ensure_ascii=False)))
     written = b"".join(JsonText(arguments).escaped({}))
     assert json.loads(written.decode()) == {"a": text}
+
+
+@pytest.mark.parametrize(("length", "marked"), [(1, 0), (1_024, 0), (1_025, 1), (300_000, 1)])
+def test_base64_of_a_long_text_is_made_as_it_is_sent(length: int, marked: int) -> None:
+    marks: Marks = {}
+    text = "\u20ac" * length
+    sent = restore(dump(base64_or_mark(text, marks)), marks)
+    assert json.loads(sent) == b64encode(text.encode()).decode()
+    assert len(marks) == marked
