@@ -143,6 +143,8 @@ _BYTES_OF_VALUE, _ROOM = 256, 8 * 1024 * 1024
 _OF_TEXT, _FEWEST_VALUES = 120, 1_000
 #: Limit of files in base64 that are too short to be set aside, as each is copied.
 MOST_SHORT_FILES = 500
+#: Limit of tools of a request that is translated: each takes several objects, whatever its size.
+MOST_TOOLS = 2048
 # Bytes of a body that are searched at once, and of the longest body without marks.
 _WINDOW, _LARGE = 256 * 1024, 64 * 1024
 # The bytes of a UTF-8 character after its first.

@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 
 from ..chat.items import Delta, Item, Json, dump_large
 from ..chat.longtext import restored
-from ..chat.request import ChatRequest
+from ..chat.request import MOST_TOOLS, ChatRequest
 from ..errors import InvalidRequest
 from .capabilities import Capabilities
 
 #: The schema of a function without parameters.
 NO_PARAMETERS: dict[str, Json] = {"type": "object", "properties": {}}
 _NOT_IN_NAMES = re.compile(r"[^a-zA-Z0-9_-]", re.ASCII)
-#: Limit of tools: each takes several objects, whatever its size.
-MOST_TOOLS = 2048
 _MAX_STEM = 48  # of the 63 characters that all providers allow; 12 are added to it
 
 

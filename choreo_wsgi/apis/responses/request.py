@@ -12,7 +12,7 @@ from itertools import islice
 from ...chat import large
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
 from ...chat.items import Json, Marks, dump
-from ...chat.request import ChatRequest
+from ...chat.request import MOST_TOOLS, ChatRequest
 from ...chat.schema import Notation, by_type, check_of, demand, either, integer, passes, text_or
 from ...errors import InvalidRequest
 from ..translation import add_tools, members, to_chat, unsupported, unsupported_tool
@@ -132,9 +132,8 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: Limits of the tools of a request that is translated: how many, and how many a choice may allow;
-#: and of the bytes of all, without long strings.
-_MOST_TOOLS, _LARGEST_TOOLS = 2048, 1024 * 1024
+#: Bytes of the tools and their choice in a request that is translated, without long strings.
+_LARGEST_TOOLS = 1024 * 1024
 
 
 def read_request(
@@ -172,9 +171,9 @@ def read_request(
         if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _LARGEST_TOOLS:
             text = "tools may have 1 MiB beside long strings, also those that searches have found"
             raise InvalidRequest(text, param="tools")
-        tools = list(map(_function, islice(all_tools(fields, every), _MOST_TOOLS + 1)))
-        if len(tools) > _MOST_TOOLS:
-            raise InvalidRequest(f"there may be at most {_MOST_TOOLS:,} tools", param="tools")
+        tools = list(map(_function, islice(all_tools(fields, every), MOST_TOOLS + 1)))
+        if len(tools) > MOST_TOOLS:
+            raise InvalidRequest(f"there may be at most {MOST_TOOLS:,} tools", param="tools")
         add_tools(body, tools, _tool_choice(choice) if isinstance(choice, dict) else choice)
 
     native = _native(fields, items, past, marks)
@@ -250,8 +249,8 @@ def _function(tool: dict[str, Json]) -> dict[str, Json]:
 def _tool_choice(choice: dict[str, Json]) -> dict[str, Json]:
     kind = choice["type"]
     if kind == "allowed_tools":
-        if len(choice["tools"]) > _MOST_TOOLS:
-            text = f"tool_choice may allow at most {_MOST_TOOLS:,} tools"
+        if len(choice["tools"]) > MOST_TOOLS:
+            text = f"tool_choice may allow at most {MOST_TOOLS:,} tools"
             raise InvalidRequest(text, param="tool_choice.tools")
         allowed = {"mode": choice["mode"], "tools": list(map(_tool_choice, choice["tools"]))}
         return {"type": kind, "allowed_tools": allowed}
