@@ -44,7 +44,7 @@ _FOUR_BYTES = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _TWO_BYTES = re.compile(rb"[\xc4-\xef]|\\u(?!00)")
 # A string that is four times as wide, or twice beside many characters of one byte.
 _WIDE_STRING = re.compile(
-    rb"(?:[\xf0-\xf4]|\\u[dD][89abAB]|(?:[\xc4-\xef]..?|\\u(?!00)....)[ !#-\[\]-~]{96})[^\"]*"
+    rb"(?:[\xf0-\xf4]|\\u[dD][89abAB]|(?:[\xc4-\xef]..?|\\u(?!00)....)[ !#-\[\]-~]{48})[^\"]*"
 )
 _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 

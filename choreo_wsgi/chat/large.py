@@ -209,8 +209,10 @@ class _Reader:
             raise ValueError(f"not a {end}")
         if end == "]":
             return values
-        members = zip(names, values, strict=True)
-        return dict(members) if self._object is dict else self._object(list(members))
+        members = dict(zip(names, values, strict=True))
+        if self._object is dict or len(members) == len(names):
+            return members  # a list of pairs would take as much memory again
+        return self._object(list(zip(names, values, strict=True)))
 
     def remaining(self) -> str:
         """Return the rest of the text without the blanks around it."""

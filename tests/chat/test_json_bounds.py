@@ -165,7 +165,7 @@ def test_dump_large_writes_the_same_json_as_dump(value: dict[str, Any]) -> None:
 def test_single_large_turn_is_parsed_in_parts() -> None:
     """Only one part at a time is decoded to wide characters."""
     call = {"type": "tool_use", "id": "t", "name": "f"}
-    inner = ["\U0001f600" + "y" * 90] * 20_000
+    inner = ["\U0001f600" + "y" * 90] * 19_000
     turn = {"role": "assistant", "content": [{**call, "input": {"a": {"b": inner}}}]}
     body = json.dumps({"model": "m", "messages": [turn]}, ensure_ascii=False).encode()
     value = chat.loads(body)
@@ -245,11 +245,21 @@ def test_value_limit_grows_with_the_length() -> None:
             chat.loads(b'{"x":[' + b"[]," * 65 + b'""' * pairs + b"]}")
 
 
+def test_large_object_takes_no_pairs_of_its_members() -> None:
+    body = json.dumps({"x": {f"name{at}": "y" * 60 for at in range(15_000)}}).encode()
+    chat.loads(body)
+    with traced() as memory:
+        value = chat.loads(body)
+        held = memory.now
+    assert value == json.loads(body)
+    assert memory.peak < held + len(body)
+
+
 def test_text_and_values_share_four_times_the_bytes() -> None:
-    """Two mebibytes may have 19,600 values; the limit is 30,000 again from three on."""
+    """Two mebibytes may have 18,300 values; the limit is 30,000 again from 3.4 MB on."""
     for size, values, start in (
-        (2 * MEBIBYTE, 19_600, ""),
-        (3_200_000, 29_900, ""),
+        (2 * MEBIBYTE, 18_300, ""),
+        (3_450_000, 29_900, ""),
         (1_000_000, 8_400, "\U0001f600"),  # each is set aside; they may be a third of the values
     ):
         text = start.encode() + b"y" * (size // values - 3 - len(start.encode()))
@@ -316,7 +326,8 @@ def test_short_strings_with_wide_characters_count_twice() -> None:
     for text, least in (
         ("y" * 80, 21_000),
         ("\U0001f600" + "y" * 76, 10_000),
-        ("\u20ac" + "y" * 96, 10_000),
+        ("\u20ac" + "y" * 48, 12_000),
+        ("\u20ac" + "y" * 47, 21_000),
     ):
         element = json.dumps(text, ensure_ascii=False).encode() + b","
         chat.loads_marked(b'{"x":[' + element * least + b"0]}")
