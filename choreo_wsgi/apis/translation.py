@@ -7,17 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..chat import large
-from ..chat.aside import has_marks, pieces
+from ..chat.aside import pieces
 from ..chat.checks import check_tool_choice
-from ..chat.items import Json, Marks, dump
-from ..chat.longtext import LazyJson, find_marks, new_mark, restored
+from ..chat.items import Json, Marks
+from ..chat.longtext import LazyJson, find_marks, restored
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault, demand
 from ..errors import InvalidRequest
 from .chat import merge
-
-#: Above about this many characters a call's arguments are set aside, as a mark.
-_LONG = 300
 
 
 def to_chat(
@@ -127,15 +124,6 @@ def translate_content(content: Json, where: str, translate: TranslatePart) -> Js
     return [translate(part, f"{where}[{at}]") for at, part in enumerate(content)]
 
 
-def arguments_of(value: Json, marks: Marks) -> str:
-    """Return *value* as the JSON text of a call's arguments; a long one as a mark in *marks*."""
-    text = "" if _is_long(value) else dump(value).decode()
-    if text and not has_marks(text):
-        return text
-    marks[(mark := new_mark()).encode()] = LazyJson(value)
-    return mark
-
-
 class LazyMember(LazyJson):
     """The JSON of *value*, which holds *marks*, for the mark of a number."""
 
@@ -159,18 +147,6 @@ def restore_once(text: bytes, marks: Marks) -> bytes:
     result = whole.getvalue()
     marks |= {mark: memoryview(result)[place] for mark, place in places.items()}
     return result
-
-
-def _is_long(value: Json) -> bool:
-    size, waiting = 0, [value]
-    while waiting and size <= _LONG:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            waiting += [*one, *one.values()]
-        elif isinstance(one, list):
-            waiting += one
-        size += len(one) if isinstance(one, str) else 4
-    return size > _LONG
 
 
 def unsupported_tool(kind: str, where: str) -> InvalidRequest:

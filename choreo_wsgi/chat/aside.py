@@ -14,7 +14,7 @@ from dataclasses import replace
 from ..errors import UpstreamInvalid
 from . import jsontext
 from .cutting import CUT, masked_window, shorten
-from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump_large, quote
+from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
 from .jsontext import encoded
 from .longtext import (
     LONG,
@@ -34,6 +34,8 @@ _MARK = re.compile(MARK)
 _SHORT = 4 * 1024
 #: Characters that one of a wide text counts as, since it takes more memory than a byte.
 _WIDTH = 8
+#: Above about this many characters the JSON of a value is set aside.
+_FEW_CHARACTERS = 300
 #: Characters of the longest message of an error.
 _LONGEST_MESSAGE = 4000
 #: Bytes of the longest value that is restored as a whole.
@@ -167,8 +169,34 @@ def join(texts: list[str], marks: Marks) -> str:
     return mark
 
 
+def json_text(value: Json, marks: Marks) -> str:
+    """Return *value*, which may hold *marks*, as JSON text; or a new mark if that would be long."""
+    text = "" if _is_long(value) else dump(value).decode()
+    if text and not has_marks(text):
+        return text
+    marks[(mark := new_mark()).encode()] = LazyJson(value)
+    return mark
+
+
+def _is_long(value: Json) -> bool:
+    size, waiting = 0, [value]
+    while waiting and size <= _FEW_CHARACTERS:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += [*one, *one.values()]
+        elif isinstance(one, list):
+            waiting += one
+        if isinstance(one, str):  # two bytes or more for each character of a wide text
+            size += len(one) if one.isascii() else 2 * len(one)
+        else:
+            size += 4
+    return size > _FEW_CHARACTERS
+
+
 class _LazyText(LazyJson):
     """The texts in the list *value*, joined only when they are needed."""
+
+    __slots__ = ()
 
     def text(self, marks: Marks) -> Iterator[bytes]:
         some = b""

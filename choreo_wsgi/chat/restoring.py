@@ -31,8 +31,8 @@ def restore_request(request: ChatRequest) -> ChatRequest:
     """Return *request* for a translating provider, with its long strings restored.
 
     Those in fields that every translation forwards without reading them (texts of messages,
-    images, files, arguments of calls, functions) stay marks.  Raises InvalidRequest if the others
-    would take more than MAX_RESTORED bytes.
+    images, files, arguments of calls, functions, the schema of the answer) stay marks.  Raises
+    InvalidRequest if the others would take more than MAX_RESTORED bytes.
     """
     marks = request.marks
     if not marks:
@@ -45,12 +45,14 @@ def restore_request(request: ChatRequest) -> ChatRequest:
         function = tool["function"] if tool["type"] == "function" else {}
         members = [function.get("description"), function.get("parameters")]
         kept |= _marks_of(members, marks)
+    form = request.body.get("response_format") or {}
+    kept |= _marks_of((form.get("json_schema") or {}).get("schema"), marks)
     others = {mark: marks[mark] for mark in _marks_of(request.body, marks) - kept}
     if not others:
         return request
     if sum(_weight(mark, others[mark]) for mark in others) > MAX_RESTORED:
         raise InvalidRequest(
-            f"beside texts, tools, calls and files in base64, this model takes at most "
+            f"beside texts, tools, schemas, calls and base64, this model takes at most "
             f"{MAX_RESTORED >> 20} MiB of long strings and numbers"
         )
     body, stop = (_with_restored(value, others) for value in (request.body, [*request.stop]))

@@ -146,23 +146,40 @@ def test_tools_with_long_wide_texts_take_under_four_times_the_request(name: str)
 
 
 def test_long_wide_texts_that_a_translation_reads_are_limited() -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"title": WIDE * 8}}}
-    sent = sent_by("ollama", body_of("ollama", response_format=form))
-    assert sent["format"] == {"title": WIDE * 8}
-    form["json_schema"] = {"name": "a", "schema": {"title": WIDE * 9}}
+    sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 8}))
     with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
-        sent_by("ollama", body_of("ollama", response_format=form))
+        sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 9}))
 
 
 def test_numbers_that_a_translation_reads_are_limited() -> None:
-    form = {
-        "type": "json_schema",
-        "json_schema": {"name": "a", "schema": {"enum": [12345] * 90_000}},
-    }
-    assert sent_by("ollama", body_of("ollama", response_format=form))["format"]["enum"][-1] == 12345
-    form["json_schema"] = {"name": "a", "schema": {"enum": [12345] * 99_000}}
+    sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 90_000)]))
     with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
-        sent_by("ollama", body_of("ollama", response_format=form))
+        sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 99_000)]))
+
+
+def schema_in(sent: Any) -> Any:
+    """Return the schema of the answer in what a provider is *sent*."""
+    if "outputConfig" in sent:  # Bedrock's is a JSON text
+        return json.loads(sent["outputConfig"]["textFormat"]["structure"]["jsonSchema"]["schema"])
+    if "output_config" in sent:
+        return sent["output_config"]["format"]["schema"]
+    return sent.get("format") or sent["generationConfig"]["responseJsonSchema"]
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_long_schema_of_an_answer_takes_under_four_times_the_request(name: str) -> None:
+    described = {"type": "string", "description": "\u20ac" + "x" * 300}
+    properties = {f"a{at}": described for at in range(3000)} | {"b": {"enum": [12345] * 99_000}}
+    schema = {"type": "object", "title": WIDE * 9, "properties": properties}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    body = body_of(name, response_format=form)
+    sent_by(name, body)  # imports modules
+    provider, read = adapter(name), load("chat").read
+    with traced() as memory:
+        request = provider.restored(read(body))
+        sent = restore(provider.encode(request).body, request.marks)
+    assert memory.peak < 3.5 * len(body)
+    assert schema == schema_in(json.loads(sent))
 
 
 @pytest.mark.parametrize("api", ["count_tokens", "input_tokens"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from ...chat.aside import json_text
 from ...chat.checks import MAX_TOKENS, filled, model_name, not_empty, remote_url
 from ...chat.growing import base64_or_mark
 from ...chat.items import Json, Marks
@@ -28,7 +29,6 @@ from ...errors import InvalidRequest
 from ..translation import (
     TranslatePart,
     add_tools,
-    arguments_of,
     extend_member,
     members,
     to_chat,
@@ -172,7 +172,7 @@ def _chat_messages(fields: Mapping[str, Json], marks: Marks) -> list[dict[str, J
 
 
 def _tool_call(block: dict[str, Json], marks: Marks) -> dict[str, Json]:
-    function = {"name": block["name"], "arguments": arguments_of(block["input"], marks)}
+    function = {"name": block["name"], "arguments": json_text(block["input"], marks)}
     call = {"id": block["id"], "type": "function", "function": function}
     return {**call, **members(block, "cache_control extra_content")}
 

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from ...chat import jsontext
-from ...chat.aside import has_marks, join, whole
+from ...chat.aside import has_marks, join, json_text, whole
 from ...chat.items import FEW, Json, Marks
 from ...chat.request import MOST_SHORT_FILES
 from ...chat.schema import check_of, passes
 from ...errors import InvalidRequest
 from ..translation import (
-    arguments_of,
     extend_member,
     members,
     translate_content,
@@ -177,7 +176,7 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "tool_search_output":
         names = [chat_name(tool) for tool in caller_tools(found_tools(item), strict=False)]
-        content = arguments_of({"tools": names}, marks)
+        content = json_text({"tools": names}, marks)
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
@@ -192,7 +191,7 @@ def _tool_call(item: dict[str, Json], marks: Marks) -> dict[str, Json]:
     arguments = item.get("arguments")
     if not isinstance(arguments, str):
         value = {"input": item["input"]} if arguments is None else arguments
-        arguments = arguments_of(value, marks)
+        arguments = json_text(value, marks)
     function = {"name": chat_name(item), "arguments": arguments}
     more = members(item, "extra_content")
     return {"id": item["call_id"], "type": "function", "function": function, **more}

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
+from ...chat.aside import json_text
 from ...chat.items import Json
 from ...chat.request import ChatRequest
-from ...chat.shapes import compact
 from ...errors import InvalidRequest
 from ..anthropic.request import forwarded, sampling, thinking
 from ..capabilities import Capabilities, requested_effort
@@ -71,7 +71,7 @@ def body(request: ChatRequest, caps: Capabilities) -> dict[str, Json]:
     _add_tools(payload, chat)
     if (form := schema(request, "bedrock")) is not None:
         members = without_empty({name: form.get(name) for name in ("name", "description")})
-        members["schema"] = compact(form["schema"])
+        members["schema"] = json_text(form["schema"], request.marks)
         text_format = {"type": "json_schema", "structure": {"jsonSchema": members}}
         payload["outputConfig"] = {"textFormat": text_format}
     _add_model_fields(payload, chat)
