@@ -169,7 +169,9 @@ class Completions:
         try:
             writer: AnswerWriter = api.writer(request)
             targets = in_order(self.router.targets(request.model))
-            if request.body and not any(writer.api in one.provider.apis for one in targets):
+            if request.body and not any(
+                target.provider.forwards(writer.api, target.model) for target in targets
+            ):
                 request.drop_original()
             return Failover(targets, begin, self.breakers), writer
         except BaseException:

@@ -62,6 +62,8 @@ class LazyJson:
     The arguments of a call are an object in one API and a text in another; this keeps one copy.
     """
 
+    __slots__ = ("value",)
+
     def __init__(self, value: Json) -> None:
         self.value = value
 

@@ -120,6 +120,10 @@ class Provider(ABC):
         """Return the number of upstream calls that *request* makes at once."""
         return 1 if "n" in self.native else request.n
 
+    def forwards(self, api: str, model: str) -> bool:
+        """Whether requests for *model* in the format of *api* are forwarded, not translated."""
+        return api in self.apis
+
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Begin to answer *request* with a stream or a document in the format of *writer*."""
         if request.native_only is not None:

@@ -135,17 +135,18 @@ def _answered(turns: list[Turn], blanks: bool) -> Iterator[Turn]:
     count as one.
     """
     results = {part.id: turn for turn in turns for part in turn.parts if isinstance(part, Result)}
+    nothing: list[Text | Media] = [Text(EMPTY)]
     for _, run in groupby(turns, lambda turn: turn.role == "assistant"):
         calls: list[Call] = []
         for turn in run:
             calls += [part for part in turn.parts if isinstance(part, Call)]
             if turn.role != "tool":
                 yield turn
-        for call in calls:
-            if call.id in results:
-                yield results[call.id]
+        for has_result, some in groupby(calls, lambda call: call.id in results):
+            if has_result:
+                yield from (results[call.id] for call in some)
             elif not blanks:
-                yield Turn("tool", [Result(call.id, call.name, [Text(EMPTY)])], {})
+                yield Turn("tool", [Result(call.id, call.name, nothing) for call in some], {})
 
 
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:

@@ -117,6 +117,13 @@ def test_an_error_without_a_message_has_its_name_as_message(kind: str) -> None:
     assert caught.value.message == "busy"
 
 
+def test_bedrock_forwards_only_messages_to_claude() -> None:
+    provider = Bedrock("bedrock", {"api_key": "k"}, Settings())
+    assert provider.forwards("messages", "anthropic.claude-v1:0")
+    assert not provider.forwards("messages", "amazon.nova-pro-v1:0")
+    assert not provider.forwards("responses", "anthropic.claude-v1:0")
+
+
 # -- signatures ----------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ class Bedrock(HTTPProvider):
     """
 
     type = "bedrock"
-    apis = frozenset(("messages",))  # of Claude only
+    apis = frozenset(("messages",))
     facts = BUILT_IN["bedrock"]
     takes_marks = True
     blank_stops = False
@@ -87,10 +87,13 @@ class Bedrock(HTTPProvider):
             text = f"provider {self.name}: profile: no {profile!r} in the AWS files{near}"
             raise ConfigurationError(text)
 
+    def forwards(self, api: str, model: str) -> bool:
+        """Whether requests for *model* in the format of *api* are forwarded: those of Claude."""
+        return super().forwards(api, model) and "anthropic." in model
+
     def answer(self, request: ChatRequest, writer: AnswerWriter) -> Reply:
         """Start the answer: Claude's own events for the Messages API, else items."""
-        is_claude = "anthropic." in request.model
-        if writer.api != "messages" or not is_claude or request.threaded:
+        if request.threaded or not self.forwards(writer.api, request.model):
             return super().answer(request, writer)
         unwrapping = partial(unwrap, EventReader(self.settings.max_event_bytes))
         operation = "invoke-with-response-stream" if request.stream else "invoke"
