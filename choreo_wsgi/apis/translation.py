@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..chat import large
@@ -135,15 +135,17 @@ class LazyMember(LazyJson):
         return large.restored_parts(self.value, self._marks)
 
 
-def restore_once(text: bytes, marks: Marks) -> bytes:
-    """Return *text* with *marks* restored; views of it replace those that are values."""
-    whole, at, places = io.BytesIO(), 0, dict[bytes, slice]()
-    for found in find_marks(text, marks):
-        whole.write(text[at : found.start()])
-        begin, at = whole.tell(), found.end()
-        whole.writelines(restored(found[0], marks))
-        places[found[0]] = slice(begin, whole.tell())
-    whole.write(text[at:])
+def restore_once(texts: Iterable[bytes], marks: Marks) -> bytes:
+    """Return *texts* joined, with *marks* restored; views of the result replace them."""
+    whole, places = io.BytesIO(), dict[bytes, slice]()
+    for text in texts:
+        at = 0
+        for found in find_marks(text, marks):
+            whole.write(text[at : found.start()])
+            begin, at = whole.tell(), found.end()
+            whole.writelines(restored(found[0], marks))
+            places[found[0]] = slice(begin, whole.tell())
+        whole.write(text[at:] if at else text)
     result = whole.getvalue()
     marks |= {mark: memoryview(result)[place] for mark, place in places.items()}
     return result

@@ -83,13 +83,21 @@ class Resumption:
         """
         if not request.stream:
             raise InvalidRequest("Choreo-Resumable needs stream: true", param="stream")
+        self.check_model(call, request)
         self.check_repeated(api.repeats(request))
-        claim = self.store.create(
-            call.account.key.id, key=self.idempotency_key(call), digest=digest
-        )
+        key = self.idempotency_key(call)
+        claim = self.store.create(call.account.key.id, key=key, digest=digest)
         if claim.writer is None:
             return self.join(call, claim.id, 0)
         return self.record(call, api, request, claim.writer)
+
+    def check_model(self, call: Call, request: ChatRequest) -> None:
+        """Raise the error of a request that no target of its model reads, before a log has it."""
+        call.account.key.require_model(request.model)
+        targets = self.completions.router.targets(request.model)
+        read = (call.account.api in target.provider.apis for target in targets)
+        if request.native_only is not None and not any(read):
+            raise request.native_only
 
     def check_repeated(self, size: int) -> None:
         """Raise InvalidRequest if a log cannot have *size* bytes in several of its frames."""
@@ -106,9 +114,8 @@ class Resumption:
         """Return the request's Idempotency-Key; raises InvalidRequest."""
         key: str | None = call.environ.get("HTTP_IDEMPOTENCY_KEY")
         if key is not None and not _KEY.fullmatch(key):
-            raise InvalidRequest(
-                "an Idempotency-Key is 1 to 255 visible ASCII characters", param="Idempotency-Key"
-            )
+            text = "an Idempotency-Key is 1 to 255 visible ASCII characters"
+            raise InvalidRequest(text, param="Idempotency-Key")
         return key
 
     def _take_slot(self, call: Call, request: ChatRequest) -> Slot:
@@ -120,9 +127,8 @@ class Resumption:
         if limit and self.orphans.active >= limit:
             raise Unavailable("too many streams run without a client", retry_after=RETRY_AFTER)
         if per_key and self.orphans.active_of(call.account.key.id) >= per_key:
-            raise RateLimited(
-                "too many streams of this key run without a client", retry_after=RETRY_AFTER
-            )
+            text = "too many streams of this key run without a client"
+            raise RateLimited(text, retry_after=RETRY_AFTER)
         return self.completions.take_slot(call, request)
 
     def record(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Pending:

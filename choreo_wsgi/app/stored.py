@@ -86,6 +86,7 @@ class StoredResponses:
             request = replace(read_request(fields, self._marks, past), trace=request.trace)
         if not fields.get("store"):
             return resumption.completions.answer(call, api, request)
+        resumption.check_model(call, request)
         key = resumption.idempotency_key(call)
         claim = resumption.store.create(self._owner, key=key, digest=digest)
         id = "resp_" + claim.id.removeprefix("strm_")
@@ -158,9 +159,9 @@ class StoredResponses:
         response = dump_restored(queued, self._marks)
         self._resumption.check_repeated(len(response))
         head = b'id: 1\nevent: choreo.request\ndata: {"items":'
-        parts = large.parts(items, lambda part: (dump(part),))
-        frame = large.join(chain([head], parts, [b',"response":', dump_large(queued), b"}\n\n"]))
-        frame = restore_once(frame, self._marks)
+        parts = map(bytes, large.parts(items, lambda part: (dump(part),)))
+        tail = (b',"response":', dump_large(queued), b"}\n\n")
+        frame = restore_once(chain([head], parts, tail), self._marks)
         for mark, part in self._marks.items():  # the request's body can be freed
             if type(part) is memoryview and part.obj is not frame:
                 self._marks[mark] = bytes(part)

@@ -16,8 +16,12 @@ from .backend import Unreachable
 # Seconds to wait for another process's transaction; all transactions are short.
 _BUSY = 1.0
 # WAL: readers and the writer do not wait for each other.  With it, synchronous=NORMAL loses
-# nothing if a process is killed, and does not corrupt the file if the machine fails.
-_PRAGMAS = "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA journal_size_limit=1048576;"
+# nothing if a process is killed, and does not corrupt the file if the machine fails.  The cache of
+# 512 KiB would be filled by one large stored response, whatever its size.
+_PRAGMAS = (
+    "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; "
+    "PRAGMA journal_size_limit=1048576; PRAGMA cache_size=-512;"
+)
 _SCHEMA = """
 CREATE TABLE stream (
     number INTEGER PRIMARY KEY,
@@ -40,14 +44,15 @@ CREATE INDEX stream_expires ON stream (expires) WHERE expires IS NOT NULL;
 CREATE TABLE block (
     stream INTEGER NOT NULL,
     last INTEGER NOT NULL,
+    part INTEGER NOT NULL,  -- from 0: SQLite holds several copies of a value that it writes
     first INTEGER NOT NULL,
     data BLOB NOT NULL,
-    PRIMARY KEY (stream, last)
+    PRIMARY KEY (stream, last, part)
 ) WITHOUT ROWID;
 CREATE TABLE producer (id TEXT PRIMARY KEY, beat INTEGER NOT NULL);
 CREATE TABLE limits (key TEXT PRIMARY KEY, counts TEXT NOT NULL);
 """
-_VERSION = 5  # of the schema, in PRAGMA user_version
+_VERSION = 6  # of the schema, in PRAGMA user_version
 _TABLES = ("stream", "request", "block", "producer", "seen", "limits")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sqlite3
@@ -9,6 +10,8 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,10 +102,10 @@ class SQLiteBackend(Backend):
             if block.first > last + 1:
                 db.execute("DELETE FROM block WHERE stream = ?", (number,))
                 first, size = block.first, 0
-            db.execute(
-                "INSERT INTO block VALUES (?, ?, ?, ?)",
-                (number, block.last, block.first, block.data),
-            )
+            for part, at in enumerate(range(0, len(block.data), READ_BYTES)):
+                piece = block.data[at : at + READ_BYTES]
+                row = (number, block.last, part, block.first, piece)
+                db.execute("INSERT INTO block VALUES (?, ?, ?, ?, ?)", row)
             last = block.last
             size += len(block.data)
         if write.last > last:
@@ -123,7 +126,7 @@ class SQLiteBackend(Backend):
         """Drop the oldest blocks; return the first number and the size that remain."""
         dropped = -1
         rows = db.execute(
-            "SELECT last, length(data) FROM block WHERE stream = ? ORDER BY last", (number,)
+            "SELECT last, sum(length(data)) FROM block WHERE stream = ? GROUP BY last", (number,)
         )
         for last, length in rows:
             if size <= limit:
@@ -146,12 +149,14 @@ class SQLiteBackend(Backend):
                 size = 0
                 rows = db.execute(
                     "SELECT first, last, data FROM block WHERE stream = ? AND last > ? "
-                    "ORDER BY last",
+                    "ORDER BY last, part",
                     (number, after),
                 )
-                for first, last, data in rows:
-                    blocks.append(Block(first, last, data))
-                    size += len(data)
+                for (first, last), parts in groupby(rows, itemgetter(0, 1)):
+                    data = io.BytesIO()
+                    data.writelines(part for _, _, part in parts)
+                    blocks.append(Block(first, last, data.getvalue()))
+                    size += len(blocks[-1].data)
                     if size >= READ_BYTES:
                         break
                 rows.close()
@@ -172,7 +177,7 @@ class SQLiteBackend(Backend):
             )
             if updated.rowcount:
                 db.execute(
-                    "INSERT INTO block SELECT number, ?, ?, ? FROM stream WHERE id = ?",
+                    "INSERT INTO block SELECT number, ?, 0, ?, ? FROM stream WHERE id = ?",
                     (block.last, block.first, block.data, id),
                 )
 

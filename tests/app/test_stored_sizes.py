@@ -16,6 +16,7 @@ from choreo_wsgi.chat.items import Delta, Finish
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source, from_deltas
 from choreo_wsgi.providers.base import Provider
+from choreo_wsgi.replay import Store
 
 Make = Callable[..., Application]
 WIDE = "\U0001f600 " + "x" * 300_000
@@ -145,3 +146,28 @@ def test_values_of_stored_tools_are_limited(app: Any, text: str, few: int, many:
     assert "with its tools, holds more than" in answer.error["message"]
     assert call(app, "POST", "/v1/responses", {**body, "tools": tools[:few]}).status == 200
     assert call(app, "POST", "/v1/responses", {**body, "store": False}).status == 200
+
+
+@pytest.mark.parametrize(
+    ("more", "headers"), [({"store": True}, {}), ({"stream": True}, RESUMABLE)]
+)
+def test_input_that_no_provider_reads_is_refused_before_it_is_stored(
+    app: Any, more: dict[str, Any], headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created: list[Any] = []
+    monkeypatch.setattr(Store, "create", lambda *given, **more: created.append(given))
+    body = {"model": "m", "input": [{"type": "mcp_call", "name": "x"}], **more}
+    answer = call(app, "POST", "/v1/responses", body, **headers)
+    assert (answer.status, answer.error["param"]) == (400, "input[0].type")
+    assert not created
+
+
+def test_input_in_the_log_is_joined_once(app: Any) -> None:
+    """The parts of a first frame without long strings were joined twice, before what followed."""
+    turns = [{"role": "user", "content": "x" * 1_900}] * 2_000
+    body = {"model": "m", "input": turns, "store": True}
+    for _ in range(2):
+        with traced() as memory:
+            answer = call(app, "POST", "/v1/responses", body)
+        assert answer.status == 200
+    assert memory.peak < 3.6 * len(json.dumps(body))  # the test's own copies included

@@ -507,3 +507,23 @@ def test_closing_store_does_not_wait_for_a_message(
     with ThreadPoolExecutor() as pool:
         pool.submit(store.close).result(DEADLINE)
     reader.close()
+
+
+def test_sqlite_stores_a_large_block_in_parts_and_drops_it_whole(tmp_path: Path) -> None:
+    """SQLite holds several copies of a value that it writes."""
+    path = tmp_path / "replay.db"
+    limit = Settings(replay_stream_bytes=4 * READ_BYTES)
+    backend = SQLiteBackend(f"sqlite:{path}", limit)
+    backend.insert("s", "alice", None, "", "p")
+    large = frame(1, "x" * 3 * READ_BYTES)
+    blocks = [Block(1, 1, large), Block(2, 2, frame(2)), Block(3, 3, large)]
+    backend.write("p", [Write("s", "alice", blocks[:2], 2, False)])
+    found = backend.fetch("s", 0)
+    assert found is not None and found[1] == blocks[:1]
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        (longest,) = db.execute("SELECT max(length(data)) FROM block").fetchone()
+        assert longest == READ_BYTES
+        backend.write("p", [Write("s", "alice", blocks[2:], 3, True)])
+        kept = sum(len(block.data) for block in blocks[1:])
+        assert db.execute("SELECT first, size FROM stream").fetchone() == (2, kept)
+    backend.close()

@@ -88,7 +88,7 @@ class ResponseWriter(BlockWriter):
     def _first_events(self) -> Iterator[bytes]:
         response = self._marked_response("in_progress")
         created = self._marked_event("response.created", {"response": response})
-        yield restore_once(created, self._marks)
+        yield restore_once((created,), self._marks)
         yield self._event("response.in_progress", response=response)
 
     def _new_block(self, kind: str, call: ToolCall | None) -> Block:
