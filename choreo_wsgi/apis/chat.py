@@ -97,7 +97,7 @@ class ChunkWriter(AnswerWriter):
         if isinstance(item, Finish):
             return role + self._choice(index, {}, item.reason, item.extra)
         if item.reasoning or item.tool_calls or item.refusal or item.extra or item.logprobs:
-            more = {"logprobs": item.logprobs} if item.logprobs else None
+            more = {"logprobs": item.logprobs} if item.logprobs else item.extra and {}
             frame = self._choice(index, delta_object(item), None, more)
             return role + (restore(frame, item.marks) if item.marks else frame)
         if not item.text:
@@ -127,8 +127,9 @@ class ChunkWriter(AnswerWriter):
         extra: Mapping[str, Json] | None = None,
     ) -> bytes:
         choice = {"index": index, "delta": delta, "finish_reason": reason, **(extra or {})}
-        text = items.dump_large(choice) if extra else dump(choice)
-        return sse.frame(_bytes(self._head) + text + self._tail.encode())
+        encode = dump if extra is None else items.dump_large
+        # In one expression, which frees each copy as soon as the next one is made.
+        return sse.frame(b"".join((_bytes(self._head), encode(choice), self._tail.encode())))
 
 
 def _bytes(text: str) -> bytes:

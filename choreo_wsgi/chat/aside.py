@@ -245,14 +245,19 @@ def parse_aside(
     return jsontext.parse(shorten_into(marks, text), decode, errors="surrogatepass")
 
 
-def signature(text: str, marks: Marks) -> str:
-    """Return *text*, a provider's signature, with *marks* restored; raises UpstreamInvalid."""
+def signature(text: str, marks: Marks, what: str = "signature") -> str:
+    """Return *text*, a provider's *what*, with *marks* restored; raises UpstreamInvalid."""
     found = list(pieces(text, marks))
     if not all(map(str.isascii, found)):
-        raise UpstreamInvalid("the provider sent a signature that is not ASCII")
+        raise UpstreamInvalid(f"the provider sent a {what} that is not ASCII")
     if sum(map(len, found)) > _LONGEST_VALUE:
-        raise UpstreamInvalid("the provider sent a signature of more than 1 MiB")
+        raise UpstreamInvalid(f"the provider sent a {what} of more than 1 MiB")
     return "".join(found)
+
+
+def word(text: str, marks: Marks) -> str:
+    """Return *text*, an id or a name, as :func:`signature` does; a short one is any text."""
+    return signature(text, marks, "long id or name") if has_marks(text) else text
 
 
 def is_object(text: bytearray, decode: jsontext.Decoder = _LENIENT) -> bool:

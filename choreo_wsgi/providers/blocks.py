@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..chat.aside import is_object, pieces, signature
+from ..chat.aside import is_object, pieces, signature, word
 from ..chat.endings import finish_reason
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
@@ -118,13 +118,14 @@ class Blocks:
         self._arguments.append(bytearray())
         marks: Marks = {}
         self._initial.append((arguments(block.get("input"), self._marks, marks), marks))
-        id = text(block.get("id")) or new_call_id()
-        return [Delta(tool_calls=[ToolCall(number, id, text(block["name"]))])]
+        id = word(text(block.get("id")), self._marks) or new_call_id()
+        name = word(text(block["name"]), self._marks)
+        return [Delta(tool_calls=[ToolCall(number, id, name)])]
 
     def _delta(self, index: int, delta: dict[str, Json]) -> list[Item]:
         kind = delta["type"]
         if kind == "input_json_delta":
-            return self._add_arguments(index, delta["partial_json"])
+            return self._add_arguments(index, delta)
         if kind == "thinking_delta":
             return self._add_thinking(text(delta["thinking"]))
         if kind == "citations_delta":
@@ -133,9 +134,12 @@ class Blocks:
             self._signature.append(signature(text(delta["signature"]), self._marks))
         return []
 
-    def _add_arguments(self, index: int, value: Json) -> list[Item]:
+    def _add_arguments(self, index: int, delta: dict[str, Json]) -> list[Item]:
         """Add to the call in block *index*; ignored for a tool that the provider itself runs."""
-        number, piece = self._open.get(index), arguments_of(value)
+        number, value = self._open.get(index), delta.pop("partial_json")
+        if isinstance(value, dict):  # some proxies send the object itself
+            value = arguments(value, self._marks, self._marks)
+        piece = arguments_of(value)
         if number is None or not piece:
             return []
         for one in pieces(piece, self._marks):

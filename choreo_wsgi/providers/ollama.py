@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
+from ..chat.aside import word
 from ..chat.endings import finish_reason
 from ..chat.items import Marks, new_call_id
 from ..chat.longtext import LONG
@@ -254,9 +255,10 @@ class OllamaTranslator(Translator):
             self._image_count += 1
         for call in calls:
             function = call.get("function") or call
-            id = text(call.get("id")) or self._new_call_id()
+            id = word(text(call.get("id")), self.marks) or self._new_call_id()
+            name = word(text(function["name"]), self.marks)
             given = arguments(arguments_in(function), self.marks, self.marks)
-            items += whole_call(self._call_count, id, text(function["name"]), given)
+            items += whole_call(self._call_count, id, name, given)
             self._call_count += 1
 
     def _done(self, body: dict[str, Json], items: list[Item]) -> None:

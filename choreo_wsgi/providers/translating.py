@@ -105,14 +105,14 @@ class Translator:
         return items
 
     def end(self) -> list[Item]:
-        """Return the last items, after the end of the bytes.
+        """Return the last items, after the end of the bytes; more may be *waiting*.
 
         Raises UpstreamTruncated if there was no terminal event.
         """
         if self.failure is not None:
             raise self.failure
         try:
-            return [*self._all_waiting(), *self._restore(self.finish()), *self._all_waiting()]
+            return [*self._all_waiting(), *self._restore(self.finish())]
         except SHAPE_ERRORS as error:
             raise unknown_shape(error) from error
 
@@ -185,6 +185,7 @@ class HTTPSource(UpstreamAnswer, Source):
         self._names = names or {}
         #: A block that the translator has not read, and where it continues.
         self._unread: tuple[bytes, int] | None = None
+        self._at_the_end = False  # whether the translator was told that the bytes have ended
 
     def receive(self, timeout: float) -> list[Item]:
         """Return the items received within *timeout* seconds; those before a failure first."""
@@ -214,9 +215,8 @@ class HTTPSource(UpstreamAnswer, Source):
                 raise
             # The answer may have been complete when the connection broke.
             with suppress(ChoreoError):
-                items += translator.end()
-                self._complete()
-            if not self.ended:
+                self._end(items)
+            if not self._at_the_end:
                 raise
             return
         if data or translator.waiting:
@@ -230,8 +230,15 @@ class HTTPSource(UpstreamAnswer, Source):
                 return
             if translator.failure is not None:
                 raise translator.failure
-        if self.body_ended or translator.ended:
-            items += translator.end()
+        if self.body_ended or translator.ended or self._at_the_end:
+            self._end(items)
+
+    def _end(self, items: list[Item]) -> None:
+        """Append the last items; the answer is complete once no more of them wait."""
+        if not self._at_the_end:
+            items += self._translator.end()
+            self._at_the_end = True
+        if not self._translator.waiting:
             self._complete()
 
     def _next(self, timeout: float) -> bytes:

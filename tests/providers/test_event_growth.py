@@ -14,7 +14,7 @@ from choreo_wsgi.apis import load
 from choreo_wsgi.chat import aside, jsontext
 from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish, Item
-from choreo_wsgi.errors import UpstreamInvalid
+from choreo_wsgi.errors import UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.answer import Attempt
 from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
 from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
@@ -431,3 +431,106 @@ def test_arguments_are_the_same_in_blocks_of_any_size(given: str, size: int) -> 
 def test_arguments_that_are_no_object_are_refused(given: str) -> None:
     with pytest.raises(UpstreamInvalid, match="arguments are not JSON"):
         answered("chat", GeminiTranslator(), gemini([FUNCTION % given]))
+
+
+def delta_of(items: list[Item]) -> dict[str, Any]:
+    """Return the id, name and arguments of the one call in *items*."""
+    calls = [call for item in items if isinstance(item, Delta) for call in item.tool_calls]
+    return {
+        "id": calls[0].id,
+        "name": calls[0].name,
+        "arguments": "".join(call.arguments for call in calls),
+    }
+
+
+def all_items(translator: Translator, body: bytes) -> list[Item]:
+    answer, items = source(translator, body), list[Item]()
+    while not answer.ended:
+        items += answer.receive(1)
+    return items
+
+
+#: The translator and the maker of an answer of each provider with a call that has some members.
+CALLS: dict[str, tuple[Callable[[], Translator], Callable[[str], bytes]]] = {
+    "claude": (
+        AnthropicTranslator,
+        lambda call: claude(f'{{"type":"tool_use",{call},"input":{{}}}}'),
+    ),
+    "gemini": (
+        GeminiTranslator,
+        lambda call: gemini([f'{{"functionCall":{{{call},"args":{{}}}}}}']),
+    ),
+    "ollama": (
+        OllamaTranslator,
+        lambda call: ollama(f'"tool_calls":[{{{call},"arguments":{{}}}}]'),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("member", ["id", "name"])
+def test_long_id_or_name_of_a_call_is_whole(kind: str, member: str) -> None:
+    """In a long event it is set aside, and a gateway may put a signature into an id."""
+    translator, make = CALLS[kind]
+    long = "c" * 200_000
+    given = {"id": "i", "name": "n", member: long}
+    call = delta_of(all_items(translator(), make(json.dumps(given)[1:-1])))
+    assert call == {"arguments": "{}", **given}
+
+
+@pytest.mark.parametrize("kind", CALLS)
+def test_long_wide_id_of_a_call_is_refused(kind: str) -> None:
+    translator, make = CALLS[kind]
+    with pytest.raises(UpstreamInvalid, match="long id or name that is not ASCII"):
+        all_items(translator(), make('"id":"%s","name":"n"' % ("\u6f22" * 70_000)))
+
+
+@pytest.mark.parametrize("api", ["chat", "messages"])
+def test_document_of_ollama_in_lines_is_returned_in_parts(api: str) -> None:
+    """It is read at its end; its text is wide, and all of its parts at once take much more."""
+    body = '{\n"done":true,"message":{"content":"%s"}}' % (("y" * 84 + "\U0001f600") * 80_000)
+    answered(api, OllamaTranslator(), b'{"done":true,"message":{"content":"a"}}')
+    with traced() as memory:
+        assert answered(api, OllamaTranslator(), body.encode()) > 7_000_000
+    assert memory.peak < 4 * len(body.encode())
+
+
+def test_usage_of_a_document_of_claude_is_repeated_as_numbers_only() -> None:
+    usage = {"input_tokens": 3, "output_tokens": 4, "service_tier": "standard", "other": {"a": 1}}
+    message = {"type": "message", "id": "m", "stop_reason": "end_turn", "usage": usage}
+    frames = AnthropicTranslator.unfold(json.dumps(message | {"content": "hi"}).encode())
+    first, *_, stop, _ = (json.loads(line[6:]) for line in frames.split(b"\n")[1::3])
+    assert first["message"]["usage"] == usage
+    assert stop["usage"] == {"input_tokens": 3, "output_tokens": 4}
+
+
+def test_names_of_an_unknown_part_are_encoded_in_parts() -> None:
+    """In chat the part is sent as it is."""
+    names = ",".join(f'"{number:05}{chr(92) * 600}":1' for number in range(5_000))
+    body = gemini(['{"text":"a"}', f'{{"other":{{{names}}}}}'])
+    answered("chat", GeminiTranslator(), gemini(['{"text":"a"}']))
+    with traced() as memory:
+        assert answered("chat", GeminiTranslator(), body) > 3_000_000
+    assert memory.peak < 3.5 * len(body)
+
+
+def test_arguments_in_a_delta_as_an_object_are_kept_once() -> None:
+    begun = claude('{"type":"tool_use","id":"1","name":"f","input":{}}')
+    values = many('{"a":"%s"}' % ("y" * 930), 8_000)
+    delta = f'{{"type":"input_json_delta","partial_json":{{"x":{values}}}}}'
+    event = events(f'{{"type":"content_block_delta","index":0,"delta":{delta}}}')
+    body = begun.replace(
+        b'data: {"type":"content_block_stop"', event + b'data: {"type":"content_block_stop"'
+    )
+    answered("chat", AnthropicTranslator(), begun)
+    with traced() as memory:
+        assert answered("chat", AnthropicTranslator(), body) > 7_000_000
+    assert memory.peak < 3.5 * len(body)
+
+
+def test_long_line_that_is_no_event_is_not_kept() -> None:
+    line = f'{{"error":{{"message":"m","x":{many(chr(34) + "y" * 56 + chr(34), 48_000)}}}}}\n'
+    body = gemini(['{"text":"a"}']).splitlines(keepends=True)[0] + b"\n" + line.encode()
+    with traced() as memory, pytest.raises(UpstreamTruncated):
+        all_items(GeminiTranslator(), body)
+    assert memory.peak < 3 * len(line)

@@ -76,5 +76,7 @@ def _events(message: dict[str, Json]) -> list[dict[str, Json]]:
         events.append({"type": "content_block_start", "index": index, "content_block": block})
         events.append({"type": "content_block_stop", "index": index})
     stop = {name: message.get(name) for name in _STOP}
-    events.append({"type": "message_delta", "delta": stop, "usage": message.get("usage")})
+    usage = message.get("usage") or {}  # the first event has all of it
+    counts = {name: count for name, count in usage.items() if isinstance(count, int | float)}
+    events.append({"type": "message_delta", "delta": stop, "usage": counts})
     return [*events, {"type": "message_stop"}]

@@ -12,7 +12,7 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat import large
-from ...chat.aside import pieces, text_or_mark
+from ...chat.aside import pieces, text_or_mark, word
 from ...chat.items import Delta, Item, Json, Marks, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
@@ -143,7 +143,7 @@ class BedrockTranslator(Translator):
             message = text(image["error"].get("message")) or "no reason was given"
             raise ProviderError(f"the provider could not generate an image: {message}")
         if image:
-            new = text(image.get("format")) or "png", bytearray()
+            new = word(text(image.get("format")), self.marks) or "png", bytearray()
             _, data = self._images.setdefault(index, new)
             if "source" in image:
                 rest = ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import sse
 from ...chat import jsontext
-from ...chat.aside import signature
+from ...chat.aside import signature, word
 from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Marks, Usage, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -57,7 +57,7 @@ class _Events(sse.Decoder):
     stray = b""
 
     def unknown(self, line: bytes) -> None:
-        if len(self.stray) < _STRAY_BYTES:
+        if len(self.stray) + len(line) < _STRAY_BYTES:
             self.stray += line + b"\n"
 
 
@@ -179,7 +179,7 @@ class GeminiTranslator(EventTranslator):
         elif output:
             items.append(Delta(output, index))
         if data := part.get("inlineData"):
-            media_type = text(data.get("mimeType"))
+            media_type = word(text(data.get("mimeType")), self.marks)
             if part.get("thought"):
                 return items  # Google's SDK leaves out images in thoughts, too
             if not media_type.startswith("image/"):
@@ -189,9 +189,10 @@ class GeminiTranslator(EventTranslator):
             number = self._next("image", index)
             items.append(image_delta(number, media_type, text(data["data"]), index, extra))
         elif (call := part.get("functionCall")) is not None:
-            number, id = self._next("call", index), text(call.get("id")) or self._new_call_id()
+            id, name = (word(text(one), self.marks) for one in (call.get("id"), call["name"]))
+            number, id = self._next("call", index), id or self._new_call_id()
             given = arguments(call.get("args"), self.marks, self.marks)
-            items += whole_call(number, id, text(call["name"]), given, index, extra or None)
+            items += whole_call(number, id, name, given, index, extra or None)
         elif extra:
             self._signatures[index] = found
         elif not output and part.keys() - _EMPTY:

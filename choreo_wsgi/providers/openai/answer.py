@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...chat.answer import AnswerWriter
-from ...chat.items import Marks, Usage, dump_large
+from ...chat.items import Item, Marks, Usage, dump_large
 from ...chat.longtext import LONG
 from ...chat.normalise import Normaliser
 from ...errors import ChoreoError, UpstreamInvalid
@@ -168,7 +168,7 @@ class RelayedDocument(UpstreamAnswer):
                     self._stream_reader = self._translator()
                     data, self._document = bytes(self._document), bytearray()
             if self._stream_reader is not None:
-                self._fold(self._stream_reader, data)
+                self._write(self._stream_reader, self._stream_reader.receive_data(data))
             if not self.body_ended:
                 return b""
             if self._stream_reader is None:
@@ -204,7 +204,7 @@ class RelayedDocument(UpstreamAnswer):
                     raise failures.response_error(200, {}, body, 0.0)
                 translator, body = self._translator(), b""
                 for at in range(0, len(events), LONG):  # their items take several times as much
-                    self._fold(translator, events[at : at + LONG])
+                    self._write(translator, translator.receive_data(events[at : at + LONG]))
                 events = b""
                 return self._end(translator)
             settings = self._new_normaliser()
@@ -223,8 +223,9 @@ class RelayedDocument(UpstreamAnswer):
         body = b""
         return long.encode(mended, marks) if is_long else dump_large(mended)
 
-    def _fold(self, translator: chunks.OpenAITranslator, events: bytes) -> None:
-        for item in translator.receive_data(events):
+    def _write(self, translator: chunks.OpenAITranslator, items: list[Item]) -> None:
+        """Write *items* of *translator* and those that wait behind them."""
+        for item in items:
             self._writer.write(item)
         while translator.waiting:
             for item in translator.receive_data(b""):
@@ -233,7 +234,6 @@ class RelayedDocument(UpstreamAnswer):
             raise translator.failure
 
     def _end(self, translator: chunks.OpenAITranslator) -> bytes:
-        for item in translator.end():
-            self._writer.write(item)
+        self._write(translator, translator.end())
         self.usage = translator.usage
         return self._writer.finish()
