@@ -86,6 +86,12 @@ def number(block: bytes, first: int) -> tuple[bytes, int]:
 
     The frames are written by us, without ids: one ``data:``, after ``event:`` if the API has it.
     """
+    if len(block) > 4 * _LONG:  # as below, but copied once
+        parts, view, at, next_id = list[bytes | memoryview](), memoryview(block), 0, first
+        while (end := block.find(b"\n\n", at)) >= 0:
+            parts += (b"id: %d\n" % next_id, view[at : end + 2])
+            at, next_id = end + 2, next_id + 1
+        return b"".join(parts), next_id - first
     frames = block.split(b"\n\n")
     frames.pop()  # the empty rest after the last blank line
     numbered = [b"id: %d\n%b\n\n" % pair for pair in enumerate(frames, first)]

@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from work import traced
 
 from choreo_wsgi import sse
 from choreo_wsgi.sse import Decoder, Event
@@ -200,6 +201,15 @@ def test_number_returns_the_frames_with_ids(data: list[bytes], first: int) -> No
     block = b"".join(map(sse.frame, data))
     numbered = b"".join(b"id: %d\n%b" % (first + n, sse.frame(item)) for n, item in enumerate(data))
     assert sse.number(block, first) == (numbered, len(data))
+
+
+def test_long_frames_are_numbered_with_one_copy() -> None:
+    block = sse.frame(b"1") + sse.frame(b"x" * 3_000_000, "a") + sse.frame(b"2")
+    with traced() as memory:
+        numbered, count = sse.number(block, 9)
+    assert memory.peak < 1.2 * len(block)
+    assert count == 3
+    assert numbered == b"id: 9\ndata: 1\n\nid: 10\n%bid: 11\ndata: 2\n\n" % block[9:-9]
 
 
 # -- ids and reconnection -----------------------------------------------------------------

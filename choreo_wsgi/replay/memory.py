@@ -48,20 +48,24 @@ class Log:
         """Append the blocks of *write*, and retain at most *limit* bytes."""
         enough = min(_CHUNK, limit // 4)
         for block in write.blocks:
+            if len(block.data) >= enough:  # as it is, without a copy
+                self._end_tail()
+                self._chunks.append(block)
+            else:
+                self._tail_first = self._tail_first if self._tail else block.first
+                self._tail += block.data
             self.last = block.last
             self.size += len(block.data)
-            if not self._tail:
-                if len(block.data) >= enough:  # as it is, without a copy
-                    self._chunks.append(block)
-                    continue
-                self._tail_first = block.first
-            self._tail += block.data
             if len(self._tail) >= enough:
-                self._chunks.append(Block(self._tail_first, self.last, bytes(self._tail)))
-                self._tail = bytearray()
+                self._end_tail()
         if write.last > self.last:  # a block larger than the limit was dropped
             self.last, limit = write.last, 0
         self.trim(limit)
+
+    def _end_tail(self) -> None:
+        if self._tail:
+            self._chunks.append(Block(self._tail_first, self.last, bytes(self._tail)))
+            self._tail = bytearray()
 
     def trim(self, size: int) -> None:
         """Drop the oldest frames, a chunk at a time, until at most *size* bytes remain."""

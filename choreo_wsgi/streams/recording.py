@@ -70,6 +70,7 @@ class Recording(Load):
         if not block and not generation.ended:
             return b""
         numbered, count = sse.number(block, self.writer.last + 1)
+        block = b""  # it may be large
         try:
             self.writer.append(numbered, count, end=generation.ended, wait=self.waits)
         except Fenced as error:

@@ -54,6 +54,19 @@ def test_counted_bytes_match_allocated_bytes(key: str, frames: int) -> None:
     store.close()
 
 
+def test_long_frame_behind_a_short_one_is_not_copied() -> None:
+    store = in_memory(ttl=60, stream_bytes=4_000_000, total_bytes=10_000_000)
+    writer = create(store)
+    long = b"id: 2\ndata: %b\n\n" % (b"x" * 2_000_000)
+    with traced() as memory:
+        writer.append(frame(1), 1)
+        writer.append(long, 1)
+        writer.append(frame(3), 1, end=True)
+    assert memory.peak < 100_000
+    assert read_all(store.read(writer.id, "alice")) == frame(1) + long + frame(3)
+    store.close()
+
+
 def test_counted_bytes_return_to_zero() -> None:
     store = in_memory(ttl=60, stream_bytes=4096, total_bytes=400_000)
     writers = [store.create("alice", key=str(n), digest="d").writer for n in range(100)]
