@@ -16,6 +16,8 @@ from .longtext import WINDOW, LazyJson, find_marks, new_mark
 
 #: Bytes of the longest text that takes less memory as a string than as a mark, about.
 _SHORT, _SHORT_WIDE = 1024, 128
+#: The same for a text whose base64 a translation copies twice.
+_SHORT_FILE = 256
 #: Pieces of a text that are joined at once: each takes more memory than its characters.
 _MANY = 500
 #: The first byte of half a surrogate pair, and of a few other characters; and the bytes of which
@@ -70,6 +72,8 @@ class JsonText(_Utf8):
 
 class _Converted(LazyJson):
     """A text in another form than *text*, which holds *marks*."""
+
+    __slots__ = ("_marks",)
 
     def __init__(self, text: str, marks: Marks) -> None:
         super().__init__(text)
@@ -132,8 +136,10 @@ def decoded_or_mark(data: str, marks: Marks) -> str:
 
 def base64_or_mark(text: str, marks: Marks) -> str:
     """Return the base64 of the UTF-8 of *text*; or a new mark for it if *text* is long."""
-    if len(text) <= _SHORT and not (marks and has_marks(text)):
-        return b64encode(encoded(text)).decode()
+    if len(text) <= _SHORT_FILE and not (marks and has_marks(text)):
+        data = encoded(text)
+        if len(data) <= _SHORT_FILE:
+            return b64encode(data).decode()
     mark = new_mark()
     marks[mark.encode()] = Base64(text, marks)
     return mark

@@ -72,12 +72,16 @@ class ChatRequest:
         """Return the same request with its long strings in place of their marks."""
         if not self.marks:
             return self
-        body, original, stop = (
+        body, original = (
             _decode(longtext.restore(dump(value), self.marks).decode())
-            for value in (self.body, self.original, [*self.stop])
+            for value in (self.body, self.original)
         )
-        messages, stop = body.get("messages", self.messages), tuple(stop)
-        return replace(self, body=body, messages=messages, original=original, stop=stop, marks={})
+        return self.with_body(body, original=original, marks={})
+
+    def with_body(self, body: dict[str, Json], **more: Any) -> ChatRequest:
+        """Return the same request with *body*, whose strings may be restored, and *more* fields."""
+        messages = body.get("messages", self.messages)
+        return replace(self, body=body, messages=messages, stop=_stop_of(body), **more)
 
     def drop_original(self) -> None:
         """Free the input in another API's format: only a provider that speaks that API needs it."""
@@ -115,7 +119,6 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
     get = body.get
     stream = bool(get("stream"))
     options = get("stream_options") or {}
-    stop = get("stop") or ()
     limit = get("max_completion_tokens")
     if limit is None:
         limit = get("max_tokens")
@@ -127,9 +130,14 @@ def request_of(body: dict[str, Json], **more: Any) -> ChatRequest:
         include_usage=stream and bool(options.get("include_usage")),
         n=int(get("n") or 1),
         max_tokens=None if limit is None else int(limit),
-        stop=(stop,) if isinstance(stop, str) else tuple(filter(None, stop)),
+        stop=_stop_of(body),
         **more,
     )
+
+
+def _stop_of(body: dict[str, Json]) -> tuple[str, ...]:
+    stop = body.get("stop") or ()
+    return (stop,) if isinstance(stop, str) else tuple(filter(None, stop))
 
 
 # Limit of digits in an integer: more than a float has (309), far below Python's limit for int().
@@ -137,9 +145,9 @@ _MAX_DIGITS = 400
 # Limit of values in a body: _FEW_VALUES and one more for each _BYTES_A_VALUE bytes, up to
 # _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
-# So many bytes for each value, and so many for each byte of the body, fit in _ROOM, or in four
+# So many bytes for each value, and so many for each byte of the body, fit in _ROOM, or in so many
 # times the body.
-_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM = 240, 1.9, 8 * 1024 * 1024
+_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM, _FACTOR = 240, 1.9, 8 * 1024 * 1024, 3.8
 # The same for a text or a list of tokens, which are forwarded; so many values are always allowed.
 _OF_TEXT, _FEWEST_VALUES = 120, 1_000
 #: Limit of files in base64 that are too short to be set aside, as each is copied.
@@ -173,7 +181,7 @@ def loads_marked(
     for NaN, numbers too big for a double, duplicate names, lone surrogates, and more values or
     levels than a conversation has.
     """
-    most = max(_ROOM, 4 * len(body))
+    most = max(_ROOM, int(_FACTOR * len(body)))
     room = (most - int(_BYTES_OF_BYTE * len(body))) // _BYTES_OF_VALUE
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     short, marks, odd = body, Marks(), 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 
 from ..errors import InvalidRequest
 from . import large
@@ -23,7 +22,7 @@ from .request import ChatRequest
 #: Matches the URL of data that every translation forwards.
 _DATA = re.compile("data:(?:application|audio|image|text|video)/[a-z0-9.+-]+;base64,")
 #: Bytes of memory of the longest strings that are restored for a translation, together.
-MAX_RESTORED = 4 * 1024 * 1024
+MAX_RESTORED = 3 * 1024 * 1024
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
@@ -55,9 +54,7 @@ def restore_request(request: ChatRequest) -> ChatRequest:
             f"beside texts, tools, schemas, calls and base64, this model takes at most "
             f"{MAX_RESTORED >> 20} MiB of long strings and numbers"
         )
-    body, stop = (_with_restored(value, others) for value in (request.body, [*request.stop]))
-    marks = marks if kept else {}
-    return replace(request, body=body, messages=body["messages"], stop=tuple(stop), marks=marks)
+    return request.with_body(_with_restored(request.body, others), marks=marks if kept else {})
 
 
 def _marks_of(value: Json, marks: Marks) -> set[bytes]:

@@ -146,15 +146,22 @@ def test_tools_with_long_wide_texts_take_under_four_times_the_request(name: str)
 
 
 def test_long_wide_texts_that_a_translation_reads_are_limited() -> None:
-    sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 8}))
-    with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
-        sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 9}))
+    sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 6}))
+    with pytest.raises(InvalidRequest, match="at most 3 MiB of long strings and numbers"):
+        sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 7}))
+
+
+def test_long_stop_strings_are_restored_once() -> None:
+    request = adapter("ollama").restored(load("chat").read(body_of("ollama", stop=["", WIDE])))
+    assert request.body["stop"] == ["", WIDE]
+    assert request.stop == (WIDE,)
+    assert request.stop[0] is request.body["stop"][1]
 
 
 def test_numbers_that_a_translation_reads_are_limited() -> None:
-    sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 90_000)]))
-    with pytest.raises(InvalidRequest, match="at most 4 MiB of long strings and numbers"):
-        sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 99_000)]))
+    sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 70_000)]))
+    with pytest.raises(InvalidRequest, match="at most 3 MiB of long strings and numbers"):
+        sent_by("ollama", body_of("ollama", tools=[function(x=[12345] * 72_000)]))
 
 
 def schema_in(sent: Any) -> Any:

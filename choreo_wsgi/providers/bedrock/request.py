@@ -167,10 +167,9 @@ def _content(run: list[Turn], names: set[str]) -> Iterable[dict[str, Json]]:
     has_text = any(isinstance(part, Text) for part in parts)
     blocks = _blocks(run, names)
     # Bedrock refuses an empty message, and a document without a text.
-    if has_documents and not has_text:
-        blocks = chain([{"text": EMPTY}], blocks)
-    several = 0 if has_documents else len(parts)  # their names have an order
-    return listed_if_few(blocks, several) or [{"text": EMPTY}]
+    if has_documents:  # which are named in the order in which they are encoded
+        return blocks if has_text else chain([{"text": EMPTY}], blocks)
+    return listed_if_few(blocks, len(parts)) or [{"text": EMPTY}]
 
 
 def _blocks(run: list[Turn], names: set[str]) -> Iterator[dict[str, Json]]:
