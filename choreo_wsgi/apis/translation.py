@@ -142,9 +142,13 @@ def restore_once(texts: Iterable[bytes], marks: Marks) -> bytes:
         at = 0
         for found in find_marks(text, marks):
             whole.write(text[at : found.start()])
-            begin, at = whole.tell(), found.end()
-            whole.writelines(restored(found[0], marks))
-            places[found[0]] = slice(begin, whole.tell())
+            mark, begin, at = found[0], whole.tell(), found.end()
+            if mark in places:
+                marks[mark] = bytes(whole.getbuffer()[places[mark]])
+            whole.writelines(restored(mark, marks))
+            places[mark] = slice(begin, whole.tell())
+            if not isinstance(marks[mark], LazyJson):
+                marks[mark] = b""  # so that not all are in memory twice
         whole.write(text[at:] if at else text)
     result = whole.getvalue()
     marks |= {mark: memoryview(result)[place] for mark, place in places.items()}

@@ -113,7 +113,8 @@ class Numbering:
             added["logprobs"] = []
         response = event.get("response")
         if response is not None:
-            _add_missing(response, {"status": "in_progress", "output": []})
+            status = kind.removeprefix("response.") if kind in RESPONSE_ENDINGS else "in_progress"
+            _add_missing(response, {"status": status, "output": []})
         _add_missing(event, added)
         if self._stored:
             self._extend(event, "item_id", event.get("output_index"))

@@ -281,6 +281,18 @@ def test_stored_response_is_resumed_by_our_numbers(native: Make, sent: Any) -> N
         assert api.retrieve(response["id"]).status == "completed"
 
 
+@pytest.mark.parametrize("ending", ["completed", "incomplete", "failed"])
+def test_missing_status_of_an_ended_response_is_that_of_its_event(
+    native: Make, ending: str
+) -> None:
+    """It was in progress for ever, for a client that polls it and for one that continues it."""
+    response = {"id": "resp_upstream", "object": "response", "model": "real", "output": []}
+    made = native("openai", HEAD + frames({"type": f"response.{ending}", "response": response}))
+    with openai.OpenAI(base_url=f"{made.url}/v1", api_key="k", max_retries=0) as client:
+        stored = client.responses.create(model="real", input="hi", store=True)
+        assert stored.status == client.responses.retrieve(stored.id).status == ending
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("shown", [True, False])
 def test_stored_response_shows_what_its_caller_requested(

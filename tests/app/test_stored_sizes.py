@@ -11,8 +11,10 @@ from scripted_provider import Script
 from work import traced
 from wsgi_calls import call
 
+from choreo_wsgi.apis.translation import restore_once
 from choreo_wsgi.app.application import Application
-from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.chat.items import Delta, Finish, Marks
+from choreo_wsgi.chat.longtext import new_mark
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source, from_deltas
 from choreo_wsgi.providers.base import Provider
@@ -171,3 +173,25 @@ def test_input_in_the_log_is_joined_once(app: Any) -> None:
             answer = call(app, "POST", "/v1/responses", body)
         assert answer.status == 200
     assert memory.peak < 3.6 * len(json.dumps(body))  # the test's own copies included
+
+
+def test_texts_that_were_set_aside_are_freed_as_they_are_joined() -> None:
+    """They were in memory twice until the first frame of a stored response was complete."""
+    size, count = 100_000, 50
+    with traced() as memory:
+        marks: Marks = {new_mark().encode(): b"x" * size for _ in range(count)}
+        texts = [b'["%b",' % mark for mark in marks]
+        whole = restore_once(texts, marks)
+    assert whole == b'["%b",' % (b"x" * size) * count
+    assert memory.peak < 1.3 * size * count
+
+
+def test_text_that_was_set_aside_may_be_joined_twice() -> None:
+    """As in an item that the input refers to twice."""
+    mark, other = new_mark().encode(), new_mark().encode()
+    marks: Marks = {mark: b"text", other: b"other"}
+    assert restore_once([b"-%b-" % mark, other, mark, mark], marks) == b"-text-othertexttext"
+    assert {mark: bytes(marks[mark]), other: bytes(marks[other])} == {  # type: ignore[arg-type]
+        mark: b"text",
+        other: b"other",
+    }
