@@ -168,7 +168,7 @@ class StoredResponses:
         # The log, the texts that were parsed and the request to send take this many bytes.
         room = max(_ROOM, 4 * len(frame)) - 27 * len(frame) // 8
         room -= _REPEATED * max(len(response) - _NOT_COUNTED, 0)
-        values = room // _BYTES_OF_VALUE - _OF_WIDE * cutting.count_wide(response)
+        values = max(0, room // _BYTES_OF_VALUE - _OF_WIDE * cutting.count_wide(response))
         try:
             jsontext.check_bounds(frame, values)
         except jsontext.TooMuch as error:
@@ -203,7 +203,9 @@ class StoredResponses:
                 ]
                 return [*self._items(id), *output]
             problem = f"the response {id!r} has not ended yet"
-        except (NotFound, StreamGone):
+        except StreamGone:
+            problem = f"the input of the response {id!r} was too long to be kept: send it again"
+        except NotFound:
             pass
         raise unknown_previous(problem)
 

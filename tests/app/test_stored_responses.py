@@ -447,14 +447,20 @@ def test_keep_responses_adds_no_field_to_upstream_messages(
     assert server.requests[0].json() == body
 
 
-def test_response_whose_request_was_dropped_cannot_be_continued(application: Make) -> None:
-    app = application(replay_stream_bytes="2048")
-    body = {"model": "echo", "input": "word " * 200, "store": True, "stream": True}
-    made = call(app, "POST", "/v1/responses", body)
-    id = json.loads(made.body.split(b"data: ")[1].splitlines()[0])["response"]["id"]
-    more = {"model": "echo", "input": "x", "previous_response_id": id}
-    answer = call(app, "POST", "/v1/responses", more)
-    assert (answer.status, answer.error["code"]) == (400, "previous_response_not_found")
+def test_response_whose_request_was_dropped_cannot_be_continued(
+    served_from_each: Callable[..., str],
+) -> None:
+    """A stored input that is longer than a log may be is answered, as one without ``store`` is."""
+    with client_of(served_from_each(replay_stream_bytes="4096")) as client:
+        input: Any = [{"role": "user", "content": text} for text in ("word " * 1000, "hi")]
+        made = client.responses.create(model="slow", input=input, store=True)
+        assert wait_for(client.responses, made.id, "completed").output_text == "hi"
+        with pytest.raises(openai.APIStatusError) as listed:
+            client.responses.input_items.list(made.id)
+        assert listed.value.status_code == 410
+        with pytest.raises(openai.BadRequestError, match="too long to be kept") as continued:
+            client.responses.create(model="slow", input="x", previous_response_id=made.id)
+        assert continued.value.code == "previous_response_not_found"
 
 
 def test_cancelled_response_whose_request_was_dropped_is_retrieved(

@@ -195,3 +195,23 @@ def test_text_that_was_set_aside_may_be_joined_twice() -> None:
         mark: b"text",
         other: b"other",
     }
+
+
+def test_error_for_a_very_long_reference_begins_with_it(app: Any) -> None:
+    """It named the placeholder of the id, which was set aside."""
+    reference = {"type": "item_reference", "id": "\u20ac" * 200_000}
+    answer = call(app, "POST", "/v1/responses", {"model": "m", "input": [reference], "store": True})
+    assert answer.status == 400
+    assert f"the item '{100 * chr(0x20AC)}' is not stored here" in answer.error["message"]
+
+
+def test_limit_of_values_beside_much_that_is_repeated_is_not_negative(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    scripted()
+    most = str(64 * 1024 * 1024)
+    made = application({"scripted": {"models": "m"}}, replay_stream_bytes=most)
+    body = {"model": "m", "input": "hi", "instructions": "x" * 2_000_000, "store": True}
+    answer = call(made, "POST", "/v1/responses", body)
+    assert (answer.status, answer.error["param"]) == (400, "input")
+    assert "holds more than 0 values" in answer.error["message"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
 from ...chat import jsontext
-from ...chat.aside import has_marks, join, json_text, whole
+from ...chat.aside import beginning, has_marks, join, json_text, whole
 from ...chat.items import FEW, Json, Marks
 from ...chat.request import MOST_SHORT_FILES
 from ...chat.schema import check_of, passes
@@ -180,7 +180,8 @@ def _other_message(kind: str, item: dict[str, Json], where: str, marks: Marks) -
         return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     if kind == "item_reference":
         raise InvalidRequest(
-            f"{where}: the item {item['id'][:100]!r} is not stored here; send the item itself",
+            f"{where}: the item {beginning(item['id'], marks)[:100]!r} is not stored here; "
+            "send the item itself",
             param=f"{where}.id",
         )
     text = f"{where}: this model does not support items of type {kind!r}"
