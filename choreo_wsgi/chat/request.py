@@ -145,9 +145,9 @@ _MAX_DIGITS = 400
 # Limit of values in a body: _FEW_VALUES and one more for each _BYTES_A_VALUE bytes, up to
 # _MOST_VALUES.  200 tools with ten optional parameters each have 19,000 values of ten bytes.
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
-# So many bytes for each value, and so many for each byte of the body, fit in _ROOM, or in so many
+# So many bytes for each value, and so many for each byte of the body, fit in _ROOM, or in four
 # times the body.
-_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM, _FACTOR = 240, 1.9, 8 * 1024 * 1024, 3.8
+_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM = 228, 2.2, 8 * 1024 * 1024
 # The same for a text or a list of tokens, which are forwarded; so many values are always allowed.
 _OF_TEXT, _FEWEST_VALUES = 120, 1_000
 #: Limit of files in base64 that are too short to be set aside, as each is copied.
@@ -181,7 +181,7 @@ def loads_marked(
     for NaN, numbers too big for a double, duplicate names, lone surrogates, and more values or
     levels than a conversation has.
     """
-    most = max(_ROOM, int(_FACTOR * len(body)))
+    most = max(_ROOM, 4 * len(body))
     room = (most - int(_BYTES_OF_BYTE * len(body))) // _BYTES_OF_VALUE
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     short, marks, odd = body, Marks(), 0

@@ -135,7 +135,9 @@ def _answered(turns: list[Turn], blanks: bool) -> Iterator[Turn]:
     count as one.
     """
     results = {part.id: turn for turn in turns for part in turn.parts if isinstance(part, Result)}
+    # Shared, as thousands of calls may have none.
     nothing: list[Text | Media] = [Text(EMPTY)]
+    marks: Marks = {}
     for _, run in groupby(turns, lambda turn: turn.role == "assistant"):
         calls: list[Call] = []
         for turn in run:
@@ -146,7 +148,8 @@ def _answered(turns: list[Turn], blanks: bool) -> Iterator[Turn]:
             if has_result:
                 yield from (results[call.id] for call in some)
             elif not blanks:
-                yield Turn("tool", [Result(call.id, call.name, nothing) for call in some], {})
+                empty = [Result(one.id, one.name, nothing, marks=marks) for one in some]
+                yield Turn("tool", [*empty], {})
 
 
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:
