@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..chat.source import Readable
-from ..streams.stream import TICK, Control
+from ..streams.stream import LARGE, TICK, Control
 from .response import Response
 
 
@@ -53,6 +53,7 @@ class Pending:
         self._control = control
         self._deadline = time.monotonic() + patience
         self._whole = whole
+        self._is_large = self._is_late = False  # read where no stream waits for it
         self._first = b""
         self._failure: Exception | None = None
         #: The body of the answer, once it is decided.
@@ -69,12 +70,11 @@ class Pending:
         """Wait at most *timeout* seconds; return whether the answer can be decided."""
         try:
             self._first = self._readable.receive(timeout)
-            if (
-                (self._first and not self._whole)
-                or self._readable.ended
-                or time.monotonic() >= self._deadline
-            ):
-                return True
+            self._is_large |= self._whole and len(self._first) > LARGE
+            at_end = self._readable.ended or time.monotonic() >= self._deadline
+            if at_end or (self._first and not self._whole):
+                self._is_late = self._is_large and timeout <= 0
+                return not self._is_late
             self._control.check()
             if self._client_left():
                 raise ClientGone
@@ -102,13 +102,13 @@ class Pending:
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll before :meth:`ready`, or None."""
-        return self._readable.fileno()
+        return None if self._is_late else self._readable.fileno()
 
     @property
     def due(self) -> float | None:
         """The ``time.monotonic()`` at which to call :meth:`ready` in any case; None: it blocks."""
         due = self._readable.due
-        if due is None and self._readable.fileno() is None:
+        if self._is_late or (due is None and self._readable.fileno() is None):
             return None
         return self._deadline if due is None else min(due, self._deadline)
 

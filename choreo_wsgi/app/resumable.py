@@ -268,13 +268,13 @@ class Resumption:
         a lost producer is ended first, if *recover*: its client may never read it as a stream.
         """
         timeout = timeout if self.store.blocking else 0.0
-        reader, decoder = self.store.read(id, owner, after), sse.Decoder()
-        decoder.shorten = partial(aside.shorten_into, marks)
+        reader = self.store.read(id, owner, after)
         events: list[Any] = []
         try:
             while not reader.ended and (block := reader.receive(timeout)):
-                found = [event.data for event in decoder.receive_data(block)]
-                events += [json.loads(data) for data in found if data != "[DONE]"]
+                for data in log.contents(block):
+                    short = str(aside.shorten_into(marks, data), "utf-8", "replace")
+                    events += [json.loads(short)] if short != "[DONE]" else []
         except ProducerLost:
             if recover:
                 self._recover(id, owner, 0)

@@ -62,9 +62,12 @@ def shorten(
     the parser reports the error and its position.  Raises TooMuch for more than *most* marks,
     unless that is 0.
     """
-    unchanged = cast(bytes, bytes(text) if isinstance(text, memoryview) else text)
+
+    def unchanged() -> tuple[bytes, Marks]:
+        return cast(bytes, bytes(text) if isinstance(text, memoryview) else text), {}
+
     if len(text) <= 2 * window:
-        return unchanged, {}
+        return unchanged()
     view = memoryview(text)
     found: dict[bytes, bytes | memoryview] = {}
     short = io.BytesIO()
@@ -96,7 +99,7 @@ def shorten(
             is_long = len(piece) >= cut or (len(piece) >= least and _is_wide(piece))
             if in_string and (extends or is_long):
                 if not _is_valid_in_string(piece):
-                    return unchanged, {}
+                    return unchanged()
                 tail = bytes(view[end - 2 * _TAIL : end]) if number < len(pieces) else b"\\"
                 stop = end - _TAIL if tail.isascii() and b"\\" not in tail else end
                 if extends:
@@ -112,7 +115,7 @@ def shorten(
             in_string = not in_string
         in_string = not in_string  # no quote ends the last piece
     if not found:
-        return unchanged, {}
+        return unchanged()
     size = sum(map(len, found.values()))
     if 10 * size < 9 * len(text) or size < _SHORT * len(found):  # views keep all of it alive
         found = {mark: bytes(part) for mark, part in found.items()}

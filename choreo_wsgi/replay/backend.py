@@ -141,6 +141,9 @@ class Backend(ABC):
     def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
         """Mark the stream as cancelled, or read, for its producer, unless it has ended."""
 
+    def make_room(self, id: str, size: int) -> None:
+        """Drop what the next *size* bytes will push out of the stream, if it is in memory."""
+
     def end(self, id: str, seen: Status, block: Block) -> None:
         """End the stream with *block* for its lost producer, if its status is still *seen*."""
 

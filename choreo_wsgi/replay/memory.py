@@ -136,6 +136,12 @@ class MemoryBackend(Backend):
             status = Status(*numbers, log.ended, log.cancelled, log.producer, 0)
             return status, [] if after is None else log.read(after)
 
+    def make_room(self, id: str, size: int) -> None:
+        with self._lock:
+            if (log := self._logs.get(id)) is not None:
+                log.trim(max(self.stream_bytes - size, 0))
+                self._count(log)
+
     def mark(self, id: str, mark: Literal["cancelled", "read"]) -> None:
         with self._lock:
             if (log := self._logs.get(id)) is not None and mark == "cancelled":

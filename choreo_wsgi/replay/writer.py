@@ -60,6 +60,10 @@ class Writer:
         self._written = 0  # the number of the last frame in the log
         self._end_written = False
 
+    def make_room(self, size: int) -> None:
+        """Free the memory of what an append of *size* bytes will push out of the log."""
+        self._keeper.backend.make_room(self.id, size)
+
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
         """Append *count* whole *frames*, joined, numbered from ``last + 1``.
 

@@ -18,7 +18,7 @@ from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay import Fenced, Reader, Writer
 from .carrier import Carrier, Load
-from .stream import Control, Generation
+from .stream import LARGE, Control, Generation
 from .workers import Workers
 
 #: Blocks of an orphan that are logged in one step, so that one orphan cannot delay the others.
@@ -69,6 +69,8 @@ class Recording(Load):
         generation = self.generation
         if not block and not generation.ended:
             return b""
+        if len(block) > LARGE:  # what it pushes out is freed before it is copied
+            self.writer.make_room(len(block))
         numbered, count = sse.number(block, self.writer.last + 1)
         block = b""  # it may be large
         try:

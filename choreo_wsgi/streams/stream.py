@@ -52,7 +52,7 @@ def drop_traceback(error: BaseException) -> None:
 
 
 #: Bytes of a last block that is not joined with the end marker.
-_LARGE = 256 * 1024
+LARGE = 256 * 1024
 
 
 class Generation:
@@ -97,7 +97,7 @@ class Generation:
             return self.fail(ChoreoError("the server failed in the middle of the stream"))
         if self._frames.ended:
             done = self.writer.done
-            if len(block) > _LARGE and done:
+            if len(block) > LARGE and done:
                 self._first = done  # returned alone: joining would copy the block
                 return block
             self._end("completed")

@@ -146,3 +146,30 @@ def test_silent_provider_does_not_postpone_the_end_of_patience(due: float | None
         patience=5.0,
     )
     assert pending.due is not None and pending.due <= time.monotonic() + 5.0
+
+
+@pytest.mark.parametrize(("size", "timeout"), [(300_000, 0), (300_000, 1), (3_000, 0)])
+def test_large_whole_answer_is_decided_where_no_stream_waits(size: int, timeout: int) -> None:
+    """Reading it may take long: the loop, which never waits, leaves it to a worker."""
+    blocks = [b"y" * size, b""]
+    source = SimpleNamespace(ended=False, fileno=lambda: 3, due=None)
+
+    def receive(_: float) -> bytes:
+        source.ended = len(blocks) < 2
+        return blocks.pop(0) if blocks else b""
+
+    source.receive = receive
+    left: Any = lambda: False  # noqa: E731
+    pending = Pending(
+        source, lambda _: document(b"{}"), client_left=left, control=Control(), whole=True
+    )  # type: ignore[arg-type]
+    pending.respond = lambda make: make().body
+    assert pending.fileno() == 3
+    pending.ready(timeout)
+    pending.ready(timeout)
+    is_late = size > 256 * 1024 and not timeout
+    assert (pending.decided is None) == is_late
+    if is_late:
+        assert (pending.fileno(), pending.due) == (None, None)
+        pending.ready(1)
+    assert pending.decided is not None

@@ -5,12 +5,22 @@ from __future__ import annotations
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import requests
 from harness import Client, wait_until
 from launched import Launched, launch
 from nightly import examples
 from real_server import KEY, slow_echo
+from replay_helpers import create, in_memory
+from work import traced
+
+from choreo_wsgi import sse
+from choreo_wsgi.app.resumable import Resumption
+from choreo_wsgi.chat.longtext import Marks, restore
+from choreo_wsgi.settings import Settings
+from choreo_wsgi.streams.recording import Recording
 
 #: Their frames are three (nightly: six) times the budget.
 STREAMS = examples(1000, 2000)
@@ -69,3 +79,48 @@ def test_abandoned_streams_stay_within_the_replay_budget(tmp_path: Path) -> None
         assert resident(replica) - idle < 150 * 1024 * 1024
     finally:
         assert replica.end() == 0
+
+
+def test_long_frame_is_read_from_the_log_without_a_copy() -> None:
+    store = in_memory(ttl=60, stream_bytes=4_000_000, total_bytes=10_000_000)
+    writer = create(store)
+    frames = b"".join(
+        b'id: %d\nevent: a\ndata: {"x":"%b"}\n\n' % (number, b"y" * size)
+        for number, size in ((1, 3), (2, 2_000_000), (3, 3))
+    )
+    writer.append(frames + b"id: 4\ndata: [DONE]\n\n", 4, end=True)
+    nothing: Any = None
+    resumption = Resumption(store, nothing, nothing, nothing, Settings())
+    marks: Marks = {}
+    with traced() as memory:
+        first, second, third = resumption.events(writer.id, "alice", marks)
+    assert memory.peak < 0.5 * len(frames)
+    assert first == third == {"x": "yyy"}
+    assert restore(second["x"].encode(), marks) == b"y" * 2_000_000
+    store.close()
+
+
+def test_log_makes_room_for_a_long_block_before_it_is_copied() -> None:
+    """It is then what it would be anyway: the oldest frames that do not fit are dropped."""
+    store = in_memory(ttl=60, stream_bytes=1_000_000, total_bytes=10_000_000)
+    writer = create(store)
+    blocks = [sse.frame(b"x" * size) for size in (600_000, 600_000, 300_000, 3_000, 2_000_000)]
+    source: Any = SimpleNamespace(fileno=lambda: 3, due=None, ended=False, on_end=None)
+    source.receive = lambda _: blocks.pop(0)
+    log = store._keeper.backend._logs[writer.id]  # type: ignore[attr-defined]
+    before: list[tuple[int, int]] = []
+    make_room = writer.make_room
+
+    def note(size: int) -> None:
+        make_room(size)
+        before.append((log.first, log.last))
+
+    writer.make_room = note  # type: ignore[method-assign]
+    recording = Recording(source, writer, lambda _: True)
+    after = []
+    while blocks:
+        recording.receive(1)
+        after.append((log.first, log.last))
+    assert after == [(1, 1), (2, 2), (2, 3), (2, 4), (6, 5)]
+    assert before == [(1, 0), (2, 1), (2, 2), (5, 4)]
+    store.close()

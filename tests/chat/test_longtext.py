@@ -271,3 +271,12 @@ def test_long_model_name_is_rejected() -> None:
     body = json.dumps({"model": "m" * 300_000, "messages": [{"role": "user", "content": "x"}]})
     with pytest.raises(InvalidRequest, match="at most 256 characters"):
         chat.parse(body.encode())
+
+
+def test_view_of_a_text_is_shortened_without_a_copy() -> None:
+    text = memoryview(b'["%b"]' % (b"y" * 3_000_000))
+    with traced() as memory:
+        short, marks = shorten(text)
+        assert len(short) < 1_000 and len(marks) == 1
+    assert memory.peak < 500_000
+    assert shorten(text[:50])[0] == bytes(text[:50])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ... import sse
 from ...chat.endings import RESPONSE_ENDINGS
@@ -39,6 +39,14 @@ def error_event(error: ChoreoError, number: int) -> bytes:
     members = {"code": error.code or error.type, "message": error.message, "param": error.param}
     event = {"type": "error", "sequence_number": number, **members}
     return sse.frame(dump(event), event="error")
+
+
+def contents(block: bytes) -> Iterator[memoryview]:
+    """Yield the data of each frame in *block*, of numbered frames, without a copy."""
+    view, at = memoryview(block), 0
+    while (end := block.find(b"\n\n", at)) >= 0:
+        yield view[block.index(b"\ndata: ", at) + 7 : end]
+        at = end + 2
 
 
 def next_number(frames: bytes) -> int:

@@ -215,6 +215,7 @@ class ResponseWriter(BlockWriter):
             response["incomplete_details"] = {"reason": reason}
         if self._stream:
             yield self._event(f"response.{status}", response=response)
+            self._marks.clear()
         else:
             yield restore(dump_large(response), self._marks)
 
