@@ -247,11 +247,14 @@ def parse_aside(
 
 def signature(text: str, marks: Marks, what: str = "signature") -> str:
     """Return *text*, a provider's *what*, with *marks* restored; raises UpstreamInvalid."""
-    found = list(pieces(text, marks))
-    if not all(map(str.isascii, found)):
-        raise UpstreamInvalid(f"the provider sent a {what} that is not ASCII")
-    if sum(map(len, found)) > _LONGEST_VALUE:
-        raise UpstreamInvalid(f"the provider sent a {what} of more than 1 MiB")
+    found, size = list[str](), 0
+    for piece in pieces(text, marks):
+        found.append(piece)
+        size += len(piece)
+        if not piece.isascii():
+            raise UpstreamInvalid(f"the provider sent a {what} that is not ASCII")
+        if size > _LONGEST_VALUE:
+            raise UpstreamInvalid(f"the provider sent a {what} of more than 1 MiB")
     return "".join(found)
 
 
@@ -280,14 +283,14 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
     """Yield *items* with *marks* restored; a long text as several items, one for each piece."""
     for item in items:
         if isinstance(item, Finish) and item.extra:
-            item = replace(item, extra=_restored(item.extra, marks))
+            item = replace(item, extra=beside(item.extra, marks))
         if not isinstance(item, Delta):
             yield item
             continue
         index, found, logprobs = item.index, item.marks, item.logprobs
         if item.extra or logprobs:  # first, as this is done by a worker and the rest by the loop
             found = marks_in(dump_large(item.extra), marks) | (item.marks or {})
-            logprobs = logprobs and _restored(logprobs, marks)
+            logprobs = logprobs and beside(logprobs, marks)
         yield from (Delta("", index, piece) for piece in pieces(item.reasoning, marks) if piece)
         yield from (Delta(piece, index) for piece in pieces(item.text, marks) if piece)
         yield from (Delta("", index, "", piece) for piece in pieces(item.refusal, marks) if piece)
@@ -300,7 +303,8 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
             yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
 
 
-def _restored(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
+def beside(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
+    """Return *value*, found beside a text, with *marks* restored; raises UpstreamInvalid."""
     problem = "the provider sent a very long value beside the text"
     text = dump_at_most(_LONGEST_VALUE, value, marks, problem)
     return json.loads(text) if marks else {**value}

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..chat.aside import is_object, pieces, signature, word
+from ..chat.aside import beside, is_object, pieces, signature, word
 from ..chat.endings import finish_reason
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
@@ -212,7 +212,7 @@ class Blocks:
         reason, extra = finish_reason(word, bool(self._arguments))
         if sequence := text(delta.get("stop_sequence")):
             extra = {**(extra or {}), "stop_sequence": sequence}
-        self._finish = Finish(reason, extra=extra)
+        self._finish = Finish(reason, extra=extra and beside(extra, self._marks))
         return items
 
     def _count(self, usage: dict[str, Json] | None) -> None:

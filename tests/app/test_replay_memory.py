@@ -92,6 +92,7 @@ def test_long_frame_is_read_from_the_log_without_a_copy() -> None:
     nothing: Any = None
     resumption = Resumption(store, nothing, nothing, nothing, Settings())
     marks: Marks = {}
+    resumption.events(writer.id, "alice", {})  # loads the modules
     with traced() as memory:
         first, second, third = resumption.events(writer.id, "alice", marks)
     assert memory.peak < 0.5 * len(frames)

@@ -43,19 +43,34 @@ def source(translator: Translator, body: bytes, size: int = 128 * 1024) -> HTTPS
     return HTTPSource(attempt, translator)
 
 
-def answered(api: str, translator: Translator, body: bytes) -> int:
-    """Return the size of the answer of *api*, " plain" for a document, to *body*."""
+def new_answer(api: str, translator: Translator, body: bytes) -> Answer:
+    """Return the answer of *api*, " plain" for a document, to *body*."""
     name, _, plain = api.partition(" ")
     asked: dict[str, Any] = {"model": "m", "max_tokens": 9, "input": "hi", "stream": not plain}
     if name != "responses":
         del asked["input"]
         asked["messages"] = [{"role": "user", "content": "hi"}]
     request = load(name).read(json.dumps(asked).encode())
-    answer = Answer(source(translator, body), load(name).writer(request), 1, "m")
-    size = 0
+    return Answer(source(translator, body), load(name).writer(request), 1, "m")
+
+
+def answered(api: str, translator: Translator, body: bytes) -> int:
+    """Return the size of the answer of *api* to *body*."""
+    answer, size = new_answer(api, translator, body), 0
     while not answer.ended:
         size += len(answer.receive(1))
     return size
+
+
+def documents(api: str, translator: Translator, body: bytes) -> list[Any]:
+    """Return the responses in the answer of *api* to *body*: in its events, or the document."""
+    answer, whole = new_answer(api, translator, body), b""
+    while not answer.ended:
+        whole += answer.receive(1)
+    if whole.startswith(b"{"):
+        return [json.loads(whole)]
+    found = [json.loads(line[6:]) for line in whole.splitlines() if line.startswith(b"data: ")]
+    return [event["response"] for event in found if "response" in event]
 
 
 def events(*values: str) -> bytes:
@@ -443,8 +458,8 @@ def delta_of(items: list[Item]) -> dict[str, Any]:
     }
 
 
-def all_items(translator: Translator, body: bytes) -> list[Item]:
-    answer, items = source(translator, body), list[Item]()
+def all_items(translator: Translator, body: bytes, size: int = 128 * 1024) -> list[Item]:
+    answer, items = source(translator, body, size), list[Item]()
     while not answer.ended:
         items += answer.receive(1)
     return items
@@ -534,3 +549,44 @@ def test_long_line_that_is_no_event_is_not_kept() -> None:
     with traced() as memory, pytest.raises(UpstreamTruncated):
         all_items(GeminiTranslator(), body)
     assert memory.peak < 3 * len(line)
+
+
+LONG = "\U0001f600" * 1_000 + "y" * 3_000
+
+
+@pytest.mark.parametrize(
+    ("translator", "body", "extra"),
+    [
+        (
+            GeminiTranslator,
+            gemini([f'{{"text":"{"y" * 200_000}"}}']).replace(
+                b'"content":', b'"groundingMetadata":{"a":["%b"]},"content":' % LONG.encode()
+            ),
+            {"groundingMetadata": {"a": [LONG]}, "native_finish_reason": "STOP"},
+        ),
+        (
+            AnthropicTranslator,
+            claude('{"type":"text","text":"a"}').replace(
+                b'{"stop_reason":"tool_use"}',
+                b'{"stop_reason":"stop_sequence","x":"%b","stop_sequence":"%b"}'
+                % (b"y" * 200_000, LONG.encode()),
+            ),
+            {"stop_sequence": LONG, "native_finish_reason": "stop_sequence"},
+        ),
+    ],
+    ids=["sources of Gemini", "stop sequence of Claude"],
+)
+def test_long_text_that_is_sent_at_the_end_is_whole(
+    translator: type[Translator], body: bytes, extra: dict[str, Any]
+) -> None:
+    """The event that has it is long, so it is set aside, and the last event comes later."""
+    items = all_items(translator(), body, len(body) - 30)
+    finish = next(item for item in items if isinstance(item, Finish))
+    assert finish.extra == extra
+
+
+@pytest.mark.parametrize("api", ["responses", "responses plain"])
+def test_picture_with_line_breaks_in_its_base64_is_valid_json(api: str) -> None:
+    data = ("A" * 76 + "\n") * 100
+    document = documents(api, OllamaTranslator(), ollama(f'"images":[{json.dumps(data)}]'))[-1]
+    assert [item["result"] for item in document["output"]] == [data]

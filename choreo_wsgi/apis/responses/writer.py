@@ -179,7 +179,7 @@ class ResponseWriter(BlockWriter):
         more = {"output_format": media_type.removeprefix("image/")}
         more |= members(image, "extra_content")
         block = self._add_item("image", "image", result=None, **more)
-        result = data if has_marks(data) else text_or_mark(data.encode(), self._marks)
+        result = data if has_marks(data) else set_aside([data], self._marks)
         yield from self._complete_block(block, result=result)
 
     def _block_end(self, block: Block, status: str) -> Iterator[bytes]:

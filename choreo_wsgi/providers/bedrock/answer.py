@@ -197,7 +197,10 @@ def _messages_events(kind: str, body: dict[str, Json]) -> Iterator[dict[str, Jso
             if thought.get(member):
                 yield {**place, "delta": {"type": f"{name}_delta", name: thought[member]}}
         if "toolUse" in delta:
-            piece = {"type": "input_json_delta", "partial_json": delta["toolUse"].get("input")}
+            piece = {
+                "type": "input_json_delta",
+                "partial_json": delta["toolUse"].pop("input", None),
+            }
             yield {**place, "delta": piece}
         if "citation" in delta:
             citation = _citation(delta["citation"])

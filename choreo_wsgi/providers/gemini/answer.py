@@ -14,7 +14,7 @@ from typing import Any
 
 from ... import sse
 from ...chat import jsontext
-from ...chat.aside import signature, word
+from ...chat.aside import beside, signature, word
 from ...chat.endings import finish_reason, is_finish
 from ...chat.items import Delta, Finish, Item, Json, Marks, Usage, new_call_id
 from ...errors import ProviderError, UpstreamInvalid, UpstreamTruncated
@@ -103,7 +103,7 @@ class GeminiTranslator(EventTranslator):
                 self._candidate(candidate, items)
             if body.get("error"):
                 raise stream_error(body["error"])
-            reason = text((body.get("promptFeedback") or {}).get("blockReason"))
+            reason = word(text((body.get("promptFeedback") or {}).get("blockReason")), self.marks)
             if reason and reason != "BLOCKED_REASON_UNSPECIFIED":
                 self._reasons = dict.fromkeys(range(self._n), reason)
                 self._block_reason = reason
@@ -158,7 +158,7 @@ class GeminiTranslator(EventTranslator):
                     self._has_content.add(index)
                     items += translated
         sources = {name: candidate[name] for name in _SOURCES if candidate.get(name)}
-        self._sources[index] = self._sources.get(index, {}) | sources
+        self._sources[index] = self._sources.get(index, {}) | beside(sources, self.marks)
         reason = text(candidate.get("finishReason"))
         if is_finish(reason):
             self._reasons[index] = reason
