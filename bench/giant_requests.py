@@ -117,9 +117,9 @@ def generated(model: str, number: int) -> bytes:
 
 
 def objects(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 7,600 unknown objects of a text with a euro."""
-    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(7_600)]
-    return giants.request(api, model, '"giant:none"', x=many).replace(b"\\u20ac", "\u20ac".encode())
+    """Return the body of a request of *api* with 6,500 unknown objects of a text with a euro."""
+    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(6_500)]
+    return _wide(giants.request(api, model, '"giant:none"', x=many))
 
 
 def text_files(model: str, text: str, number: int) -> bytes:
@@ -127,6 +127,54 @@ def text_files(model: str, text: str, number: int) -> bytes:
     source = {"type": "text", "media_type": "text/plain", "data": text}
     content = [*[{"type": "document", "source": source}] * number, _text("giant:none")]
     return giants.request("messages", model, json.dumps(content, ensure_ascii=False))
+
+
+def members(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 16,000 members of metadata, with a euro each."""
+    many = {f"k{at}": "\u20ac" + "x" * 44 for at in range(16_000)}
+    return _wide(giants.request(api, model, '"giant:none"', metadata=many))
+
+
+def schema(api: str, model: str) -> bytes:
+    """Return the body of a request of *api* with 4,000 members in the schema of its answer."""
+    described = {"type": "string", "description": "\u20ac" + "x" * 300}
+    properties = {f"k{at}": described for at in range(4_000)}
+    schema = {"type": "object", "properties": properties}
+    form = {"type": "json_schema", "name": "a", "schema": schema}
+    member, value = {
+        "chat": ("response_format", {"type": "json_schema", "json_schema": form}),
+        "responses": ("text", {"format": form}),
+        "messages": ("output_format", form),
+    }[api]
+    body = giants.request(api, model, '"giant:none"')[:-1]
+    return _wide(body + f',"{member}":{json.dumps(value)}}}'.encode())
+
+
+def _wide(body: bytes) -> bytes:
+    return body.replace(b"\\u20ac", "\u20ac".encode())
+
+
+def calls_of_a_turn(model: str) -> bytes:
+    """Return the body of a request of the Messages API with a turn of 2,900 calls."""
+    call = {"type": "tool_use", "id": "t%d", "name": "f", "input": {"a": "x" * 590}}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [call] * 2_900}]
+    history = json.dumps([*turns, {"role": "user", "content": "giant:none"}])
+    return _turns("messages", model, history % tuple(range(2_900)))
+
+
+def custom_calls(model: str) -> bytes:
+    """Return the body of a request of Responses with 2,300 rounds of a custom call."""
+    called = {"type": "custom_tool_call", "call_id": "t%d", "name": "f", "input": "x" * 1_020}
+    output = {"type": "custom_tool_call_output", "call_id": "t%d", "output": "ok"}
+    question = {"role": "user", "content": "giant:none"}
+    given = json.dumps([question, *[called, output] * 2_300, question], separators=(",", ":"))
+    return giants.request("responses", model, given % tuple(at // 2 for at in range(4_600)))
+
+
+def stops(model: str) -> bytes:
+    """Return the body of a request of the Messages API with 1.5 MB of stop strings."""
+    many = ["\u20ac" + "x" * 6_000] * 250
+    return _wide(giants.request("messages", model, '"giant:none"', stop_sequences=many))
 
 
 def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
@@ -146,7 +194,13 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             ("text files of 2 kB", EMOJI + "x" * 1_900, 1_000),
         ):
             yield model, answer, "messages", title, partial(text_files, model, text, number)
-        yield model, answer, "responses", "calls of 900", partial(calls, model, "x" * 940, 1_950)
+        yield (
+            model,
+            answer,
+            "responses",
+            "calls of 1.1 kB",
+            partial(calls, model, "x" * 1_150, 1_650),
+        )
         stored_calls = partial(calls, model, "x" * 4_000, 870, store=True)
         yield model, answer, "stored", "calls of 4 kB", stored_calls
         yield model, answer, "responses", "generated images", partial(generated, model, 500)
@@ -159,3 +213,13 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
         yield "m", "chat text", api, "emoji", partial(giants.request, form, "m", f'"{text}"')
     for api, answer in (("completions", "legacy text"), ("embeddings", "embedding")):
         yield "m", answer, api, "prompts", partial(prompts, api, "")
+    for model, answer in {**small, "bedrock": "bedrock text", "ollama": "ollama text"}.items():
+        yield model, answer, "chat", "metadata with a euro", partial(members, "chat", model)
+        for api in ("chat", "responses", "messages"):
+            yield model, answer, api, "schema with a euro", partial(schema, api, model)
+        yield model, answer, "messages", "calls of a turn", partial(calls_of_a_turn, model)
+        yield model, answer, "messages", "stop strings", partial(stops, model)
+        yield model, answer, "responses", "custom calls", partial(custom_calls, model)
+        if model != "ollama":  # which takes no files
+            files = partial(text_files, model, "x" * 720, 2_500)
+            yield model, answer, "messages", "text files of 700 bytes", files

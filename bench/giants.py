@@ -115,9 +115,10 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answers[0], api, "turns", partial(many_turns, api, model)
             wide = partial(many_turns, api, model, "\U0001f600")
             yield model, answers[0], api, "turns with emoji", wide
-            yield model, answers[0], api, "short turns", partial(many_turns, api, model, "y", 4)
-            for size in (70, 200):
-                short = partial(many_turns, api, model, "\U0001f600", size)
+            short = partial(many_turns, api, model, "y", 4, 3_100)
+            yield model, answers[0], api, "short turns", short
+            for size, pairs in ((70, 3_600), (200, 2_800)):
+                short = partial(many_turns, api, model, "\U0001f600", size, pairs)
                 yield model, answers[0], api, f"turns of {size} with emoji", short
             yield model, answers[0], api, "tools", partial(tools, api, model)
             yield model, answers[0], api, "rounds", partial(rounds, api, model)
@@ -201,16 +202,17 @@ def history(api: str, model: str, text: str) -> bytes:
     return body.replace('"content":"giant:none"}]', f'"content":"giant:none"}},{turns}]').encode()
 
 
-def many_turns(api: str, model: str, letter: str = "y", size: int = 700) -> bytes:
-    """Return the body of a request of *api* with thousands of messages of *size* letters.
+def many_turns(
+    api: str, model: str, letter: str = "y", size: int = 700, pairs: int = 4_900
+) -> bytes:
+    """Return the body of a request of *api* with *pairs* of messages of *size* letters.
 
     Each message begins with *letter*.
     """
     turn = '{"role":"user","content":"%s"},{"role":"assistant","content":"%s"},' % (
         (letter + "y" * (size - 1),) * 2
     )
-    many = min(5_000, 3_100 + 8 * size)  # within the server's limit of values in a request
-    turns = f'[{turn * many}{{"role":"user","content":"giant:none"}}]'
+    turns = f'[{turn * pairs}{{"role":"user","content":"giant:none"}}]'
     if api == "responses":
         return request(api, model, turns)
     body = request(api, model, '"-"').decode()
@@ -254,7 +256,7 @@ def _fill(element: str, values: int) -> str:
 
     *element* has ``%s`` for a text and so many *values*.
     """
-    many = 19_000 // values
+    many = 18_000 // values
     text = "y" * max(0, 1_900_000 // many - len(element))
     return f"[{','.join([element % text] * many)}]"
 
