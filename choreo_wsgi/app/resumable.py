@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
@@ -259,29 +259,29 @@ class Resumption:
         after: int = 0,
         timeout: float = 0.0,
         recover: bool = True,
-    ) -> list[Any]:
-        """Return the data of the events in the log of stream *id* after frame *after*.
+    ) -> Iterator[Any]:
+        """Yield the data of the events in the log of stream *id* after frame *after*.
 
         The marks in them, which stand for long strings, are added to *marks*.
 
-        A store that can block waits *timeout* seconds for more, if the log has not ended.  That of
-        a lost producer is ended first, if *recover*: its client may never read it as a stream.
+        A store that can block waits *timeout* seconds for the first, if the log has not ended.
+        That of a lost producer is ended first, if *recover*: its client may never read it.
         """
         timeout = timeout if self.store.blocking else 0.0
         reader = self.store.read(id, owner, after)
-        events: list[Any] = []
         try:
             while not reader.ended and (block := reader.receive(timeout)):
                 for data in log.contents(block):
                     short = str(aside.shorten_into(marks, data), "utf-8", "replace")
-                    events += [json.loads(short)] if short != "[DONE]" else []
+                    if short != "[DONE]":
+                        yield json.loads(short)
+                timeout = 0.0
         except ProducerLost:
             if recover:
                 self._recover(id, owner, 0)
-                return self.events(id, owner, marks, after, recover=False)
+                yield from self.events(id, owner, marks, reader.last, recover=False)
         finally:
             reader.close()
-        return events
 
 
 def _api_of(frames: bytes) -> str:

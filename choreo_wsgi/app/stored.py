@@ -47,7 +47,7 @@ _BYTES_OF_VALUE, _ROOM = 250, 8 * 1024 * 1024
 _REPEATED, _NOT_COUNTED, _OF_WIDE = 6, 64 * 1024, 4
 #: Seconds to wait for the end of a cancelled response before it is answered as cancelled.
 _PATIENCE = 3.0
-#: Seconds by which the end of a response may reach the log later than its client.
+#: Seconds by which a response may reach the log later than its client.
 _LAG = 1.0
 
 
@@ -115,7 +115,7 @@ class StoredResponses:
             failure = recording.generation.failure
             if failure is not None and failure.code != "stream_cancelled":
                 raise failure
-            return self._document(self._response(id))
+            return self._document(self._response(id, timeout=_LAG))
 
         return self._at_the_end(recording, decide)
 
@@ -233,21 +233,23 @@ class StoredResponses:
         stream, events_of = _stream_of(id), self._resumption.events
         # A read beyond the end of an ended log returns its last event.  It has the whole response,
         # unless the provider's own events broke off: then all events are read.
-        events = events_of(stream, self._owner, self._marks, _BEYOND, timeout)
+        events = list(events_of(stream, self._owner, self._marks, _BEYOND, timeout))
+        response = read_events(events, status)[0]
         if not (events and (events[-1].get("response") or {}).get("output")):
             try:
-                events = events_of(stream, self._owner, self._marks)
+                found = events_of(stream, self._owner, self._marks, 0, _LAG)
+                response = read_events(found, status)[0]
             except StreamGone:
                 if not events:
                     raise
-        response = read_events(events, status)[0]
         if "id" not in response:
             raise NotFound("a stream of another API")
         return response
 
     def _items(self, id: str) -> list[Json]:
         """Return the input items of a response, with those of the responses before it."""
-        first, *_ = self._resumption.events(_stream_of(id), self._owner, self._marks) or [{}]
+        events = self._resumption.events(_stream_of(id), self._owner, self._marks)
+        first: Json = next(events, {})
         if "items" not in first:
             raise NotFound("not a stored response")
         items: list[Json] = first["items"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,9 @@ from choreo_wsgi.chat.items import Delta, Finish, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source, from_deltas
 from choreo_wsgi.errors import PermissionDenied, from_provider
+from choreo_wsgi.replay import Reader
+from choreo_wsgi.replay.backend import Write
+from choreo_wsgi.replay.sqlite import SQLiteBackend
 
 Make = Callable[..., Application]
 ITEM: TypeAdapter[Any] = TypeAdapter(ResponseItem)
@@ -609,3 +613,36 @@ def test_long_input_is_stored_unchanged(application: Make) -> None:
     path = f"/v1/responses/{kept.json()['id']}/input_items"
     (item,) = call(app, "GET", path).json()["data"]
     assert item["content"][0]["text"] == text
+
+
+@pytest.mark.parametrize("late", ["first", "last"])
+def test_response_that_is_slow_to_reach_the_log_is_answered_whole(
+    application: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """A client was told that it is in progress, or unknown, if SQLite took more than 50 ms."""
+    read = threading.Event()  # whether the log was waited for
+    write, receive = SQLiteBackend.write, Reader.receive
+
+    def slow_write(backend: SQLiteBackend, producer: str, writes: Sequence[Write]) -> list[bool]:
+        if late == "first" or any(one.end for one in writes):
+            read.wait(harness.DEADLINE)
+        return write(backend, producer, writes)
+
+    def noted(reader: Reader, timeout: float) -> bytes:
+        if timeout:
+            read.set()
+        return receive(reader, timeout)
+
+    monkeypatch.setattr(SQLiteBackend, "write", slow_write)
+    monkeypatch.setattr(Reader, "receive", noted)
+    app = application(replay=f"sqlite:{tmp_path / 'replay.db'}")
+    try:
+        body = {"model": "echo", "input": WORDS, "store": True, "background": late == "first"}
+        made = call(app, "POST", "/v1/responses", body).json()
+        if late == "first":
+            assert call(app, "GET", f"/v1/responses/{made['id']}").status == 200
+        else:
+            assert made["status"] == "completed"
+            assert made["output"][0]["content"][0]["text"] == WORDS
+    finally:
+        read.set()
