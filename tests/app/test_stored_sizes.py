@@ -127,7 +127,7 @@ def test_input_that_only_a_provider_with_the_api_needs_is_freed(
 
 
 def test_values_of_a_stored_input_are_limited(app: Any) -> None:
-    turns = [{"role": "user", "content": "x" * 300}] * 6_200
+    turns = [{"role": "user", "content": "x" * 480}] * 4_000
     body = {"model": "m", "input": turns, "store": True}
     answer = call(app, "POST", "/v1/responses", body)
     assert (answer.status, answer.error["param"]) == (400, "input")
