@@ -93,6 +93,11 @@ def _bedrock(blocks: str) -> str:
     return f'{{"output":{{"message":{{"content":[{blocks}]}}}},"stopReason":"end_turn"}}'
 
 
+def _gemini(part: str) -> str:
+    content = f'{{"role":"model","parts":[{{"text":"a"}},{part}]}}'
+    return f'data: {{"candidates":[{{"content":{content},"finishReason":"STOP"}}]}}\n\n'
+
+
 _USE = '{"type":"tool_use","id":"1","name":"f","input":{"a":[%s]}}'
 _THOUGHT = '{"reasoningContent":{"reasoningText":{"text":"%s","signature":"c2ln"}}}'
 _CONVERSE = '{"toolUse":{"toolUseId":"t","name":"f","input":{"a":[%s]}}}'
@@ -346,6 +351,36 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         lambda: (
             '{"message":{"content":"a"},"logprobs":[{"token":"y","logprob":-1,"top_logprobs":'
             '[%s]}],"done":true}\n' % many(_TOKEN % ("y" * 250), 280_000)
+        ),
+    ),
+    "an error of Gemini in a line": (
+        *("gemini", ("chat",), EVENTS),
+        lambda: (
+            'data: {"candidates":[]}\n\n{"error":{"x":[%s]}}\n\n'
+            % many('"%s"' % ("y" * 130), 6_900_000)
+        ),
+    ),
+    "names in a part of Gemini": (
+        *("gemini", ("chat", "chat plain"), EVENTS),
+        lambda: _gemini('{"other":{%s}}' % many('"@%s":1' % ("\\\\" * 303), 6_000_000)),
+    ),
+    "names in a citation of Claude": (
+        *("claude", ("chat", "chat plain"), DOCUMENT),
+        lambda: _claude(
+            '{"type":"text","text":"a","citations":[{%s}]}'
+            % many('"@%s":1' % ("y" * 2_100 + _EMOJI), 4_000_000)
+        ),
+    ),
+    "usage of Claude": (
+        *("claude", _EACH, DOCUMENT),
+        lambda: _claude("").replace(
+            '"output_tokens":1', many('"k@":"%s"' % ('\\"' * 1_050), 7_800_000)
+        ),
+    ),
+    "a document of Ollama in lines": (
+        *("ollama", _ALL, DOCUMENT),
+        lambda: (
+            '{\n"done":true,"message":{"content":"%s"}}' % (("\\ud83d\\ude00" + "y" * 70) * 93_000)
         ),
     ),
     "list of models": (

@@ -141,7 +141,9 @@ class Answer(Delegating):
                 self._finished.add(item.index)
             elif item.tool_calls:
                 self._arguments += sum(len(call.arguments) for call in item.tool_calls)
-            yield from self._writer.frames(item)
+            frames = self._writer.frames(item)
+            del item  # with the texts that were encoded
+            yield from frames
         if not self._source.ended:
             return
         if len(self._finished) < self._n:

@@ -590,3 +590,13 @@ def test_picture_with_line_breaks_in_its_base64_is_valid_json(api: str) -> None:
     data = ("A" * 76 + "\n") * 100
     document = documents(api, OllamaTranslator(), ollama(f'"images":[{json.dumps(data)}]'))[-1]
     assert [item["result"] for item in document["output"]] == [data]
+
+
+def test_item_is_freed_once_it_is_encoded() -> None:
+    """While its frame is numbered, logged and sent."""
+    names = ",".join(f'"{number:05}{"y" * 2_500}":1' for number in range(1_000))
+    answer = new_answer("chat", GeminiTranslator(), gemini(['{"other":{%s}}' % names]))  # noqa: UP031
+    with traced() as memory:
+        while len(block := answer.receive(1)) < len(names):
+            pass
+        assert memory.now < 1.5 * len(block)

@@ -224,7 +224,6 @@ class RelayedDocument(UpstreamAnswer):
         return long.encode(mended, marks) if is_long else dump_large(mended)
 
     def _write(self, translator: chunks.OpenAITranslator, items: list[Item]) -> None:
-        """Write *items* of *translator* and those that wait behind them."""
         for item in items:
             self._writer.write(item)
         while translator.waiting:
