@@ -23,6 +23,8 @@ from .request import ChatRequest
 _DATA = re.compile("data:(?:application|audio|image|text|video)/[a-z0-9.+-]+;base64,")
 #: Bytes of memory of the longest strings that are restored for a translation, together.
 MAX_RESTORED = 3 * 1024 * 1024
+#: Bytes of memory for a restored string beside its characters: its header, a copy of its object.
+_OF_STRING = 400
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*")
 
 
@@ -68,7 +70,7 @@ def _weight(mark: bytes, original: bytes | memoryview | LazyJson) -> int:
     if isinstance(original, LazyJson):
         return 0
     text = bytes(original)
-    return 44 * text.count(b",") if mark.startswith(PI.encode()) else weight(text)
+    return 44 * text.count(b",") if mark.startswith(PI.encode()) else weight(text) + _OF_STRING
 
 
 def _with_restored(value: Json, marks: Marks) -> Json:

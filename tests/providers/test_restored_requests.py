@@ -146,9 +146,16 @@ def test_tools_with_long_wide_texts_take_under_four_times_the_request(name: str)
 
 
 def test_long_wide_texts_that_a_translation_reads_are_limited() -> None:
-    sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 6}))
+    sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 5}))
     with pytest.raises(InvalidRequest, match="at most 3 MiB of long strings and numbers"):
-        sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 7}))
+        sent_by("ollama", body_of("ollama", metadata={"title": WIDE * 6}))
+
+
+def test_many_strings_that_a_translation_reads_count_more() -> None:
+    many = ["\u20ac" + "x" * 400] * 2_400
+    sent_by("ollama", body_of("ollama", tools=[function(x=many)]))
+    with pytest.raises(InvalidRequest, match="at most 3 MiB of long strings and numbers"):
+        sent_by("ollama", body_of("ollama", tools=[function(x=[*many, *many[:300]])]))
 
 
 def test_long_stop_strings_are_restored_once() -> None:
