@@ -100,6 +100,13 @@ def calls(model: str, text: str, rounds: int, **more: bool) -> bytes:
     return giants.request("responses", model, given, **more)
 
 
+def unknown(model: str, text: str, number: int) -> bytes:
+    """Return the body of a request whose response is stored, with so many items of no provider."""
+    question = {"role": "user", "content": "giant:none"}
+    given = json.dumps([question, *[{"type": "mcp_call", "x": text}] * number])
+    return giants.request("responses", model, given, store=True)
+
+
 def allowed_tools(model: str, text: str, number: int) -> bytes:
     """Return the body of a request of Responses that allows a tool so often, with a *text*."""
     tool = {"type": "function", "name": "f"}
@@ -203,6 +210,7 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
         )
         stored_calls = partial(calls, model, "x" * 4_000, 870, store=True)
         yield model, answer, "stored", "calls of 4 kB", stored_calls
+        yield model, answer, "stored", "unknown items", partial(unknown, model, "x" * 2_000, 1_000)
         yield model, answer, "responses", "generated images", partial(generated, model, 500)
         choice = partial(allowed_tools, model, "\u0436" * 50 + "x" * 900, 2_040)
         yield model, answer, "responses", "allowed tools", choice

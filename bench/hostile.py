@@ -66,10 +66,18 @@ class Watch:
             last = now
 
 
-def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes = b"") -> None:
+def measure(
+    name: str,
+    sent: bytes,
+    size: int,
+    answer: bytes = b"",
+    small: bytes = b"",
+    replay: str = "memory:",
+) -> None:
     """Send the request *sent* and print a row; it or its *answer* has *size* bytes.
 
-    *small* is a small request of the same kind, sent before to load the modules.
+    *small* is a small request of the same kind, sent before to load the modules.  *replay* is the
+    store of logs.
     """
     with tempfile.TemporaryDirectory() as folder:
         note, sections = Path(folder, "held"), Path(folder, "choreo.ini")
@@ -82,8 +90,7 @@ def measure(name: str, sent: bytes, size: int, answer: bytes = b"", small: bytes
             actor.url,
             "--config",
             str(sections),
-            "--drain-seconds",
-            "0",
+            *("--drain-seconds", "0", "--replay", replay.format(folder=folder)),
             module=f"bench.held {note}",
         )
         try:
@@ -147,7 +154,11 @@ def requests() -> None:
             )
             form = giant_requests.FORMS.get(api, api)
             warm = giants.request(form, model, f'"giant:{small}"')
-            measure(name, post(body, path=path), len(body), small=post(warm, path=path))
+            sent, first = post(body, path=path), post(warm, path=path)
+            measure(name, sent, len(body), small=first)
+            if api == "stored":
+                logs = "sqlite:{folder}/logs"
+                measure(f"{name}, in SQLite", sent, len(body), small=first, replay=logs)
 
 
 def answers() -> None:
