@@ -101,7 +101,7 @@ class NativeReply(UpstreamAnswer):
             if not passed:
                 raise failure from None
         if passed or self.behind:
-            self.bytes_without_output = 0
+            self.bytes_without_output = len(self._rest)
         if passed:
             self._writer.passed(passed)
         return passed
@@ -144,8 +144,9 @@ class NativeReply(UpstreamAnswer):
         Raises UpstreamInvalid if that is very long.
         """
         problem = "the provider sent a very long error"
-        text = dump_at_most(_LONGEST_ERROR, value, self._marks, problem)
-        return json.loads(change(text.decode()))
+        text = dump_at_most(_LONGEST_ERROR, value, self._marks, problem).decode()
+        changed = change(text)
+        return json.loads(changed) if self._marks or changed != text else value
 
     def _receive_frames(self, data: bytes) -> bytes:
         frames = b""

@@ -14,11 +14,12 @@ from choreo_wsgi.apis import load
 from choreo_wsgi.chat import aside, jsontext
 from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish, Item
-from choreo_wsgi.errors import UpstreamInvalid, UpstreamTruncated
+from choreo_wsgi.errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.answer import Attempt
 from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
 from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
 from choreo_wsgi.providers.gemini.answer import GeminiTranslator
+from choreo_wsgi.providers.native import NativeReply
 from choreo_wsgi.providers.ollama import OllamaTranslator
 from choreo_wsgi.providers.translating import EventTranslator, HTTPSource, Translator
 from choreo_wsgi.providers.whole_calls import MOST_PARTS
@@ -600,3 +601,28 @@ def test_item_is_freed_once_it_is_encoded() -> None:
         while len(block := answer.receive(1)) < len(names):
             pass
         assert memory.now < 1.5 * len(block)
+
+
+def forwarded(body: bytes) -> NativeReply:
+    asked = {"model": "m", "max_tokens": 9, "stream": True}
+    asked["messages"] = [{"role": "user", "content": "hi"}]
+    writer = load("messages").writer(load("messages").read(json.dumps(asked).encode()))
+    attempt = Attempt(
+        lambda: Received(body, 128 * 1024),  # type: ignore[arg-type, return-value]
+        lambda *answer: UpstreamInvalid("it is an error"),
+    )
+    return NativeReply(attempt, writer, "m", "m", True, 8 * MEBIBYTE)
+
+
+def test_rest_of_a_large_event_that_has_begun_is_read_where_no_stream_waits() -> None:
+    reply = forwarded(claude('{"type":"text","text":"%s"}' % ("y" * 200_000)))
+    assert b"message_start" in reply.receive(0)
+    assert (reply.receive(0), reply.fileno(), reply.due) == (b"", None, None)
+    assert len(reply.receive(1)) > 200_000
+
+
+def test_forwarded_error_of_many_values_is_parsed_once() -> None:
+    error = '{"type":"error","error":{"message":"m","x":%s}}' % many('{"a":1}', 14_000)  # noqa: UP031
+    with traced() as memory, pytest.raises(ProviderError, match="m"):
+        forwarded(events(error)).receive(1)
+    assert memory.peak < 5 * MEBIBYTE
