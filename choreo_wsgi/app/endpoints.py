@@ -107,7 +107,7 @@ class Endpoints:
         if api.estimate is not None:
             call.account.key.require_model(request.model)
             target = self._completions.router.targets(request.model)[0]
-            if name not in target.provider.apis:
+            if not target.provider.forwards(name, target.model):
                 return json_response(api.estimate(request))
         resumable = not is_stored and _is_resumable(call)
         if is_stored:

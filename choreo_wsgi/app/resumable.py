@@ -95,7 +95,7 @@ class Resumption:
         """Raise the error of a request that no target of its model reads, before a log has it."""
         call.account.key.require_model(request.model)
         targets = self.completions.router.targets(request.model)
-        read = (call.account.api in target.provider.apis for target in targets)
+        read = (target.provider.forwards(call.account.api, target.model) for target in targets)
         if request.native_only is not None and not any(read):
             raise request.native_only
 
