@@ -118,8 +118,8 @@ class NativeReply(UpstreamAnswer):
         if failure is not None:
             if self._dialect.member != "response":
                 raise provider_error(self._restored(failure))
-            body = self._pattern.sub(b"***", body)
-            value = parse_into(self._marks, body)
+            if (redacted := self._redacted(body)) is not body:
+                body, value = redacted, parse_into(self._marks, redacted)
         self.ended = True
         return dump_restored(value, self._marks) if self.amend(value) else body
 
@@ -137,6 +137,12 @@ class NativeReply(UpstreamAnswer):
             new["error"] = self._restored(value["error"], self.redact_keys)
         value.update(new)
         return bool(new)
+
+    def _redacted(self, data: bytes) -> bytes:
+        """Return *data* with ``***`` in place of secrets; itself if it has none."""
+        windows = range(0, len(data), WINDOW)  # other threads run between two of them
+        found = any(self._pattern.search(data, at, at + 2 * WINDOW) for at in windows)
+        return self._pattern.sub(b"***", data) if found else data
 
     def _restored(self, value: Json, change: Callable[[str], str] = str) -> Json:
         """Return *value* with its long strings; *change* is applied to its JSON text.
@@ -234,9 +240,7 @@ class NativeReply(UpstreamAnswer):
             return b""
         data = self._kept.pop(event.data, b"") if self._kept else b""
         data = data or event.data.encode("utf-8", "replace")
-        windows = range(0, len(data), WINDOW)  # other threads run between two of them
-        if any(self._pattern.search(data, at, at + 2 * WINDOW) for at in windows):
-            data = self._pattern.sub(b"***", data)
+        data = self._redacted(data)
         value = parse_into(self._marks, data)
         kind = str(value.get("type") or "")
         if not kind.isprintable():  # it becomes a line of the frame

@@ -554,6 +554,20 @@ def test_long_event_hides_the_api_key_wherever_it_is(native: Make, offset: int) 
     assert "sk-upstream" not in text and "x ***" in text
 
 
+@pytest.mark.parametrize("offset", [100, WINDOW - 5, 2 * WINDOW - 5])
+def test_long_document_hides_the_api_key_wherever_it_is(native: Make, offset: int) -> None:
+    error = {"code": "server_error", "message": "failed"}
+    response = {**RESPONSE, "status": "failed", "error": error, "instructions": "x" * 300_000}
+    document = json.dumps(response).encode()
+    at = document.index(b"x" * 9) // WINDOW * WINDOW + offset + WINDOW
+    document = document[:at] + b" sk-upstream" + document[at:]
+    made = native("openai", DOCUMENT + document)
+    body = {"model": "real", "input": "x"}
+    answer = requests.post(f"{made.url}/v1/responses", json=body, timeout=30)
+    assert answer.json()["error"] == error
+    assert "sk-upstream" not in answer.text and "x ***x" in answer.text
+
+
 @pytest.mark.parametrize("status", ["404 Not Found", "405 Not Allowed", "501 Not Implemented"])
 def test_server_without_responses_is_served_by_chat(native: Make, status: str) -> None:
     """As vLLM of two years ago: the first request is sent again by chat, later ones at once."""
