@@ -246,8 +246,11 @@ class HTTPSource(UpstreamAnswer, Source):
         block, at = self._unread or (self.read(timeout), 0)
         end = at + (PIECE if timeout <= 0 else _BLOCK)
         self.behind = end < len(block)
+        piece = block[at:end]
+        if 2 * end > len(block):  # what was read is freed
+            block, end = block[end:], 0
         self._unread = (block, end) if self.behind else None
-        return block[at:end]
+        return piece
 
     def _complete(self) -> None:
         """End a complete answer; its connection is reused if possible."""

@@ -341,6 +341,26 @@ def test_long_lines_of_ollama_have_strings_as_texts(name: str) -> None:
         answered("chat", OllamaTranslator(), ollama(f'"{name}":{parts}'))
 
 
+def test_what_a_translator_has_read_is_freed() -> None:
+    """A document that was unfolded is one block, and the decoder has a copy of it."""
+
+    class Noting(Translator):
+        held: list[int] = []
+
+        def translate(self, data: bytes, items: list[Item]) -> None:
+            self.held.append(memory.now)
+
+        def finish(self) -> list[Item]:
+            return []
+
+    body = b"x" * 2 * MEBIBYTE
+    with traced() as memory:
+        reading = source(Noting(), body, len(body) - 1)
+        while not reading.ended:
+            reading.receive(1)
+    assert Noting.held[0] > len(body) > 7 * Noting.held[-2]
+
+
 def test_unfolded_thoughts_of_bedrock_are_as_long_as_its_document() -> None:
     thought = {"reasoningContent": {"reasoningText": {"text": "y" * 2_000, "signature": "c2ln"}}}
     message = {"role": "assistant", "content": [thought] * 100}

@@ -49,7 +49,9 @@ class EventReader:
         try:
             for message in self._buffer:
                 self.buffered -= message.prelude.total_length
-                yield _event(message.headers, self.shorten(message.payload))
+                headers, payload = message.headers, [message.payload]
+                del message  # the payload is freed before the event is read
+                yield _event(headers, self.shorten(payload.pop()))
         except ChoreoError:
             raise
         except _BROKEN as error:
