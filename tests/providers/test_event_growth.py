@@ -358,7 +358,7 @@ def test_what_a_translator_has_read_is_freed() -> None:
         reading = source(Noting(), body, len(body) - 1)
         while not reading.ended:
             reading.receive(1)
-    assert Noting.held[0] > len(body) > 7 * Noting.held[-2]
+    assert Noting.held[0] > len(body) > 5 * Noting.held[-3]
 
 
 def test_unfolded_thoughts_of_bedrock_are_as_long_as_its_document() -> None:
