@@ -149,7 +149,7 @@ def restore_once(texts: Iterable[bytes], marks: Marks) -> bytes:
             places[mark] = slice(begin, whole.tell())
             if not isinstance(marks[mark], LazyJson):
                 marks[mark] = b""  # so that not all are in memory twice
-        whole.write(text[at:] if at else text)
+        whole.write(text[at:])
     result = whole.getvalue()
     marks |= {mark: memoryview(result)[place] for mark, place in places.items()}
     return result

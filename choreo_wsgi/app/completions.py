@@ -169,9 +169,7 @@ class Completions:
         try:
             writer: AnswerWriter = api.writer(request)
             targets = in_order(self.router.targets(request.model))
-            if request.body and not any(
-                target.provider.forwards(writer.api, target.model) for target in targets
-            ):
+            if request.body and not self.router.forwards(writer.api, request.model):
                 request.drop_original()
             return Failover(targets, begin, self.breakers), writer
         except BaseException:

@@ -94,9 +94,8 @@ class Resumption:
     def check_model(self, call: Call, request: ChatRequest) -> None:
         """Raise the error of a request that no target of its model reads, before a log has it."""
         call.account.key.require_model(request.model)
-        targets = self.completions.router.targets(request.model)
-        read = (target.provider.forwards(call.account.api, target.model) for target in targets)
-        if request.native_only is not None and not any(read):
+        read = self.completions.router.forwards(call.account.api, request.model)
+        if request.native_only is not None and not read:
             raise request.native_only
 
     def check_repeated(self, size: int) -> None:

@@ -102,6 +102,14 @@ def decode_pieces(text: bytes | bytearray, at: int = 0) -> Iterator[str]:
     return (piece.decode("utf-8", "surrogatepass") for piece in utf8_pieces(text, at))
 
 
+def utf8_of(pieces: Iterable[str]) -> bytearray:
+    """Return *pieces* joined, in UTF-8: as a string they might be four times as wide."""
+    text = bytearray()
+    for piece in pieces:
+        text += encoded(piece)
+    return text
+
+
 def whole(text: str, marks: Marks) -> str:
     """Return *text*, a string of a JSON value, with *marks* restored."""
     return "".join(pieces(text, marks)) if marks else text
@@ -232,10 +240,7 @@ def parse_pieces(
 
     Raises the errors of :func:`~choreo_wsgi.chat.jsontext.parse`.
     """
-    text = bytearray()
-    for piece in pieces:
-        text += encoded(piece)
-    return parse_aside(text, marks, decode)
+    return parse_aside(utf8_of(pieces), marks, decode)
 
 
 def parse_aside(

@@ -9,9 +9,8 @@ are ignored, as that page demands.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
-from ..chat.aside import beside, is_object, pieces, signature, word
+from ..chat.aside import beside, is_object, pieces, signature, utf8_of, word
 from ..chat.endings import finish_reason
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
@@ -151,26 +150,26 @@ class Blocks:
             self._thinking += encoded(one)
         return [Delta(reasoning=piece)] if piece else []
 
-    def _list_entry(self, name: str, entry: dict[str, Json]) -> Delta:
-        """Return a delta that adds *entry* to the list *name* of the message."""
+    def _list_entry(self, name: str, entry: dict[str, Json], marks: Marks | None = None) -> Delta:
+        """Return a delta that adds *entry*, which may hold *marks*, to the list *name*."""
         # A client that merges deltas keeps the entries apart by their index.
         entry = {"index": self._lengths[name], **entry}
         self._lengths[name] += 1
-        return Delta(extra={name: [entry]})
+        return Delta(extra={name: [entry]}, marks=marks)
 
     def _citation(self, citation: dict[str, Json]) -> Delta:
         """Return a citation: that of a web page as OpenAI's annotation, any other unchanged."""
         marks: Marks = {}
         cited = citation.get("cited_text")
         if isinstance(cited, str) and not cited.isascii():  # kept in UTF-8, not four times as wide
-            passage = bytearray().join(map(encoded, pieces(cited, self._marks)))
+            passage = utf8_of(pieces(cited, self._marks))
             citation = {**citation, "cited_text": utf8_or_mark(passage, marks)}
         if not citation.get("url"):
-            return replace(self._list_entry("citations", citation), marks=marks)
+            return self._list_entry("citations", citation, marks)
         names = {"url": "url", "title": "title", "content": "cited_text"}
         page = {ours: citation[name] for ours, name in names.items() if citation.get(name)}
-        entry = self._list_entry("annotations", {"type": "url_citation", "url_citation": page})
-        return replace(entry, marks=marks)
+        annotation = {"type": "url_citation", "url_citation": page}
+        return self._list_entry("annotations", annotation, marks)
 
     def _close(self, index: int) -> list[Item]:
         """End block *index*.
@@ -188,7 +187,7 @@ class Blocks:
                 raise UpstreamInvalid("the provider sent more than 1 MiB of signed thoughts")
             thought = utf8_or_mark(thinking, marks)
             block = {"type": "thinking", "thinking": thought, "signature": signed}
-            items.append(replace(self._list_entry("thinking_blocks", block), marks=marks))
+            items.append(self._list_entry("thinking_blocks", block, marks))
         number = self._open.get(index)
         if number is not None:
             initial, initial_marks = self._initial[number]
@@ -204,12 +203,12 @@ class Blocks:
 
     def _stop(self, delta: dict[str, Json]) -> list[Item]:
         """Keep the message's stop reason; raise ProviderError if it stands for a failure."""
-        word = text(delta.get("stop_reason"))
-        if not word:
+        stopped = text(delta.get("stop_reason"))
+        if not stopped:
             return []
         refusal = text((delta.get("stop_details") or {}).get("explanation"))
         items: list[Item] = [Delta(refusal=refusal)] if refusal and not self._finish else []
-        reason, extra = finish_reason(word, bool(self._arguments))
+        reason, extra = finish_reason(stopped, bool(self._arguments))
         if sequence := text(delta.get("stop_sequence")):
             extra = {**(extra or {}), "stop_sequence": sequence}
         self._finish = Finish(reason, extra=extra and beside(extra, self._marks))

@@ -148,8 +148,8 @@ def _answered(turns: list[Turn], blanks: bool) -> Iterator[Turn]:
             if has_result:
                 yield from (results[call.id] for call in some)
             elif not blanks:
-                empty = [Result(one.id, one.name, nothing, marks=marks) for one in some]
-                yield Turn("tool", [*empty], {})
+                empty: list[Part] = [Result(one.id, one.name, nothing, marks=marks) for one in some]
+                yield Turn("tool", empty, {})
 
 
 def merged(turns: list[Turn]) -> Iterator[tuple[str, list[Turn]]]:

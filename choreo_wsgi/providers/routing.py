@@ -85,8 +85,7 @@ class Router:
         """
         if len(model) > checks.MAX_MODEL_NAME:
             raise ModelNotFound("the model name is too long", param="model")
-        found = self.match(model)
-        if found:
+        if found := self.match(model):
             return sorted(found, key=lambda target: target.priority)
         if self.default is not None:
             return [self.default]
@@ -100,8 +99,7 @@ class Router:
 
     def match(self, model: str) -> list[Target]:
         """Return the targets for *model* by the rules, in their order; none if none matches."""
-        exact = [rule.resolve(model) for rule in self.rules if rule.name == model]
-        if exact:
+        if exact := [rule.resolve(model) for rule in self.rules if rule.name == model]:
             return exact
         name, slash, rest = model.partition("/")
         if slash and rest and name in self.providers:
@@ -110,6 +108,10 @@ class Router:
             if rule.is_pattern and fnmatchcase(model, rule.name):
                 return [other.resolve(model) for other in self.rules if other.name == rule.name]
         return []
+
+    def forwards(self, api: str, model: str) -> bool:
+        """Whether a target of *model* forwards requests in the format of *api*."""
+        return any(one.provider.forwards(api, one.model) for one in self.targets(model))
 
     def _check_key(self, model: str) -> None:
         """Raise ProviderNotConfigured if *model* belongs to a provider whose key is not set."""

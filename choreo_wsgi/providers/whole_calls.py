@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..chat import aside
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Item, Json, Marks, ToolCall, dump_large
-from ..chat.jsontext import encoded
 from ..errors import UpstreamInvalid
 from .reading import decode
 
@@ -21,10 +20,7 @@ def arguments(value: Json, marks: Marks, later: Marks) -> str:
     The *marks* in an object are removed from them: they are in the text.  Raises UpstreamInvalid
     if *value* is neither an object nor the JSON text of one.
     """
-    text = bytearray()
-    if isinstance(value, str):
-        for piece in aside.pieces(value, marks):
-            text += encoded(piece)
+    text = aside.utf8_of(aside.pieces(value, marks)) if isinstance(value, str) else bytearray()
     if text.strip() in _NOTHING if isinstance(value, str) else value in (None, []):
         value, text = {}, bytearray()
     if not (aside.is_object(text, decode) if text else isinstance(value, dict)):

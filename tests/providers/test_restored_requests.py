@@ -36,6 +36,16 @@ def sent_by(name: str, body: bytes, api: str = "chat") -> Any:
     return json.loads(restore(provider.encode(request).body, request.marks))
 
 
+def sent_in_memory(name: str, body: bytes, api: str = "chat") -> tuple[bytes, int]:
+    """Return what the provider *name* is sent for the request *body*, and the peak of memory."""
+    sent_by(name, body, api)  # imports modules
+    provider, read = adapter(name), load(api).read
+    with traced() as memory:
+        request = provider.restored(read(body))
+        sent = restore(provider.encode(request).body, request.marks)
+    return sent, memory.peak
+
+
 def body_of(name: str, *messages: dict[str, Any], **more: Any) -> bytes:
     sent = {"model": MODELS[name], "messages": [USER, *messages], **more}
     return json.dumps(sent, ensure_ascii=False).encode()
@@ -102,16 +112,7 @@ def test_long_text_file_is_sent_whole(name: str, api: str, before: str, more: in
 @pytest.mark.parametrize("api", ["chat", "messages"])
 def test_text_file_takes_under_four_times_the_request(name: str, api: str) -> None:
     body = body_of(name, text_file(WIDE * 8, api), max_tokens=9)
-    provider = adapter(name)
-
-    def send() -> bytes:
-        request = provider.restored(load(api).read(body))
-        return restore(provider.encode(request).body, request.marks)
-
-    send()  # imports modules
-    with traced() as memory:
-        send()
-    assert memory.peak < 4 * len(body)
+    assert sent_in_memory(name, body, api)[1] < 4 * len(body)
 
 
 def test_long_text_file_must_be_utf8() -> None:
@@ -136,13 +137,9 @@ def test_tools_with_long_wide_texts_take_under_four_times_the_request(name: str)
     schema = {"type": "object", "properties": {"a": {"type": "string", "description": WIDE}}}
     tools = [function(name=f"f{at}", description=WIDE, parameters=schema) for at in range(9)]
     body = body_of(name, tools=tools)
-    sent_by(name, body)  # imports modules
-    provider, read = adapter(name), load("chat").read
-    with traced() as memory:
-        request = provider.restored(read(body))
-        sent = restore(provider.encode(request).body, request.marks)
+    sent, peak = sent_in_memory(name, body)
     assert sent.count(WIDE.encode()) == 18
-    assert memory.peak < 4 * len(body)
+    assert peak < 4 * len(body)
 
 
 def test_long_wide_texts_that_a_translation_reads_are_limited() -> None:
@@ -187,12 +184,8 @@ def test_long_schema_of_an_answer_takes_under_four_times_the_request(name: str) 
     schema = {"type": "object", "title": WIDE * 9, "properties": properties}
     form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
     body = body_of(name, response_format=form)
-    sent_by(name, body)  # imports modules
-    provider, read = adapter(name), load("chat").read
-    with traced() as memory:
-        request = provider.restored(read(body))
-        sent = restore(provider.encode(request).body, request.marks)
-    assert memory.peak < 3.5 * len(body)
+    sent, peak = sent_in_memory(name, body)
+    assert peak < 3.5 * len(body)
     assert schema == schema_in(json.loads(sent))
 
 
