@@ -81,6 +81,17 @@ _ANSWERS = {
     "ollama": ("ollama text", "ollama arguments"),
     "bedrock": ("bedrock text", "bedrock picture"),
 }
+#: Those that are also measured in stored responses, whose events repeat them.
+_STORED = (
+    ("m", "chat text"),
+    ("m", "chat arguments"),
+    ("m", "chat many calls"),
+    ("claude", "claude text"),
+    ("gemini", "gemini picture"),
+    ("gemini", "gemini arguments"),
+    ("gemini", "gemini calls"),
+    ("ollama", "ollama arguments"),
+)
 _SINGLE_CASES = [
     ("m", "chat document", "chat plain"),
     ("own", "response text", "responses"),
@@ -100,6 +111,9 @@ def answer_cases() -> Iterator[tuple[str, str, str]]:
                 if model == "claude" and api == "messages plain":
                     continue
                 yield model, answer, api
+    for model, answer in _STORED:
+        for api in ("responses stored", "responses stored plain"):
+            yield model, answer, api
     yield from _SINGLE_CASES
 
 
@@ -145,7 +159,8 @@ PATHS = {
 
 def request(api: str, model: str, text: str, **more: Any) -> bytes:
     """Return the body of a request of *api* with the input *text*, a JSON value."""
-    api, _, plain = api.partition(" ")
+    api, *words = api.split()
+    more |= {"store": True} if "stored" in words else {}
     question = {
         "chat": '"messages":[{"role":"user","content":%s}]',
         "responses": '"input":%s',
@@ -154,7 +169,7 @@ def request(api: str, model: str, text: str, **more: Any) -> bytes:
         "embeddings": '"input":%s',
     }[api] % text
     rest = "".join(f",{json.dumps(name)}:{json.dumps(value)}" for name, value in more.items())
-    stream = "" if plain or api == "embeddings" else ',"stream":true'
+    stream = "" if "plain" in words or api == "embeddings" else ',"stream":true'
     return f'{{"model":"{model}",{question}{stream}{rest}}}'.encode()
 
 

@@ -172,9 +172,12 @@ def answers() -> None:
         )
         for title, text in giants.TEXTS.items():
             if wanted(name := f"event: {answer} as {api}, {title}"):
-                stream = make(text())
+                given = text()
+                if "stored" in api and title == "escapes":  # as many as a log may have
+                    given = ("\\n" + "x" * 14) * (giants.SIZE // 16)
+                stream = make(given)
                 if len(stream) > LARGEST:  # backslashes are doubled in arguments
-                    stream = make(text()[: giants.SIZE // 2])
+                    stream = make(given[: giants.SIZE // 2])
                 measure(name, sent, len(stream), _response(kind, stream), small)
 
 

@@ -70,15 +70,15 @@ class Event(NamedTuple):
     id: str = ""
 
 
-def frame(data: bytes, event: str = "") -> bytes:
-    """Return one event with *data*, one line of UTF-8, after the field *event* if given.
+def frame(data: bytes, event: str = "", id: int = 0) -> bytes:
+    """Return one event with *data*, one line of UTF-8, after the fields *id* and *event* if given.
 
     Raises ValueError if *data* contains a line end, which would change the event's meaning.
     """
     if b"\n" in data or b"\r" in data:
         raise ValueError("the data of a frame must be one line")
     head = b"event: %b\ndata: " % event.encode() if event else b"data: "
-    return b"".join((head, data, b"\n\n"))
+    return b"".join((b"id: %d\n" % id if id else b"", head, data, b"\n\n"))
 
 
 def number(block: bytes, first: int) -> tuple[bytes, int]:

@@ -12,18 +12,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import sse
+from ..chat import large
 from ..chat.answer import AnswerWriter
 from ..chat.aside import decode_pieces, is_object
 from ..chat.calls import Brackets
 from ..chat.growing import Growing, JsonText, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
 from ..chat.jsontext import encoded, strict
-from ..chat.longtext import new_number, restore
+from ..chat.longtext import WINDOW, find_marks, new_number, restore, restored
 from ..chat.request import ChatRequest
 from ..errors import UpstreamInvalid
 
 #: Limit of blocks: a response repeats all of them at its end.
 _MOST_BLOCKS = 2048
+#: The same for characters that escapes add to arguments, which a log has several times.
+_MOST_ESCAPES = 512 * 1024
 #: Members of a delta that are written.
 _WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
@@ -46,8 +49,8 @@ class Block:
     member: str = ""
     holder: str = ""
     event: str = ""
-    before: str = ""
-    after: str = ""
+    before: bytes = b""
+    after: bytes = b""
     text: Growing = field(default_factory=Growing)
     arguments: bytearray = field(default_factory=bytearray)  # the text of a call
     _scanned: int = 0  # bytes of the arguments that _brackets has
@@ -102,6 +105,9 @@ class BlockWriter(AnswerWriter):
         super().__init__(request.model)
         #: Number of events written so far.
         self.count = 0
+        self._log = request.log
+        #: The id of the first event, as the log numbers them; 0 without a log.
+        self._first_id = request.log.last + 1 if request.log is not None else 0
         self._output: list[dict[str, Json]] = []
         self._stream = request.stream
         self._open_text: Block | None = None  # of text, refusal or reasoning
@@ -109,6 +115,7 @@ class BlockWriter(AnswerWriter):
         self._extended_calls: dict[int, None] = {}  # open, with arguments that may be complete
         self._closed_calls: set[int] = set()
         self._has_many = False  # whether events may have many values
+        self._escapes = 0  # characters that escapes added to the arguments
         self._marks: Marks = {}  # the long texts that marks in the output stand for
         self._finish = Finish()
         self._usage: Usage | None = None
@@ -218,10 +225,14 @@ class BlockWriter(AnswerWriter):
             block.text.add(text, self._marks)
         if not (self._stream and block.before):
             return b""
-        number = f"{self.count}}}" if self.repeats else ""
-        self.count += 1
-        data = f"{block.before}{quote(text)}{block.after}{number}"
-        return sse.frame(data.encode("utf-8", "backslashreplace"), event=block.event)
+        number = b"%d}" % self.count if self.repeats else b""
+        quoted = quote(text).encode("utf-8", "backslashreplace")
+        if block.kind == "call" and self._log is not None:
+            self._escapes += len(quoted) - len(encoded(text))
+            if self._escapes > _MOST_ESCAPES:
+                raise UpstreamInvalid("the arguments of the provider's calls need many escapes")
+        data = b"".join((block.before, quoted, block.after, number))
+        return self._frame(data, block.event)
 
     def _close_blocks(self, status: str = "") -> Iterator[bytes]:
         """Close all open blocks with *status*, at the end of the answer.
@@ -247,13 +258,30 @@ class BlockWriter(AnswerWriter):
 
     def _event(self, type: str, **members: Json) -> bytes:
         """Return the frame of an event with *members*; ``b""`` if the answer is no stream."""
-        return restore(self._marked_event(type, members), self._marks)
+        frame = self._marked_event(type, members)
+        if self._log is None or next(find_marks(frame, self._marks), None) is None:
+            return restore(frame, self._marks)
+        return large.join(self._making_room(restored(frame, self._marks)))
 
     def _marked_event(self, type: str, members: Mapping[str, Json]) -> bytes:
         """Return :meth:`_event` with the marks still in it."""
         if not self._stream:
             return b""
         number = {"sequence_number": self.count} if self.repeats else {}
-        self.count += 1
         encode = dump_large if self._has_many else dump
-        return sse.frame(encode({"type": type, **number, **members}), event=type)
+        return self._frame(encode({"type": type, **number, **members}), type)
+
+    def _frame(self, data: bytes, event: str) -> bytes:
+        id = self._first_id and self._first_id + self.count
+        self.count += 1
+        return sse.frame(data, event, id)
+
+    def _making_room(self, parts: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+        """Yield *parts*, of a frame that the log will have; free first what it will push out."""
+        size = freed = 0
+        for part in parts:
+            size += len(part)
+            if size - freed >= WINDOW:
+                self._log.make_room(size)
+                freed = size
+            yield part

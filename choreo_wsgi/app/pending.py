@@ -69,7 +69,9 @@ class Pending:
     def _can_decide(self, timeout: float) -> bool:
         """Wait at most *timeout* seconds; return whether the answer can be decided."""
         try:
-            self._first = self._readable.receive(timeout)
+            if not self._is_late:
+                self._first = b""  # it may be large
+                self._first = self._readable.receive(timeout)
             self._is_large |= self._whole and len(self._first) > LARGE
             at_end = self._readable.ended or time.monotonic() >= self._deadline
             if at_end or (self._first and not self._whole):
@@ -87,7 +89,8 @@ class Pending:
         try:
             if self._failure is not None:
                 raise self._failure
-            response = self._decide(self._first)
+            first, self._first = self._first, b""
+            response = self._decide(first)
         except Exception as error:
             self._give_up(error)
             raise

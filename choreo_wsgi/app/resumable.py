@@ -7,9 +7,9 @@ If the process that writes the log dies, the next reader ends the log with an er
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, quote
@@ -33,9 +33,7 @@ from .slots import RETRY_AFTER, Slot, Slots
 
 if TYPE_CHECKING:
     from ..apis.responses import log
-    from ..chat import aside
 else:
-    aside = Late("choreo_wsgi.chat.aside")
     log = Late("choreo_wsgi.apis.responses.log")
 
 _KEY = re.compile(r"[!-~]{1,255}")
@@ -132,6 +130,7 @@ class Resumption:
 
     def record(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Pending:
         """Return the answer of a stream that *writer* logs."""
+        request = replace(request, log=writer)
         keyed = self.idempotency_key(call) is not None
 
         def abandon(error: BaseException | None) -> None:
@@ -161,6 +160,7 @@ class Resumption:
 
     def record_alone(self, call: Call, api: API, request: ChatRequest, writer: Writer) -> Recording:
         """Start a stream that *writer* logs, and that is sent to no client."""
+        request = replace(request, log=writer)
         try:
             slot = self._take_slot(call, request)
             return self.completions.record(call, api, request, slot, self._recorder(call, writer))
@@ -270,10 +270,7 @@ class Resumption:
         reader = self.store.read(id, owner, after)
         try:
             while not reader.ended and (block := reader.receive(timeout)):
-                for data in log.contents(block):
-                    short = str(aside.shorten_into(marks, data), "utf-8", "replace")
-                    if short != "[DONE]":
-                        yield json.loads(short)
+                yield from log.events_in(block, marks)
                 timeout = 0.0
         except ProducerLost:
             if recover:

@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl
 from ..apis import API
 from ..apis.pages import page
 from ..apis.responses.items import STORED_ID, kind_of, listed_item
-from ..apis.responses.log import read_events
+from ..apis.responses.log import events_in, read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..apis.translation import restore_once
 from ..chat import cutting, jsontext, large
@@ -90,23 +90,23 @@ class StoredResponses:
         key = resumption.idempotency_key(call)
         claim = resumption.store.create(self._owner, key=key, digest=digest)
         id = "resp_" + claim.id.removeprefix("strm_")
-        if claim.writer is None:
+        if (writer := claim.writer) is None:
             if request.stream:
                 return resumption.join(call, claim.id, 1)
             return self._document(self._response(id))
         streamed = replace(request, stream=True, answer_id=id)
-        writer: Json = api.writer(streamed)
-        queued = writer.response("queued")
+        answer_writer: Json = api.writer(streamed)
+        queued = answer_writer.response("queued")
         past = [*(past or ()), *input_items(fields)]
         try:
-            claim.writer.append(self._first_frame(past, queued), 1)
+            writer.append(self._first_frame(past, queued), 1)
         except BaseException:
-            claim.writer.discard()
+            writer.discard()
             raise
         past.clear()  # the log has it
         if request.stream:
-            return resumption.record(call, api, streamed, claim.writer)
-        recording = resumption.record_alone(call, api, streamed, claim.writer)
+            return resumption.record(call, api, streamed, writer)
+        recording = resumption.record_alone(call, api, streamed, writer)
         if fields.get("background"):
             recording.close()  # it continues as a stream that has lost its client
             return self._document(queued)
@@ -115,7 +115,10 @@ class StoredResponses:
             failure = recording.generation.failure
             if failure is not None and failure.code != "stream_cancelled":
                 raise failure
-            return self._document(self._response(id, timeout=_LAG))
+            writer.flush(_LAG)  # the next request may read it
+            if 2 * len(last) < resumption.settings.replay_stream_bytes:
+                writer.make_room(len(last))  # for the document
+            return self._document(self._response(id, last=last))
 
         return self._at_the_end(recording, decide)
 
@@ -228,12 +231,19 @@ class StoredResponses:
         except (NotFound, LookupError):
             return item
 
-    def _response(self, id: str, status: str = "in_progress", timeout: float = 0.0) -> Json:
-        """Return a response from the events logged so far; *status* is used if it has not ended."""
+    def _response(
+        self, id: str, status: str = "in_progress", timeout: float = 0.0, last: bytes = b""
+    ) -> Json:
+        """Return a response from the events logged so far; *status* is used if it has not ended.
+
+        *last* are its last frames, if they are known: they may be too long for the log.
+        """
         stream, events_of = _stream_of(id), self._resumption.events
         # A read beyond the end of an ended log returns its last event.  It has the whole response,
         # unless the provider's own events broke off: then all events are read.
-        events = list(events_of(stream, self._owner, self._marks, _BEYOND, timeout))
+        known = events_in(last, self._marks)
+        read = events_of(stream, self._owner, self._marks, _BEYOND, timeout)
+        events = list(known if last else read)
         response = read_events(events, status)[0]
         if not (events and (events[-1].get("response") or {}).get("output")):
             try:

@@ -36,6 +36,8 @@ class AnswerWriter:
     ping = sse.PING
     #: The end marker of a stream without an error.
     done = sse.DONE
+    #: Whether the last frame was returned, if that is known before :meth:`ending` returns.
+    ended = False
 
     def __init__(self, model: str, api: str = "") -> None:
         #: The name of the model in the request.
@@ -94,7 +96,7 @@ class Answer(Delegating):
         self._arguments = 0  # characters in the arguments of calls so far
         self._late = False  # whether the ending needs a thread that may block
         self.label = label
-        self.ended = False
+        self._ended = False
         self.usage: Usage | None = None
 
     def receive(self, timeout: float) -> bytes:
@@ -108,7 +110,6 @@ class Answer(Delegating):
             return block
         if self._late and timeout <= 0:
             return b""
-        self._late = False
         if self._frames is None:
             source = self._source
             self._frames = self._encode([] if source.ended else source.receive(timeout))
@@ -152,10 +153,11 @@ class Answer(Delegating):
             raise UpstreamTruncated("the provider's answer ended before it was complete")
         self._close_source()
         if self._arguments > _ROUND:
-            self._late = True  # it may have to parse all of them
+            self._late = True  # each block may have to parse or escape all of them
             yield b""
         yield from self._writer.ending()
-        self.ended = True
+        self._late = False
+        self._ended = True
 
     def lane(self) -> Lane | None:
         find, ends = getattr(self._source, "lane", None), self._writer.text_ends
@@ -163,6 +165,10 @@ class Answer(Delegating):
 
     def fileno(self) -> int | None:
         return None if self._frames is not None else super().fileno()
+
+    @property
+    def ended(self) -> bool:
+        return (self._ended or self._writer.ended) and not self._kept
 
     @property
     def due(self) -> float | None:

@@ -304,6 +304,7 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
             yield Delta(index=index, tool_calls=[replace(call, arguments=next(arguments))])
             for piece in arguments:
                 yield Delta(index=index, tool_calls=[ToolCall(call.index, arguments=piece)])
+            marks.pop(call.arguments.encode("utf-8", "replace"), None)  # there may be many
         if item.extra or item.logprobs:
             yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
 

@@ -33,7 +33,8 @@ class ChatRequest:
     *stop* has no empty strings, which would match everywhere.  Of a request of another API,
     *original* is the body, *native* the body for a provider that speaks that API if it differs,
     *version* and *betas* are the headers for it, and *native_only* is the error for all other
-    providers.  *answer_id* is the id of an answer that this server stores.
+    providers.  *answer_id* is the id of an answer that this server stores, and *log* the writer
+    (:mod:`~choreo_wsgi.replay.writer`) of the log that gets the frames of an answer.
     """
 
     model: str
@@ -49,6 +50,7 @@ class ChatRequest:
     version: str = ""
     betas: str = ""
     answer_id: str = ""
+    log: Any = field(default=None, repr=False)
     native_only: InvalidRequest | None = None
     #: The marks (placeholders) in *body* and the long strings that they replace.
     marks: Marks = field(default_factory=dict, repr=False)

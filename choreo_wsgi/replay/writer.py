@@ -64,6 +64,10 @@ class Writer:
         """Free the memory of what an append of *size* bytes will push out of the log."""
         self._keeper.backend.make_room(self.id, size)
 
+    def reserve(self, size: int) -> None:
+        """Keep up to half of the log's memory free for a last frame of *size* bytes."""
+        self.make_room(min(size, self._keeper.stream_bytes // 2))
+
     def append(self, frames: bytes, count: int, *, end: bool = False, wait: bool = True) -> None:
         """Append *count* whole *frames*, joined, numbered from ``last + 1``.
 
@@ -78,14 +82,19 @@ class Writer:
             raise ValueError("the log has ended")
         check_block(frames, count, self.last)
         self._keeper.append(self, frames, count, end)
-        deadline = time.monotonic() + _APPEND_TIMEOUT
-        while wait and self._pending() and self._keeper.reachable:
+        if wait:
+            self.flush(_APPEND_TIMEOUT)
+        if self._fenced:
+            raise Fenced("Another server has ended the stream, or it was deleted.")
+
+    def flush(self, timeout: float) -> None:
+        """Wait until the log has all frames, at most *timeout* seconds; not in an outage."""
+        deadline = time.monotonic() + timeout
+        while self._pending() and self._keeper.reachable:
             self._progress.clear()
             remaining = deadline - time.monotonic()
             if remaining <= 0 or (self._pending() and not self._progress.wait(remaining)):
                 break
-        if self._fenced:
-            raise Fenced("Another server has ended the stream, or it was deleted.")
 
     def _pending(self) -> bool:
         behind = self._written < self.last or (self.ended and not self._end_written)

@@ -148,24 +148,32 @@ def test_silent_provider_does_not_postpone_the_end_of_patience(due: float | None
     assert pending.due is not None and pending.due <= time.monotonic() + 5.0
 
 
+def whole(source: Any, decide: Callable[[bytes], Response]) -> Pending:
+    """Return a pending response that *decide* makes at the end of *source*."""
+    pending = Pending(source, decide, client_left=lambda: False, control=Control(), whole=True)
+    pending.respond = lambda make: make().body
+    return pending
+
+
 @pytest.mark.parametrize(("size", "timeout"), [(300_000, 0), (300_000, 1), (3_000, 0)])
 def test_large_whole_answer_is_decided_where_no_stream_waits(size: int, timeout: int) -> None:
     """Reading it may take long: the loop, which never waits, leaves it to a worker."""
-    blocks = [b"y" * size, b""]
+    blocks = [b"y" * size]
     source = SimpleNamespace(ended=False, fileno=lambda: 3, due=None)
 
     def receive(_: float) -> bytes:
-        source.ended = len(blocks) < 2
+        source.ended = True
         return blocks.pop(0) if blocks else b""
 
     source.receive = receive
-    left: Any = lambda: False  # noqa: E731
-    pending = Pending(
-        source, lambda _: document(b"{}"), client_left=left, control=Control(), whole=True
-    )  # type: ignore[arg-type]
-    pending.respond = lambda make: make().body
+    given: list[bytes] = []
+
+    def decide(last: bytes) -> Response:
+        given.append(last)
+        return document(b"{}")
+
+    pending = whole(source, decide)
     assert pending.fileno() == 3
-    pending.ready(timeout)
     pending.ready(timeout)
     is_late = size > 256 * 1024 and not timeout
     assert (pending.decided is None) == is_late
@@ -173,3 +181,33 @@ def test_large_whole_answer_is_decided_where_no_stream_waits(size: int, timeout:
         assert (pending.fileno(), pending.due) == (None, None)
         pending.ready(1)
     assert pending.decided is not None
+    assert given == [b"y" * size]
+
+
+def test_block_of_a_whole_answer_is_freed_before_the_next_is_made() -> None:
+    """Each may be an event with all of the text."""
+    alive = 0
+
+    class Counted(bytes):
+        def __new__(cls) -> Counted:
+            nonlocal alive
+            alive += 1
+            return super().__new__(cls, b"block")
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= 1
+
+    source = SimpleNamespace(ended=False, fileno=lambda: 3, due=None)
+    seen: list[int] = []
+
+    def receive(_: float) -> bytes:
+        seen.append(alive)
+        source.ended = len(seen) == 3
+        return Counted()
+
+    source.receive = receive
+    pending = whole(source, lambda _: document(b"{}"))
+    while pending.decided is None:
+        pending.ready(1)
+    assert seen == [0, 0, 0]

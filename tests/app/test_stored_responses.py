@@ -29,7 +29,7 @@ from choreo_wsgi.chat.items import Delta, Finish, ToolCall, Usage
 from choreo_wsgi.chat.request import ChatRequest
 from choreo_wsgi.chat.source import Source, from_deltas
 from choreo_wsgi.errors import PermissionDenied, from_provider
-from choreo_wsgi.replay import Reader
+from choreo_wsgi.replay import Reader, Writer
 from choreo_wsgi.replay.backend import Write
 from choreo_wsgi.replay.sqlite import SQLiteBackend
 
@@ -620,29 +620,36 @@ def test_response_that_is_slow_to_reach_the_log_is_answered_whole(
     application: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
 ) -> None:
     """A client was told that it is in progress, or unknown, if SQLite took more than 50 ms."""
-    read = threading.Event()  # whether the log was waited for
-    write, receive = SQLiteBackend.write, Reader.receive
+    waited = threading.Event()  # whether the log was waited for
+    write, receive, flush = SQLiteBackend.write, Reader.receive, Writer.flush
 
     def slow_write(backend: SQLiteBackend, producer: str, writes: Sequence[Write]) -> list[bool]:
         if late == "first" or any(one.end for one in writes):
-            read.wait(harness.DEADLINE)
+            waited.wait(harness.DEADLINE)
         return write(backend, producer, writes)
 
     def noted(reader: Reader, timeout: float) -> bytes:
         if timeout:
-            read.set()
+            waited.set()
         return receive(reader, timeout)
+
+    def noted_flush(writer: Writer, timeout: float) -> None:
+        if timeout > 0.5:
+            waited.set()
+        flush(writer, timeout)
 
     monkeypatch.setattr(SQLiteBackend, "write", slow_write)
     monkeypatch.setattr(Reader, "receive", noted)
+    monkeypatch.setattr(Writer, "flush", noted_flush)
     app = application(replay=f"sqlite:{tmp_path / 'replay.db'}")
     try:
         body = {"model": "echo", "input": WORDS, "store": True, "background": late == "first"}
         made = call(app, "POST", "/v1/responses", body).json()
-        if late == "first":
-            assert call(app, "GET", f"/v1/responses/{made['id']}").status == 200
-        else:
+        found = call(app, "GET", f"/v1/responses/{made['id']}")
+        assert found.status == 200
+        if late == "last":
+            assert made == found.json()
             assert made["status"] == "completed"
             assert made["output"][0]["content"][0]["text"] == WORDS
     finally:
-        read.set()
+        waited.set()

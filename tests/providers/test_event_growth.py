@@ -13,7 +13,8 @@ from work import traced
 from choreo_wsgi.apis import load
 from choreo_wsgi.chat import aside, jsontext
 from choreo_wsgi.chat.answer import Answer
-from choreo_wsgi.chat.items import Delta, Finish, Item
+from choreo_wsgi.chat.growing import utf8_or_mark
+from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall
 from choreo_wsgi.errors import ProviderError, UpstreamInvalid, UpstreamTruncated
 from choreo_wsgi.providers.answer import Attempt
 from choreo_wsgi.providers.anthropic.answer import AnthropicTranslator
@@ -646,3 +647,20 @@ def test_forwarded_error_of_many_values_is_parsed_once() -> None:
     with traced() as memory, pytest.raises(ProviderError, match="m"):
         forwarded(events(error)).receive(1)
     assert memory.peak < 5 * MEBIBYTE
+
+
+def delta_arguments(item: Item) -> str:
+    assert isinstance(item, Delta)
+    return item.tool_calls[0].arguments
+
+
+def test_arguments_of_many_calls_are_freed_as_they_are_encoded() -> None:
+    marks: dict[Any, Any] = {}
+    calls = [ToolCall(at, "1", "f", utf8_or_mark(b"y" * 10_000, marks)) for at in range(9)]
+    items = [Delta(tool_calls=[call]) for call in calls]
+    left, size = [], 0
+    for item in aside.restored_items(items, marks):
+        size += len(delta_arguments(item))
+        left.append(len(marks))
+    assert size == 90_000
+    assert sorted({*left}) == list(range(1, 10)) and not marks

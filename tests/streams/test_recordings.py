@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from replay_helpers import create, frame, in_memory
 
+from choreo_wsgi import sse
 from choreo_wsgi.replay import Store, open_store
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.streams.recording import Orphans, Playback, Recording
@@ -54,7 +55,7 @@ def test_orphan_leaves_the_loop_after_some_blocks(
 ) -> None:
     """After each one if it can be polled, else after 16, so that others are not delayed."""
     source = SimpleNamespace(**vars(SILENCE))
-    source.receive, source.fileno = lambda _: frame(1), lambda: descriptor
+    source.receive, source.fileno = lambda _: sse.frame(b"{}"), lambda: descriptor
     recording = Recording(source, create(logs), lambda one: True)
     recording.step(0)
     assert recording.writer.last == blocks

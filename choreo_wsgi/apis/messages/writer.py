@@ -93,9 +93,10 @@ class MessageWriter(BlockWriter):
             kind, item if call is None else {**item, "id": call.id, "name": call.name}
         )
         block.member, block.event = member, "content_block_delta"
-        head = dump({"type": block.event, **block.position}).decode()[:-1]
+        head = dump({"type": block.event, **block.position})[:-1].decode()
         name = "partial_json" if kind == "call" else member
-        block.before, block.after = f'{head},"delta":{{"type":"{delta}","{name}":', "}}"
+        block.before = f'{head},"delta":{{"type":"{delta}","{name}":'.encode()
+        block.after = b"}}"
         return block
 
     def _add_block(self, kind: str, template: dict[str, Json]) -> Block:

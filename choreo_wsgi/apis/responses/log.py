@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 
 from ... import sse
+from ...chat.aside import shorten_into
 from ...chat.endings import RESPONSE_ENDINGS
-from ...chat.items import Json, dump
+from ...chat.items import Json, Marks, dump
 from ...errors import ChoreoError
 
 #: OpenAI's codes for a failed response, by status; our own code is sent as ``type``.
@@ -47,6 +49,14 @@ def contents(block: bytes) -> Iterator[memoryview]:
     while (end := block.find(b"\n\n", at)) >= 0:
         yield view[block.index(b"\ndata: ", at) + 7 : end]
         at = end + 2
+
+
+def events_in(block: bytes, marks: Marks) -> Iterator[Json]:
+    """Yield the data of the events in *block*; the marks in them are added to *marks*."""
+    for data in contents(block):
+        short = str(shorten_into(marks, data), "utf-8", "replace")
+        if short != "[DONE]":
+            yield json.loads(short)
 
 
 def next_number(frames: bytes) -> int:

@@ -83,6 +83,7 @@ class ResponseWriter(BlockWriter):
         }
         reasoning = fields.get("reasoning") or {}
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
+        self._done_bytes = 0  # of the events with whole items, which the last event repeats
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
     def _first_events(self) -> Iterator[bytes]:
@@ -116,14 +117,18 @@ class ResponseWriter(BlockWriter):
             block.part = {"type": part_type, member: "", **lists}
         block.event = f"response.{event}.delta"
         if event and item_kind != "custom":  # a custom tool's input is sent at its end
-            block.before = f'{{"type":"{block.event}","delta":'
+            block.before = b'{"type":"%b","delta":' % block.event.encode()
         rest = {**block.position, "logprobs": []} if kind == "text" else block.position
-        block.after = f',{dump(rest)[1:-1].decode()},"sequence_number":'
+        block.after = b',%b,"sequence_number":' % dump(rest)[1:-1]
         return block
 
     def _item_event(self, block: Block, state: str) -> bytes:
         index = block.position["output_index"]
-        return self._event(f"response.output_item.{state}", output_index=index, item=block.item)
+        frame = self._event(f"response.output_item.{state}", output_index=index, item=block.item)
+        if state == "done" and self._log is not None:
+            self._done_bytes += len(frame)
+            self._log.reserve(self._done_bytes)
+        return frame
 
     def _part_event(self, block: Block, state: str) -> bytes:
         name = "reasoning_summary" if block.holder == "summary" else "content"
@@ -214,8 +219,10 @@ class ResponseWriter(BlockWriter):
         if reason:
             response["incomplete_details"] = {"reason": reason}
         if self._stream:
-            yield self._event(f"response.{status}", response=response)
+            event = self._event(f"response.{status}", response=response)
             self._marks.clear()
+            self.ended = True
+            yield event
         else:
             yield restore(dump_large(response), self._marks)
 
@@ -227,6 +234,7 @@ class ResponseWriter(BlockWriter):
 
     def fail(self, error: ChoreoError) -> bytes:
         """Return the frames that end a stream with *error*."""
+        self._first_id = 0  # the caller numbers these frames
         self.count = next_number(self._forwarded) or self.count
         first = b"" if self.count else b"".join(self._first_events())
         number = self.count
