@@ -178,7 +178,11 @@ def answers() -> None:
                 stream = make(given)
                 if len(stream) > LARGEST:  # backslashes are doubled in arguments
                     stream = make(given[: giants.SIZE // 2])
-                measure(name, sent, len(stream), _response(kind, stream), small)
+                body = _response(kind, stream)
+                measure(name, sent, len(stream), body, small)
+                if "stored" in api:
+                    logs = "sqlite:{folder}/logs"
+                    measure(f"{name}, in SQLite", sent, len(stream), body, small, logs)
 
 
 def odd() -> None:

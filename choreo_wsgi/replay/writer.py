@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # Seconds that an append waits until its frames are written.
 _APPEND_TIMEOUT = 0.05
+# The same for this many bytes, so that not all long events of an answer are in memory at once.
+_LARGE, _LARGE_TIMEOUT = 256 * 1024, 1.0
 # Small buffered appends are joined up to this size.
 _BLOCK_BYTES = 16 * 1024
 
@@ -72,7 +74,8 @@ class Writer:
         """Append *count* whole *frames*, joined, numbered from ``last + 1``.
 
         Returns when they are in the log and may be sent to the client: if the database is shared,
-        after at most 50 ms (0.05 s) even if they are not; during an outage at once.
+        after at most 50 ms (0.05 s), or a second for large ones, even if they are not; during an
+        outage at once.
         ``wait=False`` never waits.  ``end=True`` ends the log with these frames.
 
         Raises Fenced if another process ended the log, and ValueError if this writer has ended
@@ -83,7 +86,7 @@ class Writer:
         check_block(frames, count, self.last)
         self._keeper.append(self, frames, count, end)
         if wait:
-            self.flush(_APPEND_TIMEOUT)
+            self.flush(_APPEND_TIMEOUT if len(frames) < _LARGE else _LARGE_TIMEOUT)
         if self._fenced:
             raise Fenced("Another server has ended the stream, or it was deleted.")
 

@@ -97,6 +97,32 @@ def test_append_does_not_wait_for_a_slow_database(
     eventually(lambda: writer.size == 0)
 
 
+def test_append_waits_longer_for_a_large_block(
+    open_shared: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All long events of an answer were in memory, as SQLite takes more than 50 ms for each."""
+    store: Any = open_shared()
+    may_write, real = threading.Event(), store._backend.write
+
+    def write_slowly(*arguments: Any) -> Any:
+        assert may_write.wait(DEADLINE)
+        return real(*arguments)
+
+    def wait(timeout: float) -> bool:
+        if timeout > 0.5:
+            may_write.set()
+        return progress(timeout)
+
+    monkeypatch.setattr(store._backend, "write", write_slowly)
+    writer: Any = create(store)
+    progress = writer._progress.wait
+    writer._progress.wait = wait
+    writer.append(frame(1), 1)
+    assert writer.size > 0
+    writer.append(frame(2, "x" * 300_000), 1)
+    assert writer.size == 0
+
+
 def test_discard_in_an_outage_deletes_the_stream_after_it(
     open_shared: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
