@@ -143,9 +143,9 @@ def members(api: str, model: str) -> bytes:
 
 
 def schema(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 4,000 members in the schema of its answer."""
+    """Return the body of a request of *api* with 2,900 members in the schema of its answer."""
     described = {"type": "string", "description": "\u20ac" + "x" * 300}
-    properties = {f"k{at}": described for at in range(4_000)}
+    properties = {f"k{at}": described for at in range(2_900)}
     schema = {"type": "object", "properties": properties}
     form = {"type": "json_schema", "name": "a", "schema": schema}
     member, value = {
@@ -169,13 +169,15 @@ def calls_of_a_turn(model: str) -> bytes:
     return _turns("messages", model, history % tuple(range(2_900)))
 
 
-def custom_calls(model: str) -> bytes:
-    """Return the body of a request of Responses with 2,300 rounds of a custom call."""
-    called = {"type": "custom_tool_call", "call_id": "t%d", "name": "f", "input": "x" * 1_020}
+def custom_calls(model: str, text: str, rounds: int, **more: bool) -> bytes:
+    """Return the body of a request of Responses with so many *rounds* of a custom call."""
+    called = {"type": "custom_tool_call", "call_id": "t%d", "name": "f", "input": text}
     output = {"type": "custom_tool_call_output", "call_id": "t%d", "output": "ok"}
     question = {"role": "user", "content": "giant:none"}
-    given = json.dumps([question, *[called, output] * 2_300, question], separators=(",", ":"))
-    return giants.request("responses", model, given % tuple(at // 2 for at in range(4_600)))
+    given = json.dumps([question, *[called, output] * rounds, question], separators=(",", ":"))
+    return giants.request(
+        "responses", model, given % tuple(at // 2 for at in range(2 * rounds)), **more
+    )
 
 
 def stops(model: str) -> bytes:
@@ -227,7 +229,15 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answer, api, "schema with a euro", partial(schema, api, model)
         yield model, answer, "messages", "calls of a turn", partial(calls_of_a_turn, model)
         yield model, answer, "messages", "stop strings", partial(stops, model)
-        yield model, answer, "responses", "custom calls", partial(custom_calls, model)
+        yield (
+            model,
+            answer,
+            "responses",
+            "custom calls",
+            partial(custom_calls, model, "x" * 1_200, 2_300),
+        )
+        quoted = partial(custom_calls, model, '"' * 2_000, 1_900, store=True)
+        yield model, answer, "stored", "quoted custom calls", quoted
         if model != "ollama":  # which takes no files
-            files = partial(text_files, model, "x" * 720, 2_500)
+            files = partial(text_files, model, "x" * 720, 2_000)
             yield model, answer, "messages", "text files of 700 bytes", files

@@ -271,7 +271,7 @@ def _fill(element: str, values: int) -> str:
 
     *element* has ``%s`` for a text and so many *values*.
     """
-    many = 18_000 // values
+    many = 24_500 // values
     text = "y" * max(0, 1_900_000 // many - len(element))
     return f"[{','.join([element % text] * many)}]"
 
@@ -302,12 +302,12 @@ def short_rounds(api: str, model: str) -> bytes:
         "messages": (
             '{"role":"assistant","content":[{"type":"tool_use","id":"t","name":"f","input":{}}]},'
             '{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":"%s"}]}',
-            16,
+            19,  # a call counts as three more
         ),
         "responses": (
             '{"type":"function_call","call_id":"t","name":"f","arguments":"{}"},'
             '{"type":"function_call_output","call_id":"t","output":"%s"}',
-            10,
+            13,
         ),
     }[api]
     question = '{"role":"user","content":"giant:none"}'

@@ -22,8 +22,7 @@ from ..apis.responses.log import events_in, read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..apis.translation import restore_once
 from ..chat import cutting, jsontext, large
-from ..chat.items import Json, Marks, dump, dump_large
-from ..chat.longtext import dump_restored
+from ..chat.items import Json, Marks, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
 from .pending import Pending
@@ -159,19 +158,22 @@ class StoredResponses:
 
     def _first_frame(self, items: list[Json], queued: Json) -> bytes:
         """Return the first frame of a log; raises InvalidRequest if storing it takes too much."""
-        response = dump_restored(queued, self._marks)
-        self._resumption.check_repeated(len(response))
+        repeated = wide = 0
+        for piece in large.restored_parts(queued, self._marks):
+            repeated += len(piece)
+            wide += cutting.count_wide(bytes(piece))
+        self._resumption.check_repeated(repeated)
         head = b'id: 1\nevent: choreo.request\ndata: {"items":'
-        parts = map(bytes, large.parts(items, lambda part: (dump(part),)))
-        tail = (b',"response":', dump_large(queued), b"}\n\n")
-        frame = restore_once(chain([head], parts, tail), self._marks)
+        parts = (large.parts(value, lambda part: (dump(part),)) for value in (items, queued))
+        texts = chain([head], next(parts), [b',"response":'], next(parts), [b"}\n\n"])
+        frame = restore_once(map(bytes, texts), self._marks)
         for mark, part in self._marks.items():  # the request's body can be freed
             if type(part) is memoryview and part.obj is not frame:
                 self._marks[mark] = bytes(part)
         # The log, the texts that were parsed and the request to send take this many bytes.
         room = max(_ROOM, 4 * len(frame)) - 27 * len(frame) // 8
-        room -= _REPEATED * max(len(response) - _NOT_COUNTED, 0)
-        values = max(0, room // _BYTES_OF_VALUE - _OF_WIDE * cutting.count_wide(response))
+        room -= _REPEATED * max(repeated - _NOT_COUNTED, 0)
+        values = max(0, room // _BYTES_OF_VALUE - _OF_WIDE * wide)
         try:
             jsontext.check_bounds(frame, values)
         except jsontext.TooMuch as error:
@@ -180,7 +182,7 @@ class StoredResponses:
         return frame
 
     def _document(self, value: Json) -> Response:
-        return document(dump_restored(value, self._marks))
+        return document(large.dump_restored(value, self._marks))
 
     def _at_the_end(
         self, log: Any, decide: Callable[[bytes], Response], patience: float = math.inf

@@ -16,13 +16,13 @@ from . import jsontext
 from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
 from .jsontext import encoded
+from .large import dump_at_most
 from .longtext import (
     LONG,
     MARK,
     PI,
     WINDOW,
     LazyJson,
-    dump_at_most,
     find_marks,
     new_mark,
     restore,

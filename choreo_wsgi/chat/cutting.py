@@ -44,8 +44,18 @@ _FOUR_BYTES = re.compile(rb"[\xf0-\xf4]|\\u[dD][89abAB]")
 _TWO_BYTES = re.compile(rb"[\xc4-\xef]|\\u(?!00)")
 # A string that is four times as wide, or twice beside many characters of one byte.
 _WIDE_STRING = re.compile(
-    rb"(?:[\xf0-\xf4]|\\u[dD][89abAB]|(?:[\xc4-\xef]..?|\\u(?!00)....)[ !#-\[\]-~]{48})[^\"]*"
+    rb"(?:[\xf0-\xf4]|\\u[dD][89abAB]|(?:[\xc4-\xef]..?|\\u(?!00)....)[ !#-\[\]-~]{48}"
+    rb"|\"[ !#-\[\]-~]{48,96}(?:[\xc4-\xef]|\\u(?!00)))[^\"]*"
 )
+#: How many values more a part, call or item of a kind counts as: what is made of it takes more.
+_COSTLY = {
+    **dict.fromkeys((b"document", b"file_data", b"file_url", b"custom_tool_call"), 5),
+    **dict.fromkeys((b"image", b"image_url", b"tool_search_call"), 4),
+    b"tool_use": 3,
+    b"function_call_output": 2,
+    b"thinking": 1,  # which a block has twice
+}
+_KIND = re.compile(b'"(%b)"' % b"|".join(_COSTLY))
 _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
@@ -134,6 +144,13 @@ def is_little(text: bytes, short: bytes, marks: Marks) -> bool:
     little = 4 * len(short) > 3 * len(text)
     are_texts = not any(mark.startswith(_NUMERAL) for mark in marks)
     return little and are_texts and text.isascii() and rb"\u" not in text
+
+
+def count_more(text: bytes, marks: Marks) -> int:
+    """Return how many values more than it has *text*, with *marks*, counts as."""
+    windows = range(0, len(text), WINDOW)  # other threads run in between
+    costly = (_COSTLY[kind] for at in windows for kind in _KIND.findall(text, at, at + WINDOW))
+    return sum(costly) + 3 * (len(marks) + count_wide(text))
 
 
 def count_wide(text: bytes) -> int:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from ..errors import UpstreamInvalid
 from .items import Marks, dump, has_many
 from .longtext import restored
 
@@ -53,6 +54,24 @@ def join(parts: Iterable[bytes | memoryview]) -> bytes:
     return whole.getvalue()
 
 
+def dump_restored(value: Any, marks: Marks) -> bytes:
+    """Return *value* as JSON with *marks* restored."""
+    return join(restored_parts(value, marks))
+
+
+def dump_at_most(most: int, value: Any, marks: Marks, problem: str) -> bytes:
+    """Return *value* as :func:`dump_restored` does.
+
+    Raises UpstreamInvalid with the text *problem* for more than *most* bytes.
+    """
+    text = bytearray()
+    for part in restored_parts(value, marks):
+        text += part
+        if len(text) > most:
+            raise UpstreamInvalid(problem)
+    return bytes(text)
+
+
 def pieces(value: Any, marks: Marks) -> Iterator[bytes]:
     """Yield *value* as JSON with *marks* restored, in pieces of about a window."""
     some = bytearray()
@@ -62,7 +81,8 @@ def pieces(value: Any, marks: Marks) -> Iterator[bytes]:
             if len(some) >= WINDOW:
                 yield bytes(some)
                 some.clear()
-    yield bytes(some)
+    if some:
+        yield bytes(some)
 
 
 def restored_parts(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
@@ -187,7 +207,7 @@ class _Reader:
     def container(self, levels: int) -> Any:
         """Consume and return the next array or object, one element or member at a time."""
         end = "}" if self.symbol() == "{" else "]"
-        names: list[str] = []
+        members: dict[str, Any] = {}  # not lists of names and values, which would take more
         values: list[Any] = []
         symbol = self.symbol() if self.peek() == end else ","
         while symbol == ",":
@@ -195,24 +215,22 @@ class _Reader:
                 name = self.value(0)
                 if type(name) is not str or self.symbol() != ":":
                     raise ValueError("not a member")
-                names.append(name)
             value = self.value(levels - 1)
             has_few = type(value) is dict and len(value) < _MOST_SHARED
             if has_few and self._object is dict:  # else *decoder* has made it
                 value = self._share(list(value.items()))
-            values.append(value)
             if not self._keep:
-                names.clear()
-                values.clear()
+                pass
+            elif end == "]":
+                values.append(value)
+            else:
+                if name in members and self._object is not dict:
+                    self._object([(name, value)] * 2)  # it may raise
+                members[name] = value
             symbol = self.symbol()
         if symbol != end:
             raise ValueError(f"not a {end}")
-        if end == "]":
-            return values
-        members = dict(zip(names, values, strict=True))
-        if self._object is dict or len(members) == len(names):
-            return members  # a list of pairs would take as much memory again
-        return self._object(list(zip(names, values, strict=True)))
+        return values if end == "]" else members
 
     def remaining(self) -> str:
         """Return the rest of the text without the blanks around it."""

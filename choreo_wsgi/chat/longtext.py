@@ -14,10 +14,9 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ..errors import UpstreamInvalid
 from ..ids import random_hex
 from ..late import Late
-from .items import FILLING, Json, dump_large
+from .items import FILLING, Json, dump, has_many
 from .items import Marks as Marks
 
 if TYPE_CHECKING:
@@ -77,24 +76,13 @@ class LazyJson:
             yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")
 
 
-def dump_restored(value: Json, marks: Marks) -> bytes:
-    """Return *value* as JSON with *marks* restored."""
-    if not marks:
-        return dump_large(value)
-    return large.join(large.restored_parts(value, marks))
+def dump_pieces(value: Json, marks: Marks) -> bytes | list[bytes]:
+    """Return *value* as JSON with *marks* restored, a long text in pieces.
 
-
-def dump_at_most(most: int, value: Json, marks: Marks, problem: str) -> bytes:
-    """Return *value* as :func:`dump_restored` does.
-
-    Raises UpstreamInvalid with the text *problem* for more than *most* bytes.
+    They take the place of what was freed before, where one long block has none.
     """
-    text = bytearray()
-    for part in large.restored_parts(value, marks):
-        text += part
-        if len(text) > most:
-            raise UpstreamInvalid(problem)
-    return bytes(text)
+    some = list(large.pieces(value, marks)) if marks or has_many(value) else [dump(value)]
+    return some if len(some) > 1 else some[0]
 
 
 def restore(text: bytes, marks: Marks) -> bytes:

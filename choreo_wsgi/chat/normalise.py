@@ -19,15 +19,15 @@ from .choice import CHANGED, KEPT, MENDED, REPEATABLE, Choice
 from .endings import finish_reason, is_finish, reason_in
 from .items import Json, Marks, has_many, new_call_id
 from .jsontext import whole_number
-from .longtext import dump_at_most
 from .shapes import Members as Chunk
 from .shapes import has_content, listed
 from .usages import complete_usage, counts_anything, take_usage
 
 if TYPE_CHECKING:
-    from . import calls
+    from . import calls, large
 else:
     calls = Late("choreo_wsgi.chat.calls")
+    large = Late("choreo_wsgi.chat.large")
 
 _OBJECT = "chat.completion.chunk"
 #: Members that alone are no reason to send a chunk.
@@ -219,7 +219,7 @@ class Normaliser:
             value = chunk[name]
             if self.marks or has_many(value):
                 problem = "the provider sent too much beside its choices"
-                text = dump_at_most(_MOST_LATE, value, self.marks, problem)
+                text = large.dump_at_most(_MOST_LATE, value, self.marks, problem)
                 value = json.loads(text) if self.marks else value
             self._late[name] = value
         if len(self._late) > _MOST_LATE_MEMBERS:

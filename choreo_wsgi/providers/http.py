@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..chat.items import Json, Marks, new_call_id
-from ..chat.longtext import dump_restored, restore
+from ..chat.longtext import dump_pieces, restore
 from ..chat.source import Source
 from ..errors import ChoreoError
 from ..late import Late
@@ -65,7 +65,7 @@ class OverHTTP(Provider):
 
         *sent* is changed: the marks in its body are replaced by their strings, headers are added.
         """
-        if request.marks:
+        if request.marks and isinstance(sent.body, bytes):
             sent.body = restore(sent.body, request.marks)
         sent = self.signed(sent)
         sent.headers = {**sent.headers, **request.trace}  # not signed: proxies may change them
@@ -77,7 +77,7 @@ class OverHTTP(Provider):
     ) -> HTTPRequest:
         """Return the request that posts *body*, which may hold *marks*, to *url*."""
         headers = {"content-type": "application/json", **headers}
-        return HTTPRequest("POST", url, headers, dump_restored(body, marks))
+        return HTTPRequest("POST", url, headers, dump_pieces(body, marks))
 
     def signed(self, sent: HTTPRequest) -> HTTPRequest:
         """Return the complete request *sent* with a signature, if the API needs one."""

@@ -19,7 +19,8 @@ from typing import Any
 from .. import sse
 from ..chat.answer import AnswerWriter
 from ..chat.items import Json, Marks, Usage, dump, dump_large
-from ..chat.longtext import LONG, WINDOW, dump_at_most, dump_restored, restore
+from ..chat.large import dump_at_most, dump_restored
+from ..chat.longtext import LONG, WINDOW, restore
 from ..chat.request import ChatRequest
 from ..chat.source import Reply
 from ..errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated

@@ -12,7 +12,7 @@ import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Union
+from typing import TypeVar, Union
 
 from ..chat import jsontext
 from ..chat.aside import has_marks, join, parse_pieces, pieces
@@ -143,11 +143,14 @@ def joined(texts: list[str], marks: Marks, between: str = "") -> str:
     return join([piece for text in texts for piece in (between, text)][1:], marks)
 
 
-def taken(parts: list[Part]) -> Iterator[Part]:
-    """Yield *parts*, which are removed: thousands take as much memory as what is made of them."""
-    parts.reverse()
-    while parts:
-        yield parts.pop()
+_T = TypeVar("_T")
+
+
+def taken(values: list[_T]) -> Iterator[_T]:
+    """Yield *values*, which are removed: thousands take as much memory as what is made of them."""
+    values.reverse()
+    while values:
+        yield values.pop()
 
 
 def content(

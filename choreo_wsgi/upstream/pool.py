@@ -64,10 +64,11 @@ class Client:
         headers = request.headers
         if address.proxy is not None and address.proxy.authorization and address.scheme == "http":
             headers = {**headers, "Proxy-Authorization": address.proxy.authorization}
-        size = len(request.body)
+        body = request.pieces
+        size = sum(map(len, body))
         head = request_head(request.method, target, host, headers, size)
-        # A long body is not joined with the head: that would copy it.
-        parts = (head, request.body) if size > BLOCK else (head + request.body,)
+        # A long body is not joined, with the head or itself: that would copy it.
+        parts = (head, *body) if size > BLOCK else (head + b"".join(body),)
         return Exchange(self, address, request.method, *parts)
 
     def close(self) -> None:

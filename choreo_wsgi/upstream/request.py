@@ -37,4 +37,10 @@ class HTTPRequest:
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes = b""
+    #: A long body is in pieces.
+    body: bytes | list[bytes] = b""
+
+    @property
+    def pieces(self) -> list[bytes]:
+        """The body in one or more pieces."""
+        return [self.body] if isinstance(self.body, bytes) else self.body

@@ -215,3 +215,19 @@ def test_limit_of_values_beside_much_that_is_repeated_is_not_negative(
     answer = call(made, "POST", "/v1/responses", body)
     assert (answer.status, answer.error["param"]) == (400, "input")
     assert "holds more than 0 values" in answer.error["message"]
+
+
+def test_what_a_response_repeats_is_measured_in_pieces(
+    application: Make, scripted: Callable[[], Script]
+) -> None:
+    """Before the request was refused, it was joined to be measured, and once more to be stored."""
+    scripted()
+    most = str(32 * 1024 * 1024)
+    made = application({"scripted": {"models": "m"}}, replay_stream_bytes=most)
+    metadata = {f"name{at}": "x" * 100 for at in range(8_000)}
+    body = {"model": "m", "input": "hi", "metadata": metadata, "store": True}
+    for _ in range(2):
+        with traced() as memory:
+            answer = call(made, "POST", "/v1/responses", body)
+        assert (answer.status, answer.error["param"]) == (400, "input")
+    assert memory.peak < 5 * len(json.dumps(body))  # the test's own copies included

@@ -253,14 +253,16 @@ def test_large_object_takes_no_pairs_of_its_members() -> None:
         held = memory.now
     assert value == json.loads(body)
     assert memory.peak < held + len(body)
+    with pytest.raises(InvalidRequest, match="two members named 'name14999'"):
+        chat.loads(body.replace(b'"name7"', b'"name14999"'))
 
 
 def test_text_and_values_share_four_times_the_bytes() -> None:
-    """Two mebibytes may have 16,500 values; the limit is 30,000 again from 3.8 MB on."""
+    """Two mebibytes may have 23,300 values; the limit is 30,000 again from 2.7 MB on."""
     for size, values, start in (
-        (2 * MEBIBYTE, 16_500, ""),
-        (3_830_000, 29_900, ""),
-        (1_000_000, 8_400, "\U0001f600"),  # each is set aside; they may be a third of the values
+        (2 * MEBIBYTE, 23_300, ""),
+        (2_700_000, 29_900, ""),
+        (1_200_000, 8_450, "\U0001f600"),  # each is set aside; they may be a fourth of the values
     ):
 
         def body(values: int, size: int = size, start: bytes = start.encode()) -> bytes:
@@ -324,18 +326,40 @@ def test_large_body_is_parsed_in_windows(kind: str) -> None:
     assert once < twice < 2.2 * once
 
 
-def test_short_strings_with_wide_characters_count_twice() -> None:
+def test_short_strings_with_wide_characters_count_more() -> None:
     """Each takes two or four bytes for a character; a longer one is set aside."""
     for text, least in (
-        ("y" * 80, 18_000),
-        ("\U0001f600" + "y" * 76, 10_000),
-        ("\u20ac" + "y" * 48, 12_000),
-        ("\u20ac" + "y" * 47, 21_000),
+        ("y" * 80, 24_000),
+        ("\U0001f600" + "y" * 76, 9_000),
+        ("\u20ac" + "y" * 48, 10_000),
+        ("y" * 48 + "\u20ac", 10_000),
+        ("\u20ac" + "y" * 47, 28_000),
     ):
         element = json.dumps(text, ensure_ascii=False).encode() + b","
         chat.loads_marked(b'{"x":[' + element * least + b"0]}")
         with pytest.raises(InvalidRequest, match="holds more than"):
             chat.loads_marked(b'{"x":[' + element * (least + 4_500) + b"0]}")
+
+
+@pytest.mark.parametrize(
+    ("part", "least"),
+    [
+        ('{"type":"other","text":"%s"}', 8_400),
+        ('{"type":"tool_use","id":"1","name":"f","input":{"a":"%s"}}', 2_700),
+        ('{"type":"document","source":{"type":"text","data":"%s"}}', 2_200),
+        ('{"type":"input_image","image_url":"%s"}', 3_500),
+        ('{"type":"custom_tool_call","call_id":"1","input":"%s"}', 2_700),
+    ],
+)
+def test_parts_of_which_more_is_made_count_more(part: str, least: int) -> None:
+    for many in (least, least + 1_500):
+        element = part % ("y" * (1_900_000 // many - len(part)))
+        body = f'{{"x":[{",".join([element] * many)}]}}'.encode()
+        if many == least:
+            chat.loads_marked(body)
+        else:
+            with pytest.raises(InvalidRequest, match="holds more than"):
+                chat.loads_marked(body)
 
 
 @pytest.mark.parametrize("api", ["completions", "embeddings"])

@@ -14,7 +14,7 @@ from work import traced
 
 from choreo_wsgi import sse
 from choreo_wsgi.apis import load
-from choreo_wsgi.chat import longtext, restoring
+from choreo_wsgi.chat import restoring
 from choreo_wsgi.chat.items import Delta
 from choreo_wsgi.chat.longtext import LONG
 from choreo_wsgi.chat.request import ChatRequest
@@ -173,7 +173,7 @@ def test_translates_requests_as_if_no_text_were_long(
         adapter.restored(load(api).read(given)),
         load(api).read(given).whole(),
     ):
-        made = longtext.restore(adapter.encode(request).body, request.marks)
+        made = b"".join(adapter.encode(request).pieces)
         sent.append(json.loads(made))
         expect_long(sent[-1])
     assert sent[0] == sent[1]
@@ -234,7 +234,7 @@ def test_large_arguments_take_under_four_times_the_request(
             made = adapter._post(opened, adapter.prepare(dict(opened.body)))
         else:
             made = adapter.encode(opened)
-        sent.append(longtext.restore(made.body, opened.marks))
+        sent.append(b"".join(made.pieces))
 
     read = load(api).read
     send(read(given))  # imports modules
@@ -257,7 +257,7 @@ def test_arguments_of_many_short_texts_are_no_text_in_between() -> None:
 
     def send() -> bytes:
         request = restoring.restore_request(read(body))
-        return longtext.restore(adapter.encode(request).body, request.marks)
+        return b"".join(adapter.encode(request).pieces)
 
     assert given in list(objects(json.loads(send())))
     with traced() as memory:
@@ -288,10 +288,10 @@ def test_many_turns_take_little_memory_despite_wide_text(
 
     def send() -> bytes:
         request = restoring.restore_request(read(given))
-        return longtext.restore(adapter.encode(request).body, request.marks)
+        return b"".join(adapter.encode(request).pieces)
 
     whole = read(given).whole()
-    assert json.loads(send()) == json.loads(adapter.encode(whole).body)
+    assert json.loads(send()) == json.loads(b"".join(adapter.encode(whole).pieces))
     with traced() as memory:
         send()
     assert memory.peak < 4 * len(given)

@@ -12,7 +12,7 @@ from adapter_requests import MODELS
 from work import traced
 
 from choreo_wsgi.apis import load
-from choreo_wsgi.chat.longtext import LONG, restore
+from choreo_wsgi.chat.longtext import LONG, WINDOW
 from choreo_wsgi.errors import InvalidRequest
 from choreo_wsgi.providers.http import HTTPProvider
 from choreo_wsgi.providers.registry import provider_class
@@ -33,7 +33,7 @@ def sent_by(name: str, body: bytes, api: str = "chat") -> Any:
     """Return the object that the provider *name* is sent for the request *body*."""
     provider = adapter(name)
     request = provider.restored(load(api).read(body))
-    return json.loads(restore(provider.encode(request).body, request.marks))
+    return json.loads(b"".join(provider.encode(request).pieces))
 
 
 def sent_in_memory(name: str, body: bytes, api: str = "chat") -> tuple[bytes, int]:
@@ -42,8 +42,8 @@ def sent_in_memory(name: str, body: bytes, api: str = "chat") -> tuple[bytes, in
     provider, read = adapter(name), load(api).read
     with traced() as memory:
         request = provider.restored(read(body))
-        sent = restore(provider.encode(request).body, request.marks)
-    return sent, memory.peak
+        sent = provider.encode(request).pieces
+    return b"".join(sent), memory.peak
 
 
 def body_of(name: str, *messages: dict[str, Any], **more: Any) -> bytes:
@@ -222,9 +222,31 @@ def test_long_texts_are_restored_without_a_copy_between(name: str) -> None:
     provider = adapter(name)
     request = provider.restored(load("chat").read(body))
     with traced() as memory:
-        sent = provider.encode(request).body
-    assert sent.count("é".encode()) == 8 * 146
-    assert memory.peak < 1.6 * len(sent)
+        sent = provider.encode(request).pieces
+    whole = b"".join(sent)
+    assert whole.count("é".encode()) == 8 * 146
+    assert memory.peak < 1.6 * len(whole)
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_large_body_is_sent_in_pieces(name: str) -> None:
+    """They fit where something was freed before; a block of twice the request's size did not."""
+    called = {"type": "custom_tool_call", "name": "f", "input": '"' * 2_000}
+    items = [
+        one
+        for at in range(100)
+        for one in (
+            {**called, "call_id": f"{at}"},
+            {"type": "custom_tool_call_output", "call_id": f"{at}", "output": "ok"},
+        )
+    ]
+    body = json.dumps({"model": MODELS[name], "input": [USER, *items]}).encode()
+    provider = adapter(name)
+    pieces = provider.encode(provider.restored(load("responses").read(body))).pieces
+    assert max(map(len, pieces)) <= 2 * WINDOW
+    assert b"".join(pieces).count(b'\\"' * 2_000) == 100
+    small = provider.encode(load("chat").read(body_of(name)))
+    assert [small.body] == small.pieces
 
 
 def test_tools_that_a_translated_response_repeats_are_limited() -> None:
@@ -240,7 +262,7 @@ def test_tools_that_a_translated_response_repeats_are_limited() -> None:
         request = load("responses").read(json.dumps({**body, "input": [found]}).encode())
         assert bool(request.native_only) is refused
     assert request.native_only is not None
-    assert "tools may have 1 MiB" in request.native_only.message
+    assert "may have 1 MiB" in request.native_only.message
 
 
 def test_choice_of_tools_that_a_translated_response_repeats_is_limited() -> None:
@@ -250,7 +272,7 @@ def test_choice_of_tools_that_a_translated_response_repeats_is_limited() -> None
     body = {"model": "m", "input": "hi", "tools": tools, "tool_choice": choice}
     request = load("responses").read(json.dumps(body).encode())
     assert request.native_only is not None
-    assert "tools may have 1 MiB" in request.native_only.message
+    assert "may have 1 MiB" in request.native_only.message
 
 
 def test_short_generated_images_are_limited_for_translations() -> None:
@@ -279,7 +301,7 @@ def test_number_of_translated_tools_is_limited(name: str) -> None:
             with pytest.raises(InvalidRequest, match="at most 2,048 tools"):
                 provider.encode(request)
         else:
-            assert provider.encode(request).body.count(b'"f2047"') == 1
+            assert b"".join(provider.encode(request).pieces).count(b'"f2047"') == 1
         provider.close()
 
 

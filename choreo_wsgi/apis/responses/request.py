@@ -132,8 +132,8 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: Bytes of the tools and their choice in a request that is translated, without long strings.
-_LARGEST_TOOLS = 1024 * 1024
+#: Bytes of the members that events repeat in a request that is translated, without long strings.
+_LIMITED, _LARGEST = ("tools", "tool_choice", "text", "metadata"), 1024 * 1024
 
 
 def read_request(
@@ -167,9 +167,12 @@ def read_request(
             messages.insert(0, {"role": "system", "content": system})
         body["messages"] = messages
         every, choice = (*(past or ()), *items), fields.get("tool_choice")
-        limited = [fields.get("tools"), choice, *filter(None, map(found_tools, every))]
-        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _LARGEST_TOOLS:
-            text = "tools may have 1 MiB beside long strings, also those that searches have found"
+        limited = [*map(fields.get, _LIMITED), *filter(None, map(found_tools, every))]
+        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _LARGEST:
+            text = (
+                "tools, text and metadata may have 1 MiB beside long strings, also tools that "
+                "searches have found"
+            )
             raise InvalidRequest(text, param="tools")
         tools = list(map(_function, islice(all_tools(fields, every), MOST_TOOLS + 1)))
         if len(tools) > MOST_TOOLS:

@@ -169,16 +169,17 @@ def _add_tools(payload: dict[str, Json], chat: Conversation) -> None:
 
 def _messages(chat: Conversation) -> Iterator[dict[str, Json]]:
     for role, run in merged(chat.turns):
-        yield {"role": role, "content": _content([turn for turn in run if turn.role != "system"])}
         # Anthropic allows one system message, directly after a message of the user.
         texts = [part for turn in run if turn.role == "system" for part in turn.parts]
+        run[:] = [turn for turn in run if turn.role != "system"]
+        yield {"role": role, "content": _content(run)}
         if texts:
             yield {"role": "system", "content": [_block(part) for part in texts]}
 
 
 def _content(run: list[Turn]) -> str | Iterable[dict[str, Json]]:
     if count_parts(run) > FEW:
-        parts = (chain(turn.thoughts, map(_block, taken(turn.parts))) for turn in run)
+        parts = (chain(turn.thoughts, map(_block, taken(turn.parts))) for turn in taken(run))
         return chain.from_iterable(parts)
     blocks = [block for turn in run for block in (*turn.thoughts, *map(_block, turn.parts))]
     if len(blocks) == 1 and blocks[0].keys() == {"type", "text"}:

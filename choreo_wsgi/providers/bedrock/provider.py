@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 from urllib.parse import quote
 
@@ -119,9 +120,14 @@ class Bedrock(HTTPProvider):
         if self.options.api_key:
             headers = {**sent.headers, "authorization": f"Bearer {self.options.api_key!s}"}
             return replace(sent, headers=headers)
-        signed = AWSRequest(sent.method, sent.url, dict(sent.headers), sent.body)
+        signed = AWSRequest(sent.method, sent.url, dict(sent.headers))
         frozen = self._credentials.get_frozen_credentials()
-        SigV4Auth(frozen, "bedrock", self.options.region).add_auth(signed)
+        auth = SigV4Auth(frozen, "bedrock", self.options.region)
+        digest = sha256()
+        for piece in sent.pieces:
+            digest.update(piece)
+        auth.payload = lambda request: digest.hexdigest()  # it wants the body as a whole
+        auth.add_auth(signed)
         headers = {name.lower(): value for name, value in signed.headers.items()}
         return replace(sent, headers=headers)
 

@@ -173,7 +173,7 @@ def _content(run: list[Turn], names: set[str]) -> Iterable[dict[str, Json]]:
 
 
 def _blocks(run: list[Turn], names: set[str]) -> Iterator[dict[str, Json]]:
-    for turn in run:
+    for turn in taken(run):
         for thought in turn.thoughts:
             reasoning: dict[str, Json] = {"redactedContent": thought.get("data")}
             if thought["type"] == "thinking":

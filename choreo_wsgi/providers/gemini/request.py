@@ -118,7 +118,7 @@ def _add_tools(payload: dict[str, Json], request: ChatRequest, caps: Capabilitie
 
 
 def _content(role: str, run: list[Turn], signed: bool, marks: Marks) -> dict[str, Json]:
-    found = (part for turn in run for part in _parts(turn, signed, marks))
+    found = (part for turn in taken(run) for part in _parts(turn, signed, marks))
     parts = listed_if_few(found, count_parts(run)) or [{"text": EMPTY}]
     return {"role": "user" if role == "user" else "model", "parts": parts}
 
@@ -129,9 +129,9 @@ def _parts(turn: Turn, signed: bool, marks: Marks) -> Iterator[dict[str, Json]]:
         for part in taken(turn.parts):
             yield from _translated(part, marks)
         return
-    calls = [part for part in turn.parts if isinstance(part, Call)]
     # Of parallel calls only the first has a signature, which is required.
-    lacks = signed and not any(_signature(call.extra) for call in calls)
+    extras = (part.extra for part in turn.parts if isinstance(part, Call))
+    lacks = signed and not any(map(_signature, extras))
     last = next((part for part in reversed(turn.parts) if isinstance(part, Text)), None)
     for part in taken(turn.parts):
         signature = ""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from ...chat.items import Json
-from ...chat.longtext import dump_restored
+from ...chat.longtext import dump_pieces
 from ...chat.source import Reply, Source
 from ...errors import ChoreoError, ConfigurationError, ProviderError
 from ...late import Late
@@ -234,7 +234,7 @@ class OpenAI(OverHTTP):
         if self.lacks_key():
             self.key()
         url = self.url(path, request.model)
-        return HTTPRequest("POST", url, self._headers, dump_restored(body, request.marks))
+        return HTTPRequest("POST", url, self._headers, dump_pieces(body, request.marks))
 
     def models(self) -> list[str]:
         """Return the names of the upstream's models, at most some minutes old.
