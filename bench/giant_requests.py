@@ -162,11 +162,11 @@ def _wide(body: bytes) -> bytes:
 
 
 def calls_of_a_turn(model: str) -> bytes:
-    """Return the body of a request of the Messages API with a turn of 2,900 calls."""
+    """Return the body of a request of the Messages API with a turn of 2,800 calls."""
     call = {"type": "tool_use", "id": "t%d", "name": "f", "input": {"a": "x" * 590}}
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [call] * 2_900}]
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": [call] * 2_800}]
     history = json.dumps([*turns, {"role": "user", "content": "giant:none"}])
-    return _turns("messages", model, history % tuple(range(2_900)))
+    return _turns("messages", model, history % tuple(range(2_800)))
 
 
 def custom_calls(model: str, text: str, rounds: int, **more: bool) -> bytes:
