@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,21 +15,15 @@ from .. import sse
 from ..chat import items
 from ..chat.answer import AnswerWriter
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, quote
-from ..chat.jsontext import encoded
 from ..chat.longtext import restore
 from ..chat.request import ChatRequest, checked, loads_marked
 from ..late import Late
 from . import API
 
 if TYPE_CHECKING:
-    from ..chat import aside, growing
+    from ..chat import collected
 else:
-    aside = Late("choreo_wsgi.chat.aside")
-    growing = Late("choreo_wsgi.chat.growing")
-
-
-#: Most calls of a choice that are encoded at once.
-_FEW_CALLS = 8
+    collected = Late("choreo_wsgi.chat.collected")
 
 
 class Identity(dict[str, Json]):
@@ -176,8 +169,8 @@ class CompletionWriter(AnswerWriter):
         self._usage: Usage | None = None
 
     @cached_property
-    def _choices(self) -> list[_Choice]:  # not used when an upstream's document is forwarded
-        return [_Choice() for _ in range(self._n)]
+    def _choices(self) -> list[collected.Choice]:  # not used when a document is forwarded
+        return [collected.Choice() for _ in range(self._n)]
 
     def write(self, item: Item) -> bytes:
         if isinstance(item, Usage):
@@ -185,12 +178,7 @@ class CompletionWriter(AnswerWriter):
         elif isinstance(item, Finish):
             self._choices[item.index].finish = item
         else:
-            for call in item.tool_calls:  # there may be thousands at once
-                text = call.arguments
-                if not aside.has_marks(text):
-                    call.arguments = growing.utf8_or_mark(encoded(text), self._marks)
             self._choices[item.index].add(item, self._marks)
-            self._marks |= item.marks or {}
         return b""
 
     def finish(self) -> bytes:
@@ -200,108 +188,12 @@ class CompletionWriter(AnswerWriter):
             "object": "chat.completion",
             "created": self.identity["created"],
             "model": self.model,
-            "choices": [
-                {
-                    "index": index,
-                    "message": choice.message(self._marks),
-                    "finish_reason": choice.finish.reason if choice.finish else None,
-                    "logprobs": choice.logprobs or None,
-                    **((choice.finish and choice.finish.extra) or {}),
-                }
-                for index, choice in enumerate(self._choices)
-            ],
+            "choices": [one.members(at, self._marks) for at, one in enumerate(self._choices)],
         }
         if self._usage is not None:
             document["usage"] = self._usage.to_dict()
-        many = any(
-            len(one.calls) > _FEW_CALLS
-            or one.extra
-            or one.logprobs
-            or (one.finish and one.finish.extra)
-            for one in self._choices
-        )
+        many = any(choice.has_many for choice in self._choices)
         return restore(items.dump_large(document) if many else dump(document), self._marks)
-
-
-@dataclass
-class _Choice:
-    text: growing.Growing = field(default_factory=lambda: growing.Growing())
-    reasoning: growing.Growing = field(default_factory=lambda: growing.Growing())
-    refusal: growing.Growing = field(default_factory=lambda: growing.Growing())
-    calls: dict[int, list[ToolCall]] = field(default_factory=dict)
-    extra: dict[str, Json] = field(default_factory=dict)
-    logprobs: dict[str, Json] = field(default_factory=dict)
-    finish: Finish | None = None
-
-    def add(self, delta: Delta, marks: Marks) -> None:
-        if delta.text:
-            self.text.add(delta.text, marks)
-        if delta.reasoning:
-            self.reasoning.add(delta.reasoning, marks)
-        if delta.refusal:
-            self.refusal.add(delta.refusal, marks)
-        for call in delta.tool_calls:
-            self.calls.setdefault(call.index, []).append(call)
-        if delta.extra:
-            merge(self.extra, delta.extra)
-        if delta.logprobs:
-            merge(self.logprobs, delta.logprobs)
-
-    def message(self, marks: Marks) -> dict[str, Json]:
-        """Return the message; its long texts are set aside in *marks*."""
-        text, refusal = self.text.whole(marks), self.refusal.whole(marks)
-        message: dict[str, Json] = {
-            "role": "assistant",
-            "content": text if text or not (self.calls or refusal) else None,
-            "refusal": refusal or None,
-        }
-        if reasoning := self.reasoning.whole(marks):
-            message["reasoning_content"] = reasoning
-        if self.calls:
-            calls = (self.calls[index] for index in sorted(self.calls))
-            message["tool_calls"] = [_tool_call(pieces, marks) for pieces in calls]
-        message.update(self.extra)
-        return message
-
-
-def _tool_call(pieces: list[ToolCall], marks: Marks) -> dict[str, Json]:
-    arguments = [piece.arguments for piece in pieces]
-    # Setting the marks of a hundred pieces aside would copy the texts that they stand for.
-    is_long = any(map(aside.has_marks, arguments))
-    call: dict[str, Json] = {
-        "id": next((piece.id for piece in pieces if piece.id), ""),
-        "type": "function",
-        "function": {
-            "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": "".join(arguments) if is_long else aside.set_aside(arguments, marks),
-        },
-    }
-    for piece in pieces:
-        if piece.extra:
-            merge(call, piece.extra)
-    return call
-
-
-def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
-    """Add *members* to *into*: merge objects, join lists and texts, replace other values.
-
-    Values in *into* grow in place, as there may be thousands of pieces; *members* is not changed.
-    """
-    for name, value in members.items():
-        old = into.pop(name, None)  # CPython appends in place to a text with one reference
-        if isinstance(value, dict):
-            whole: Json = old if isinstance(old, dict) else {}
-            merge(whole, value)
-        elif isinstance(value, list):
-            whole = old if isinstance(old, list) else []
-            whole += value
-        elif isinstance(old, str) and isinstance(value, str):
-            whole = old
-            del old
-            whole += value
-        else:
-            whole = value
-        into[name] = whole
 
 
 APIS = {"chat": API(loads_marked, checked, new_writer)}

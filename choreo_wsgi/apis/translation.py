@@ -9,12 +9,12 @@ from typing import Any
 from ..chat import large
 from ..chat.aside import pieces
 from ..chat.checks import check_tool_choice
+from ..chat.collected import merge
 from ..chat.items import Json, Marks
 from ..chat.longtext import LazyJson, find_marks, restored
 from ..chat.request import ChatRequest, request_of
 from ..chat.schema import Check, Fault, demand
 from ..errors import InvalidRequest
-from .chat import merge
 
 
 def to_chat(

@@ -16,6 +16,8 @@ from .source import Delegating, Lane, Source
 
 #: Bytes that one ``receive`` returns, about; a larger block is returned alone, without a copy.
 _ROUND = 256 * 1024
+#: Characters of arguments that take as long as a call, or another part, beside its texts.
+_OF_ITEM = 256
 
 
 class AnswerWriter:
@@ -93,7 +95,7 @@ class Answer(Delegating):
         self._finished: set[int] = set()
         self._frames: Iterator[bytes] | None = None  # blocks that are not returned yet
         self._kept = b""  # the first of them, if it is large
-        self._arguments = 0  # characters in the arguments of calls so far
+        self._weight = 0  # of the calls, citations and others so far: what the ending may take
         self._late = False  # whether the ending needs a thread that may block
         self.label = label
         self._ended = False
@@ -140,8 +142,9 @@ class Answer(Delegating):
                 self.usage = item
             elif isinstance(item, Finish):
                 self._finished.add(item.index)
-            elif item.tool_calls:
-                self._arguments += sum(len(call.arguments) for call in item.tool_calls)
+            elif item.tool_calls or item.extra:
+                calls = item.tool_calls
+                self._weight += _OF_ITEM + sum(len(call.arguments) + _OF_ITEM for call in calls)
             frames = self._writer.frames(item)
             del item  # with the texts that were encoded
             yield from frames
@@ -152,8 +155,8 @@ class Answer(Delegating):
                 return  # they are sent before the error is raised
             raise UpstreamTruncated("the provider's answer ended before it was complete")
         self._close_source()
-        if self._arguments > _ROUND:
-            self._late = True  # each block may have to parse or escape all of them
+        if self._weight > _ROUND:
+            self._late = True  # each block may have to parse and encode all of them
             yield b""
         yield from self._writer.ending()
         self._late = False

@@ -29,7 +29,7 @@ from .longtext import (
     restored,
 )
 
-_MARK = re.compile(MARK)
+_MARK = re.compile(f"{MARK}|{PI}[0-9]{{40}}")
 #: A text of at most this many characters is not set aside.
 _SHORT = 4 * 1024
 #: Characters that one of a wide text counts as, since it takes more memory than a byte.

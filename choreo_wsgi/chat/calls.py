@@ -273,6 +273,7 @@ class ToolCalls:
     def _new_call(self, index: int | None, id: str) -> Call:
         if len(self.calls) >= _MOST_CALLS:
             raise UpstreamInvalid(f"the provider sent more than {_MOST_CALLS:,} tool calls")
+        _ = self.calls and self.calls[-1].closed  # freed now, not with all others at the end
         call = Call(index, "" if (None, id) in self._by_key else id)  # ids are unique
         self.calls.append(call)
         self.state += 1

@@ -19,7 +19,7 @@ from ..upstream.exchange import Exchange
 from ..upstream.framing import FramingError
 from .openai.lane import Lane
 from .openai.pattern import Pattern
-from .reading import SHAPE_ERRORS, unknown_shape
+from .reading import PIECE, SHAPE_ERRORS, unknown_shape
 
 if TYPE_CHECKING:
     from ..upstream import coding
@@ -198,7 +198,12 @@ class UpstreamAnswer:
             if good is None:
                 return b""
         limit = MAX_DOCUMENT if is_success else _ERROR_BYTES
-        return self._handle_unexpected(attempt) if ended or len(self._body) >= limit else b""
+        if not ended and len(self._body) < limit:
+            return b""
+        if timeout <= 0 and len(self._body) > PIECE:
+            self._deferred = b""  # it may hold thousands of values
+            return b""
+        return self._handle_unexpected(attempt)
 
     def _decompressed(self, timeout: float) -> bytes:
         """Receive bytes of the body and return them decompressed."""

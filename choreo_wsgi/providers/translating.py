@@ -185,6 +185,7 @@ class HTTPSource(UpstreamAnswer, Source):
         self._names = names or {}
         #: A block that the translator has not read, and where it continues.
         self._unread: tuple[bytes, int] | None = None
+        self._is_heavy = False  # whether a worker has to read on
         self._at_the_end = False  # whether the translator was told that the bytes have ended
 
     def receive(self, timeout: float) -> list[Item]:
@@ -243,6 +244,12 @@ class HTTPSource(UpstreamAnswer, Source):
 
     def _next(self, timeout: float) -> bytes:
         """Return the next bytes; at most a PIECE of them if other streams wait for this one."""
+        if self._unread is not None:
+            self.bytes_without_output += PIECE
+        # In the middle of a large event, perhaps: the loop leaves it to a worker.
+        self._is_heavy = self.bytes_without_output > 2 * _BLOCK and self.behind and timeout <= 0
+        if self._is_heavy:
+            return b""
         block, at = self._unread or (self.read(timeout), 0)
         end = at + (PIECE if timeout <= 0 else _BLOCK)
         self.behind = end < len(block)
@@ -271,7 +278,9 @@ class HTTPSource(UpstreamAnswer, Source):
 
     @property
     def due(self) -> float | None:
-        return 0.0 if self.ended or self._translator.waiting else super().due
+        if self.ended or self._translator.waiting:
+            return 0.0
+        return None if self._is_heavy else super().due
 
     def close(self) -> None:
         self.usage = self._translator.usage

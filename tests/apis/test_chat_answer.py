@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from work import traced
 
 from choreo_wsgi import sse
-from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity, merge
+from choreo_wsgi.apis.chat import ChunkWriter, CompletionWriter, Identity
 from choreo_wsgi.chat.answer import Answer, AnswerWriter
+from choreo_wsgi.chat.collected import merge
 from choreo_wsgi.chat.items import Delta, Finish, Item, ToolCall, Usage
 from choreo_wsgi.chat.source import Source
 from choreo_wsgi.errors import ProviderError, UpstreamTruncated

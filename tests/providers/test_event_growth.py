@@ -22,6 +22,7 @@ from choreo_wsgi.providers.bedrock.answer import BedrockTranslator
 from choreo_wsgi.providers.gemini.answer import GeminiTranslator
 from choreo_wsgi.providers.native import NativeReply
 from choreo_wsgi.providers.ollama import OllamaTranslator
+from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.translating import EventTranslator, HTTPSource, Translator
 from choreo_wsgi.providers.whole_calls import MOST_PARTS
 
@@ -664,3 +665,63 @@ def test_arguments_of_many_calls_are_freed_as_they_are_encoded() -> None:
         left.append(len(marks))
     assert size == 90_000
     assert sorted({*left}) == list(range(1, 10)) and not marks
+
+
+def signed_calls(count: int) -> bytes:
+    part = '{"functionCall":{"name":"f","args":{}},"thoughtSignature":"%s"}' % ("i" * 100)
+    return gemini(*[[part]] * count)
+
+
+def test_thousands_of_calls_of_an_answer_take_four_times_its_bytes() -> None:
+    body = signed_calls(4_000)
+    answered("chat plain", GeminiTranslator(), signed_calls(1))  # loads the modules
+    with traced() as memory:
+        assert answered("chat plain", GeminiTranslator(), body) > len(body) // 2
+    assert memory.peak < 4 * len(body)
+
+
+def chat(delta: str) -> bytes:
+    chunk = '{"id":"c","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
+    return events(chunk % (delta, "null"), chunk % ("{}", '"stop"'), "[DONE]")
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_further_members_of_calls_are_restored(api: str) -> None:
+    """Such as a signature of several kilobytes, of which the caller has to send all back."""
+    signature = "c2ln" * 1_000
+    call = (
+        f'{{"index":%d,"id":"%d","x":{{"y":"{signature}"}},'
+        '"function":{"name":"f","arguments":"{}"}}'
+    )
+    calls = ",".join(call % (at, at) for at in range(40))
+    answer, whole = new_answer(api, OpenAITranslator(), chat(f'{{"tool_calls":[{calls}]}}')), b""
+    while not answer.ended:
+        whole += answer.receive(1)
+    assert whole.count(signature.encode()) >= 40
+    assert b"~~more~~" not in whole
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_numbers_in_place_of_a_text_are_restored(api: str) -> None:
+    delta = f'{{"content":"a","reasoning":{many("1.5", 40_000)}}}'
+    answer, whole = new_answer(api, OpenAITranslator(), chat(delta)), b""
+    while not answer.ended:
+        whole += answer.receive(1)
+    assert b"1.5,1.5" in whole
+    assert b"3141592653589793" not in whole
+
+
+def test_second_event_of_a_document_is_left_to_a_worker_if_it_is_large() -> None:
+    blocks = [{"text": "a"}, {"text": "y" * 600_000}]
+    document = {"output": {"message": {"content": blocks}}, "stopReason": "end_turn"}
+    reader = source(BedrockTranslator(), json.dumps(document).encode())
+    items: list[Item] = []
+    while not items:
+        items += reader.receive(1)
+    while reader.due is not None:
+        items += reader.receive(0)
+    assert reader.fileno() is None
+    assert items == [Delta("a")]
+    while not reader.ended:
+        items += reader.receive(1)
+    assert sum(len(item.text) for item in items if isinstance(item, Delta)) == 600_001

@@ -5,11 +5,12 @@ https://docs.anthropic.com/en/api/messages-streaming describes the events.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 
 from ... import sse
-from ...chat.items import FEW, Json, ToolCall, Usage, dump, dump_large
+from ...chat.items import Json, ToolCall, Usage, dump, dump_large
 from ...chat.longtext import restore
 from ...errors import ChoreoError
 from ...ids import random_hex
@@ -115,9 +116,8 @@ class MessageWriter(BlockWriter):
             "cited_text": str(citation.get("content") or ""),  # OpenRouter's
             "encrypted_index": "",
         }
-        citations: list[Json] = block.item.setdefault("citations", [])
-        citations.append(location)
-        self._has_many = self._has_many or len(citations) > FEW
+        if not self._stream:  # as JSON, since thousands take much more memory as values
+            block.item.setdefault("citations", []).append(dump(location))
         return self._block_delta(block, type="citations_delta", citation=location)
 
     def _block_delta(self, block: Block, **delta: Json) -> bytes:
@@ -143,6 +143,8 @@ class MessageWriter(BlockWriter):
             is_call = block.kind == "call"
             value = input_of(block.arguments, self._marks) if is_call else self._text_so_far(block)
             block.item[block.member] = value
+            if citations := block.item.get("citations"):
+                block.item["citations"] = map(json.loads, citations)
         yield self._event("content_block_stop", **block.position)
 
     def ending(self) -> Iterator[bytes]:

@@ -171,10 +171,7 @@ class RelayedDocument(UpstreamAnswer):
                 self._write(self._stream_reader, self._stream_reader.receive_data(data))
             if not self.body_ended:
                 return b""
-            if self._stream_reader is None:
-                document = self._mend()
-            else:
-                document = self._end(self._stream_reader)
+            document = self._mend() if self._stream_reader is None else self._end()
         except ChoreoError as error:
             raise self.fail(error) from None
         except SHAPE_ERRORS as error:
@@ -202,11 +199,12 @@ class RelayedDocument(UpstreamAnswer):
                 marks.clear()
                 if (events := chunks.unfold(body)) is None:
                     raise failures.response_error(200, {}, body, 0.0)
-                translator, body = self._translator(), b""
+                self._stream_reader, body = self._translator(), b""
                 for at in range(0, len(events), LONG):  # their items take several times as much
-                    self._write(translator, translator.receive_data(events[at : at + LONG]))
+                    data = events[at : at + LONG]
+                    self._write(self._stream_reader, self._stream_reader.receive_data(data))
                 events = b""
-                return self._end(translator)
+                return self._end()
             settings = self._new_normaliser()
             if is_long and long.prepare(reply, marks, repair=settings.repair):
                 received = None
@@ -232,7 +230,10 @@ class RelayedDocument(UpstreamAnswer):
         if translator.failure is not None:
             raise translator.failure
 
-    def _end(self, translator: chunks.OpenAITranslator) -> bytes:
+    def _end(self) -> bytes:
+        translator, self._stream_reader = self._stream_reader, None
+        assert translator is not None
         self._write(translator, translator.end())
         self.usage = translator.usage
+        del translator  # with what it knows of the calls
         return self._writer.finish()

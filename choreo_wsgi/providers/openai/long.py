@@ -42,13 +42,14 @@ _MOST_GROWTH = 512 * 1024
 _SHOWN = 32 * 1024
 #: Limit of bytes of an error without its long strings.
 _LONGEST_ERROR = 64 * 1024
-#: The members with such values: of a chunk, a choice or a message, and of a call.
+#: The members with such values: of a chunk, a choice or a message, of a call; a call's texts.
 _READ = ("id", "object", "model", "usage", "x_groq", "index", *PLACES, *FINISHES)
 _READ_IN_CALL = ("index", "id", "type", "name")
+_TEXTS_OF_CALL = {"function", "custom", *ARGUMENTS}
 #: Bytes of an object that the normaliser encodes itself.
 _SHORT = 4 * 1024
 
-#: Long chunks: how many frames are before each, the chunk and the marks in it.
+# Long chunks: how many frames are before each, the chunk and the marks in it.
 Unwritten = list[tuple[int, dict[str, Json], Marks]]
 
 
@@ -126,7 +127,7 @@ def prepare(
                 _restore(holder, _READ, marks)
                 if reading:
                     _restore(holder, ["thinking_blocks"], marks, _MOST_THOUGHT)
-                changed = (repair and _join_texts(holder, marks)) or changed
+                changed = (repair and _join_texts(holder, marks, reading)) or changed
             elif repair and isinstance(holder, list) and len(holder) > 1:
                 one[name], changed = _join_parts(holder, marks), True
     return changed
@@ -137,17 +138,20 @@ def _check_calls(calls: list[Json]) -> None:
         raise UpstreamInvalid(f"the provider sent more than {MOST_ELEMENTS:,} tool calls at once")
 
 
-def _join_texts(message: Members, marks: Marks) -> bool:
+def _join_texts(message: Members, marks: Marks, reading: bool) -> bool:
     """Join the texts in *message* that the normaliser would join; return whether there are any."""
     changed = [rename(message)]
     parts, details = message.get("content"), message.get("reasoning_details")
     if message.get("tool_calls"):
         message["tool_calls"] = listed(message["tool_calls"])
-    calls = [*(message.get("tool_calls") or ())]
-    _check_calls(calls)
+    _check_calls(calls := [*(message.get("tool_calls") or ())])
     calls += [message.get("function_call")]
     calls += [part for part in listed(parts) if part_kind(part) == "call"]
     encoded: list[tuple[bool, int]] = []
+    if reading:  # the members that no API has, such as a signature
+        known = [one for one in calls if isinstance(one, dict)]
+        more = [{name: one[name] for name in one.keys() - _TEXTS_OF_CALL} for one in known]
+        list(map(dict.update, known, _restored(more, marks, _MOST_THOUGHT)))
     for call in calls:
         inside = [call.get("function"), call.get("custom")] if isinstance(call, dict) else []
         for holder in (call, *inside):
