@@ -32,6 +32,7 @@ from .resumable import Resumption
 
 #: An id of this server; other ids belong to the provider.
 _ID = re.compile(r"resp_([A-Za-z0-9_-]{32})")
+_RESPONSE = b'"response":'
 #: The types of items whose arguments are JSON.
 _CALLS = ("function_call", "tool_search_call")
 _NUMBER = re.compile(r"[0-9]{1,17}")
@@ -117,6 +118,9 @@ class StoredResponses:
             writer.flush(_LAG)  # the next request may read it
             if 2 * len(last) < resumption.settings.replay_stream_bytes:
                 writer.make_room(len(last))  # for the document
+            if recording.generation.writer.ended:  # the response ends the last event
+                begin = last.index(_RESPONSE, last.rfind(b"\nevent: ")) + len(_RESPONSE)
+                return document(last[begin : -len(b"}\n\n")])
             return self._document(self._response(id, last=last))
 
         return self._at_the_end(recording, decide)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .. import sse
 from ..errors import ChoreoError, UpstreamTruncated
-from .items import Finish, Item, Json, Usage
+from .items import Delta, Finish, Item, Json, Usage
 from .source import Delegating, Lane, Source
 
 #: Bytes that one ``receive`` returns, about; a larger block is returned alone, without a copy.
@@ -142,9 +142,8 @@ class Answer(Delegating):
                 self.usage = item
             elif isinstance(item, Finish):
                 self._finished.add(item.index)
-            elif item.tool_calls or item.extra:
-                calls = item.tool_calls
-                self._weight += _OF_ITEM + sum(len(call.arguments) + _OF_ITEM for call in calls)
+            elif item.tool_calls or item.extra or item.logprobs:
+                self._weight += _weight_of(item)
             frames = self._writer.frames(item)
             del item  # with the texts that were encoded
             yield from frames
@@ -192,3 +191,11 @@ class Answer(Delegating):
         self._source.close()
         if self.usage is None:
             self.usage = self._source.usage  # of a cancelled answer
+
+
+def _weight_of(delta: Delta) -> int:
+    """Return what the calls and lists of *delta* may take at the ending, in characters."""
+    more = (*(delta.extra or {}).values(), *(delta.logprobs or {}).values())
+    parts = sum(len(value) if isinstance(value, list) else 1 for value in more)
+    arguments = sum(len(call.arguments) for call in delta.tool_calls)
+    return arguments + _OF_ITEM * (len(delta.tool_calls) + parts)

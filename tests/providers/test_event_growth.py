@@ -429,7 +429,8 @@ def test_document_of_bedrock_of_any_size_is_read_in_steps(size: int, timeout: in
     reader = source(BedrockTranslator(), b" " + json.dumps(document).encode())
     items: list[Item] = []
     while not reader.ended:
-        items += reader.receive(timeout)
+        is_for_worker = (reader.fileno(), reader.due) == (None, None)
+        items += reader.receive(1 if is_for_worker else timeout)
     deltas = [item for item in items if isinstance(item, Delta)]
     assert "".join(delta.text for delta in deltas) == content[0]["text"]
     arguments = "".join(call.arguments for delta in deltas for call in delta.tool_calls)

@@ -16,16 +16,16 @@ from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
-from ...errors import ChoreoError, UpstreamInvalid
+from ...errors import ChoreoError
 from ...ids import random_hex
 from ..blocks import Block, BlockWriter, input_of
 from ..translation import LazyMember, members, restore_once
+from . import lists
 from .items import THINKING_PREFIX, all_tools, chat_name
+from .lists import JsonList
 from .log import failed_event, next_number
 from .request import input_items, repeated
 
-#: Limit of characters of the tokens in a delta: each byte becomes a number.
-_MOST_IN_TOKENS = 128 * 1024
 _ID = re.compile(rb'"id": ?"(resp_[\w-]{1,128})"', re.ASCII)
 
 #: The initial output items, by the prefix of their ids.
@@ -83,6 +83,7 @@ class ResponseWriter(BlockWriter):
         }
         reasoning = fields.get("reasoning") or {}
         self._with_summary = bool(reasoning.get("summary") or reasoning.get("generate_summary"))
+        self._tokens = self._tokens_in_events = self._annotations = JsonList()  # of the open text
         self._done_bytes = 0  # of the events with whole items, which the last event repeats
         self._forwarded = b""  # the last frames that were forwarded from a provider
 
@@ -112,9 +113,11 @@ class ResponseWriter(BlockWriter):
         block = Block(kind, item, position, item, member, holder)
         if holder:
             block.position[f"{holder}_index"] = 0
-            lists: dict[str, Json] = {"annotations": [], "logprobs": []} if kind == "text" else {}
+            empty: dict[str, Json] = {"annotations": [], "logprobs": []} if kind == "text" else {}
             part_type = event.replace("reasoning_summary", "summary")
-            block.part = {"type": part_type, member: "", **lists}
+            block.part = {"type": part_type, member: "", **empty}
+            self._tokens, self._tokens_in_events = JsonList(), JsonList()
+            self._annotations = JsonList()
         block.event = f"response.{event}.delta"
         if event and item_kind != "custom":  # a custom tool's input is sent at its end
             block.before = b'{"type":"%b","delta":' % block.event.encode()
@@ -143,26 +146,23 @@ class ResponseWriter(BlockWriter):
         if not logprobs:
             return super()._text_delta(block, text)
         block.text.add(text, self._marks)
-        entries = (
-            one
-            for entry in _objects(logprobs)
-            for one in (entry, *_objects(entry.get("top_logprobs")))
-        )
-        if sum(len(str(one.get("token") or "")) for one in entries) > _MOST_IN_TOKENS:
-            raise UpstreamInvalid("the provider sent too long tokens with log probabilities")
-        block.part["logprobs"] += _logprobs(logprobs)
-        tokens = _logprobs(logprobs, with_bytes=False)
+        lists.check_tokens(logprobs)
+        for token in lists.logprobs(logprobs):
+            self._tokens.add(dump(token))
+        tokens = lists.logprobs(logprobs, with_bytes=False)
+        for token in tokens:
+            self._tokens_in_events.add(dump(token))
         return self._event(block.event, **block.position, delta=text, logprobs=tokens)
 
     def _citation(self, block: Block, citation: Mapping[str, Json]) -> bytes:
         ends = {name: citation.get(name) or 0 for name in ("start_index", "end_index")}
         texts = ((name, str(citation.get(name) or "")) for name in ("title", "url"))
         names = {name: set_aside([text], self._marks) for name, text in texts}
-        annotations: list[Json] = block.part["annotations"]
-        annotations.append({"type": "url_citation", **ends, **names})
-        self._has_many = self._has_many or len(annotations) > FEW
-        added = {"annotation_index": len(annotations) - 1, "annotation": annotations[-1]}
-        return self._event("response.output_text.annotation.added", **block.position, **added)
+        annotation = {"type": "url_citation", **ends, **names}
+        added = {"annotation_index": self._annotations.count, "annotation": annotation}
+        event = self._event("response.output_text.annotation.added", **block.position, **added)
+        self._annotations.add(absorb(dump(annotation), self._marks))
+        return event
 
     def _thinking_block(self, thinking: Mapping[str, Json]) -> Iterator[bytes]:
         block = self._open_text
@@ -196,7 +196,9 @@ class ResponseWriter(BlockWriter):
                 yield self._event(block.event, **block.position, delta=text)
             done: dict[str, Json] = {block.member: text}
             if block.kind == "text":
-                done["logprobs"] = _logprobs(block.part["logprobs"], with_bytes=False)
+                done["logprobs"] = self._tokens_in_events.end(self._marks)
+                block.part["annotations"] = self._annotations.end(self._marks)
+                block.part["logprobs"] = self._tokens.end(self._marks)
             yield self._event(f"{block.event.removesuffix('delta')}done", **block.position, **done)
         elif block.kind == "call":  # a search, whose arguments are an object
             block.item["arguments"] = input_of(block.arguments, self._marks)
@@ -272,26 +274,6 @@ class ResponseWriter(BlockWriter):
             **self._repeated,
             "usage": _usage(self._usage),
         }
-
-
-def _logprobs(tokens: Json, with_bytes: bool = True) -> list[Json]:
-    """Return the *tokens* of chat's ``logprobs``; events have them without bytes."""
-
-    def convert(entry: Mapping[str, Json]) -> dict[str, Json]:
-        token = str(entry.get("token") or "")
-        result = {"token": token, "logprob": entry.get("logprob") or 0.0}
-        if with_bytes:
-            result["bytes"] = entry.get("bytes") or list(token.encode("utf-8", "replace"))
-        return result
-
-    return [
-        {**convert(entry), "top_logprobs": list(map(convert, _objects(entry.get("top_logprobs"))))}
-        for entry in _objects(tokens)
-    ]
-
-
-def _objects(value: Json) -> list[dict[str, Json]]:
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def _input(arguments: bytearray, marks: Marks) -> str:
