@@ -124,8 +124,8 @@ def generated(model: str, number: int) -> bytes:
 
 
 def objects(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 6,500 unknown objects of a text with a euro."""
-    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(6_500)]
+    """Return the body of a request of *api* with 6,300 unknown objects of a text with a euro."""
+    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(6_300)]
     return _wide(giants.request(api, model, '"giant:none"', x=many))
 
 

@@ -131,7 +131,7 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answers[0], api, "turns with emoji", wide
             short = partial(many_turns, api, model, "y", 4, 3_100)
             yield model, answers[0], api, "short turns", short
-            for size, pairs in ((70, 3_600), (200, 2_800)):
+            for size, pairs in ((70, 3_250), (200, 2_700)):
                 short = partial(many_turns, api, model, "\U0001f600", size, pairs)
                 yield model, answers[0], api, f"turns of {size} with emoji", short
             yield model, answers[0], api, "tools", partial(tools, api, model)
