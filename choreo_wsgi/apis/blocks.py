@@ -219,16 +219,18 @@ class BlockWriter(AnswerWriter):
 
     def _text_delta(self, block: Block, text: str, logprobs: Sequence[Json] = ()) -> bytes:
         """Add *text* to *block*; return the frame of its delta."""
-        if block.kind == "call":
-            block.arguments += encoded(text)
+        is_call = block.kind == "call"
+        given = encoded(text) if is_call else b""
+        if is_call:
+            block.arguments += given
         elif self.repeats or not self._stream:
             block.text.add(text, self._marks)
         if not (self._stream and block.before):
             return b""
         number = b"%d}" % self.count if self.repeats else b""
         quoted = quote(text).encode("utf-8", "backslashreplace")
-        if block.kind == "call" and self._log is not None:
-            self._escapes += len(quoted) - len(encoded(text))
+        if is_call and self._log is not None:
+            self._escapes += len(quoted) - len(given)
             if self._escapes > _MOST_ESCAPES:
                 raise UpstreamInvalid("the arguments of the provider's calls need many escapes")
         data = b"".join((block.before, quoted, block.after, number))
