@@ -25,7 +25,7 @@ from .app.unused import warn_unused
 from .errors import ChoreoError, ConfigurationError
 from .late import Late
 from .serve.banner import banner
-from .serve.server import Server
+from .serve.server import Server, tune_allocation
 from .serve.sockets import bind, inherited_sockets, listen_addresses
 from .settings import Configuration, Secret, configure, did_you_mean, table
 from .version import __version__
@@ -214,6 +214,7 @@ def _serve_here(
 ) -> int:
     """Serve in this process, as one of several when *context* is given."""
     over_share = None if context is None else partial(context.counts.report, context.index)
+    tune_allocation()
     app = create_app(configuration)
     try:
         server = Server(app, sockets, over_share)

@@ -60,12 +60,20 @@ SWITCH = 0.0002
 
 #: M_MMAP_THRESHOLD and M_TRIM_THRESHOLD: glibc maps larger blocks, and unmaps them when freed; it
 #: keeps so much free memory at a heap's end.  By default it raises both with the largest block ever
-#: freed, and keeps several of that size.
-ALLOCATION = {-3: 256 * 1024, -1: 256 * 1024}
+#: freed, and keeps several of that size.  M_ARENA_MAX: all threads share a heap, as a thread cannot
+#: use what another has freed in its own, such as the parts of a request that is sent.
+ALLOCATION = {-3: 256 * 1024, -1: 256 * 1024, -8: 1}
 
 #: The garbage collector's threshold.  A request leaves no cycles, so a collection finds little;
 #: the default (700 new containers) is reached every few requests.
 YOUNG = 50_000
+
+
+def tune_allocation() -> None:
+    """Set :data:`ALLOCATION`, before the first other thread allocates memory."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's libc
+        for option, size in ALLOCATION.items():
+            ctypes.CDLL(None).mallopt(option, size)
 
 
 class Server:
@@ -156,9 +164,6 @@ class Server:
     def run(self) -> None:
         """Serve until a drain has ended."""
         sys.setswitchinterval(SWITCH)
-        with contextlib.suppress(AttributeError, OSError, TypeError):  # another system's libc
-            for option, size in ALLOCATION.items():
-                ctypes.CDLL(None).mallopt(option, size)
         gc.collect()
         gc.freeze()  # objects that exist now live as long as the server
         gc.set_threshold(YOUNG)
