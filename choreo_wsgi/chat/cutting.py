@@ -56,6 +56,9 @@ _COSTLY = {
     b"thinking": 1,  # which a block has twice
 }
 _KIND = re.compile(b'"(%b)"' % b"|".join(_COSTLY))
+#: So many escapes, beyond one in _FEW bytes, count as a value more: the arguments of a call are a
+#: text in other APIs, in which each is escaped again.
+_ESCAPES, _FEW = 128, 16
 _DIGITS = bytes.maketrans(b"123456789abcdefABCDEF", b"0" * 21)
 
 
@@ -150,7 +153,8 @@ def count_more(text: bytes, marks: Marks) -> int:
     """Return how many values more than it has *text*, with *marks*, counts as."""
     windows = range(0, len(text), WINDOW)  # other threads run in between
     costly = (_COSTLY[kind] for at in windows for kind in _KIND.findall(text, at, at + WINDOW))
-    return sum(costly) + 3 * (len(marks) + count_wide(text))
+    escapes = max(0, text.count(b"\\") - len(text) // _FEW) // _ESCAPES
+    return sum(costly) + 3 * (len(marks) + count_wide(text)) + escapes
 
 
 def count_wide(text: bytes) -> int:

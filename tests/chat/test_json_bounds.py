@@ -345,6 +345,7 @@ def test_short_strings_with_wide_characters_count_more() -> None:
     ("part", "least"),
     [
         ('{"type":"other","text":"%s"}', 8_400),
+        ('{"a":"%s"}', 8_900),  # of quotes
         ('{"type":"tool_use","id":"1","name":"f","input":{"a":"%s"}}', 2_700),
         ('{"type":"document","source":{"type":"text","data":"%s"}}', 2_200),
         ('{"type":"input_image","image_url":"%s"}', 3_500),
@@ -353,7 +354,8 @@ def test_short_strings_with_wide_characters_count_more() -> None:
 )
 def test_parts_of_which_more_is_made_count_more(part: str, least: int) -> None:
     for many in (least, least + 1_500):
-        element = part % ("y" * (1_900_000 // many - len(part)))
+        size = 1_900_000 // many - len(part)
+        element = part % ('\\"' * (size // 2) if part.startswith('{"a"') else "y" * size)
         body = f'{{"x":[{",".join([element] * many)}]}}'.encode()
         if many == least:
             chat.loads_marked(body)

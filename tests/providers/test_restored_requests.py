@@ -251,13 +251,18 @@ def test_large_body_is_sent_in_pieces(name: str) -> None:
 
 def test_tools_that_a_translated_response_repeats_are_limited() -> None:
     """A provider that has the API itself gets them, as the events that repeat them are its own."""
-    tool = {"type": "function", "name": "f", "description": "y" * 1_000}
     body: dict[str, Any]
-    for many, refused in ((950, False), (1_050, True)):
+    for size, many, refused in (
+        (1_000, 950, False),
+        (1_000, 1_050, True),
+        (4_000, 255, False),
+        (4_000, 265, True),  # long strings are repeated too
+    ):
+        tool = {"type": "function", "name": "f", "description": "y" * size}
         body = {"model": "m", "input": "hi", "tools": [tool] * many}
         request = load("responses").read(json.dumps(body).encode())
         assert bool(request.native_only) is refused
-        assert request.original == body
+        assert request.whole().original == body
         found = {"type": "tool_search_output", "call_id": "1", "tools": body.pop("tools")}
         request = load("responses").read(json.dumps({**body, "input": [found]}).encode())
         assert bool(request.native_only) is refused

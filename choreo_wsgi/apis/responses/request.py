@@ -11,7 +11,7 @@ from itertools import islice
 
 from ...chat import large
 from ...chat.checks import AUDIO_PART, MAX_TOKENS, SHARED, filled, remote_url
-from ...chat.items import Json, Marks, dump
+from ...chat.items import Json, Marks
 from ...chat.request import MOST_TOOLS, ChatRequest
 from ...chat.schema import Notation, by_type, check_of, demand, either, integer, passes, text_or
 from ...errors import InvalidRequest
@@ -132,7 +132,7 @@ _REPEATED: dict[str, Json] = {
     "top_logprobs": 0,
     "truncation": "disabled",
 }
-#: Bytes of the members that events repeat in a request that is translated, without long strings.
+#: Bytes of the members that events repeat in a request that is translated.
 _LIMITED, _LARGEST = ("tools", "tool_choice", "text", "metadata"), 1024 * 1024
 
 
@@ -168,11 +168,8 @@ def read_request(
         body["messages"] = messages
         every, choice = (*(past or ()), *items), fields.get("tool_choice")
         limited = [*map(fields.get, _LIMITED), *filter(None, map(found_tools, every))]
-        if sum(map(len, large.parts(limited, lambda part: (dump(part),)))) > _LARGEST:
-            text = (
-                "tools, text and metadata may have 1 MiB beside long strings, also tools that "
-                "searches have found"
-            )
+        if sum(map(len, large.restored_parts(limited, marks))) > _LARGEST:
+            text = "tools, text and metadata may have 1 MiB, also tools that searches have found"
             raise InvalidRequest(text, param="tools")
         tools = list(map(_function, islice(all_tools(fields, every), MOST_TOOLS + 1)))
         if len(tools) > MOST_TOOLS:
