@@ -21,7 +21,10 @@ EMOJI = "\U0001f600"
 
 
 def wide_tools(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 3 MB of tools described with an emoji each."""
+    """Return the body of a request of *api* with 3 MB of tools described with an emoji each.
+
+    A response, which repeats them, may have 1 MiB.
+    """
     text = EMOJI + "y" * 2_100
     schema = {"type": "object", "properties": {"a": {"type": "string", "description": text}}}
     named: dict[str, Any] = {"name": "f", "description": text}
@@ -30,7 +33,9 @@ def wide_tools(api: str, model: str) -> bytes:
         "responses": {"type": "function", **named, "parameters": schema},
         "messages": {**named, "input_schema": schema},
     }[api]
-    many = json.dumps([tool] * 700, ensure_ascii=False).replace('"f"', '"f%d"') % tuple(range(700))
+    number = 230 if api == "responses" else 700
+    many = json.dumps([tool] * number, ensure_ascii=False)
+    many = many.replace('"f"', '"f%d"') % tuple(range(number))
     body = giants.request(api, model, '"giant:none"', tools=[])
     return body.replace(b'"tools":[]', b'"tools":' + many.encode())
 
@@ -124,8 +129,8 @@ def generated(model: str, number: int) -> bytes:
 
 
 def objects(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with 6,300 unknown objects of a text with a euro."""
-    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(6_300)]
+    """Return the body of a request of *api* with 5,900 unknown objects of a text with a euro."""
+    many = [{f"k{at}": "\u20ac" + "x" * 200} for at in range(5_900)]
     return _wide(giants.request(api, model, '"giant:none"', x=many))
 
 
@@ -212,12 +217,17 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
         )
         stored_calls = partial(calls, model, "x" * 4_000, 870, store=True)
         yield model, answer, "stored", "calls of 4 kB", stored_calls
-        yield model, answer, "stored", "unknown items", partial(unknown, model, "x" * 2_000, 1_000)
-        yield model, answer, "responses", "generated images", partial(generated, model, 500)
-        choice = partial(allowed_tools, model, "\u0436" * 50 + "x" * 900, 2_040)
+        items = partial(unknown, model, "x" * 2_000, 1_000)
+        yield model, answer, "stored", "unknown items, refused", items
+        refused = ", refused" if model == "claude" else ""  # it takes none of the assistant
+        images = partial(generated, model, 500)
+        yield model, answer, "responses", f"generated images{refused}", images
+        choice = partial(allowed_tools, model, "\u0436" * 50 + "x" * 300, 2_040)
         yield model, answer, "responses", "allowed tools", choice
         for api in ("responses", "messages"):
             yield model, answer, api, "objects with a euro", partial(objects, api, model)
+    items = partial(unknown, "own", "x" * 2_000, 1_000)
+    yield "own", "response text", "stored", "unknown items", items
     for api, form in (("count_tokens", "messages"), ("input_tokens", "responses")):
         text = EMOJI + "x" * giants.SIZE
         yield "m", "chat text", api, "emoji", partial(giants.request, form, "m", f'"{text}"')

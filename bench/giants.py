@@ -266,13 +266,13 @@ def tools(api: str, model: str) -> bytes:
     return request(api, model, '"giant:none"', tools=declared)
 
 
-def _fill(element: str, values: int) -> str:
-    """Return a list of 1.9 MB of *element*, filled in with as many values as are allowed.
+def _fill(element: str, values: int, size: int = 1_900_000) -> str:
+    """Return a list of *size* bytes of *element*, filled in with as many values as are allowed.
 
     *element* has ``%s`` for a text and so many *values*.
     """
-    many = 24_500 // values
-    text = "y" * max(0, 1_900_000 // many - len(element))
+    many = 27_500 // values
+    text = "y" * max(0, size // many - len(element))
     return f"[{','.join([element % text] * many)}]"
 
 
@@ -307,7 +307,7 @@ def short_rounds(api: str, model: str) -> bytes:
         "responses": (
             '{"type":"function_call","call_id":"t","name":"f","arguments":"{}"},'
             '{"type":"function_call_output","call_id":"t","output":"%s"}',
-            13,
+            14,  # an output counts as three more
         ),
     }[api]
     question = '{"role":"user","content":"giant:none"}'
@@ -315,15 +315,19 @@ def short_rounds(api: str, model: str) -> bytes:
 
 
 def short_tools(api: str, model: str) -> bytes:
-    """Return the body of a request of *api* with as many tools as 2 MB may have."""
+    """Return the body of a request of *api* with as many tools as it may have.
+
+    These are about 2,000; a response, which repeats them, may have 1 MiB of them.
+    """
     schema = '{"type":"object","properties":{"a":{"type":"string"},"b":{"type":"string"}}}'
     named = '"name":"f","description":"%s"'
-    pattern, values = {
-        "chat": (f'{{"type":"function","function":{{{named},"parameters":{schema}}}}}', 12),
-        "responses": (f'{{"type":"function",{named},"parameters":{schema}}}', 11),
-        "messages": (f'{{{named},"input_schema":{schema}}}', 10),
+    pattern = {
+        "chat": f'{{"type":"function","function":{{{named},"parameters":{schema}}}}}',
+        "responses": f'{{"type":"function",{named},"parameters":{schema}}}',
+        "messages": f'{{{named},"input_schema":{schema}}}',
     }[api]
-    return request(api, model, '"giant:none"', tools=json.loads(_fill(pattern, values)))
+    tools = _fill(pattern, 14, 1_000_000 if api == "responses" else 1_900_000)
+    return request(api, model, '"giant:none"', tools=json.loads(tools))
 
 
 def _with_turns(api: str, model: str, turns: str) -> bytes:
@@ -338,5 +342,5 @@ MANY = {
     "short turns of 2 MB": short_turns,
     "parts of 2 MB": parts,
     "rounds of 2 MB": short_rounds,
-    "tools of 2 MB": short_tools,
+    "2,000 tools": short_tools,
 }

@@ -49,11 +49,9 @@ _WIDE_STRING = re.compile(
 )
 #: How many values more a part, call or item of a kind counts as: what is made of it takes more.
 _COSTLY = {
-    **dict.fromkeys((b"document", b"file_data", b"file_url", b"custom_tool_call"), 5),
-    **dict.fromkeys((b"image", b"image_url", b"tool_search_call"), 4),
-    b"tool_use": 3,
-    b"function_call_output": 2,
-    b"thinking": 1,  # which a block has twice
+    **dict.fromkeys((b"document", b"custom_tool_call", b"tool_search_call"), 6),
+    **dict.fromkeys((b"image", b"image_url", b"file_data", b"file_url", b"search_result"), 3),
+    **dict.fromkeys((b"tool_use", b"function_call_output"), 3),
 }
 _KIND = re.compile(b'"(%b)"' % b"|".join(_COSTLY))
 #: So many escapes, beyond one in _FEW bytes, count as a value more: the arguments of a call are a
@@ -154,7 +152,7 @@ def count_more(text: bytes, marks: Marks) -> int:
     windows = range(0, len(text), WINDOW)  # other threads run in between
     costly = (_COSTLY[kind] for at in windows for kind in _KIND.findall(text, at, at + WINDOW))
     escapes = max(0, text.count(b"\\") - len(text) // _FEW) // _ESCAPES
-    return sum(costly) + 3 * (len(marks) + count_wide(text)) + escapes
+    return sum(costly) + 7 * (len(marks) + count_wide(text)) // 2 + escapes
 
 
 def count_wide(text: bytes) -> int:

@@ -149,7 +149,7 @@ _MAX_DIGITS = 400
 _FEW_VALUES, _BYTES_A_VALUE, _MOST_VALUES = 20_000, 128, 30_000
 # So many bytes for each value, and so many for each byte of the body, fit in _ROOM, or in four
 # times the body.
-_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM = 175, 2.05, 8 * 1024 * 1024
+_BYTES_OF_VALUE, _BYTES_OF_BYTE, _ROOM = 160, 2.05, 8 * 1024 * 1024
 # The same for a text or a list of tokens, which are forwarded; so many values are always allowed.
 _OF_TEXT, _FEWEST_VALUES = 120, 1_000
 #: Limit of files in base64 that are too short to be set aside, as each is copied.
@@ -188,8 +188,8 @@ def loads_marked(
     few = min(_MOST_VALUES, _FEW_VALUES + len(body) // _BYTES_A_VALUE)
     short, marks, odd = body, Marks(), 0
     try:
-        if len(body) > longest:  # a mark, or a wide string, takes as much as three more
-            short, marks = cutting.shorten(body, most=room // 4)
+        if len(body) > longest:  # a mark, or a wide string, takes as much as 3.5 more
+            short, marks = cutting.shorten(body, most=2 * room // 9)
             odd = cutting.count_more(short, marks)
             if cutting.is_little(body, short, marks):  # rather than another copy of the rest
                 short, marks = body, {}
