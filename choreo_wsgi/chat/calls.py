@@ -124,9 +124,11 @@ class Call:
             return False
         return True
 
-    @property
-    def closed(self) -> bool:
-        """Whether the arguments are a complete object.  Cheap if not: it is checked per piece."""
+    def free_if_complete(self) -> bool:
+        """Return whether the arguments are a complete object; once the call has begun, free them.
+
+        Cheap if they are not: it is called for each piece.
+        """
         if self._digest:
             return self.complete
         last = self._pieces[-1] if self._pieces else self._text
@@ -232,7 +234,7 @@ class ToolCalls:
         # An empty object at first means that arguments follow; PHP writes it as [].
         text = "" if arguments in ({}, []) else arguments_of(arguments)
         call = self._find(index, id, name, text) or self._new_call(index, id)
-        if call.begun and (id or name) and text[-1:] == "}" and call.closed:
+        if call.begun and (id or name) and text[-1:] == "}" and call.free_if_complete():
             repeated = call.has_arguments(aside.whole(text, self.marks))
             text = "" if repeated else text  # the complete call was sent a second time
         if not call.size:
@@ -253,7 +255,7 @@ class ToolCalls:
                 return None  # the call begins once its name is complete
             result = {**self._begin(call, kind, all_arguments), **extra}
         if call.size > size + _LARGE:
-            _ = call.closed  # frees the arguments if they are complete
+            call.free_if_complete()
         return result
 
     def _begins_tool(self, name: str) -> bool:
@@ -273,7 +275,8 @@ class ToolCalls:
     def _new_call(self, index: int | None, id: str) -> Call:
         if len(self.calls) >= _MOST_CALLS:
             raise UpstreamInvalid(f"the provider sent more than {_MOST_CALLS:,} tool calls")
-        _ = self.calls and self.calls[-1].closed  # freed now, not with all others at the end
+        if self.calls:
+            self.calls[-1].free_if_complete()  # not with all others at the end
         call = Call(index, "" if (None, id) in self._by_key else id)  # ids are unique
         self.calls.append(call)
         self.state += 1
@@ -293,7 +296,7 @@ class ToolCalls:
         current = last if index is None else self._by_index.get(index)
         if id:
             known = self._by_key.get((index, id))
-            if known is not None and name and known.name and known.closed:
+            if known is not None and name and known.name and known.free_if_complete():
                 arguments = aside.whole(text, self.marks)
                 if name != known.name or (text[:1] == "{" and not known.has_arguments(arguments)):
                     return None  # another call
@@ -303,7 +306,7 @@ class ToolCalls:
             if (
                 known is None
                 and current is not None
-                and (not (name or current.closed) if current.begun else not current.id)
+                and (not (name or current.free_if_complete()) if current.begun else not current.id)
             ):
                 known = current
                 known.id = known.id or id
@@ -317,4 +320,4 @@ class ToolCalls:
         if name != current.name:
             return None
         # The first piece was repeated, or this is a second call of the same function.
-        return None if text[:1] == "{" and current.closed else current
+        return None if text[:1] == "{" and current.free_if_complete() else current

@@ -107,13 +107,19 @@ class _Decoded(_Converted):
 
     def _pieces(self) -> Iterator[str]:
         decode = codecs.getincrementaldecoder("utf-8-sig")().decode
-        rest = ""
-        for piece in pieces(self.value, self._marks):
-            rest += piece
-            end = len(rest) // 4 * 4
-            yield decode(b64decode(rest[:end]))
-            rest = rest[end:]
+        yield from map(decode, decoded_pieces(self.value, self._marks))
         yield decode(b"", True)
+
+
+def decoded_pieces(data: str, marks: Marks) -> Iterator[bytes]:
+    """Yield the bytes whose base64 is *data*, which may hold *marks*; raises binascii.Error."""
+    rest = ""
+    for piece in pieces(data, marks):
+        rest += piece
+        end = len(rest) // 4 * 4
+        yield b64decode(rest[:end])
+        rest = rest[end:]
+    yield b64decode(rest)  # raises an error unless it is empty
 
 
 def decoded_or_mark(data: str, marks: Marks) -> str:

@@ -219,11 +219,9 @@ class _Reader:
             has_few = type(value) is dict and len(value) < _MOST_SHARED
             if has_few and self._object is dict:  # else *decoder* has made it
                 value = self._share(list(value.items()))
-            if not self._keep:
-                pass
-            elif end == "]":
+            if self._keep and end == "]":
                 values.append(value)
-            else:
+            elif self._keep:
                 if name in members and self._object is not dict:
                     self._object([(name, value)] * 2)  # it may raise
                 members[name] = value

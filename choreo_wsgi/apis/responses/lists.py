@@ -42,15 +42,13 @@ def check_tokens(tokens: Json) -> None:
         raise UpstreamInvalid("the provider sent too long tokens with log probabilities")
 
 
-def logprobs(tokens: Json, with_bytes: bool = True) -> list[dict[str, Json]]:
-    """Return the *tokens* of chat's ``logprobs``; events have them without bytes."""
+def logprobs(tokens: Json) -> list[dict[str, Json]]:
+    """Return the *tokens* of chat's ``logprobs``."""
 
     def convert(entry: Mapping[str, Json]) -> dict[str, Json]:
         token = str(entry.get("token") or "")
-        result = {"token": token, "logprob": entry.get("logprob") or 0.0}
-        if with_bytes:
-            result["bytes"] = entry.get("bytes") or list(token.encode("utf-8", "replace"))
-        return result
+        in_bytes = entry.get("bytes") or list(token.encode("utf-8", "replace"))
+        return {"token": token, "logprob": entry.get("logprob") or 0.0, "bytes": in_bytes}
 
     return [
         {**convert(entry), "top_logprobs": list(map(convert, _tops(entry)))}

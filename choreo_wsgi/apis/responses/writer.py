@@ -147,10 +147,11 @@ class ResponseWriter(BlockWriter):
             return super()._text_delta(block, text)
         block.text.add(text, self._marks)
         lists.check_tokens(logprobs)
-        for token in lists.logprobs(logprobs):
-            self._tokens.add(dump(token))
-        tokens = lists.logprobs(logprobs, with_bytes=False)
+        tokens = lists.logprobs(logprobs)
         for token in tokens:
+            self._tokens.add(dump(token))
+            for one in (token, *token["top_logprobs"]):
+                del one["bytes"]  # which events do not have
             self._tokens_in_events.add(dump(token))
         return self._event(block.event, **block.position, delta=text, logprobs=tokens)
 

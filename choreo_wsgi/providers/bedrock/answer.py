@@ -12,7 +12,8 @@ from botocore.eventstream import EventStreamBuffer, ParserError
 
 from ... import sse
 from ...chat import large
-from ...chat.aside import pieces, text_or_mark, word
+from ...chat.aside import text_or_mark, word
+from ...chat.growing import decoded_pieces
 from ...chat.items import Delta, Item, Json, Marks, Usage, dump
 from ...errors import ChoreoError, ProviderError, UpstreamInvalid, UpstreamTruncated
 from ..blocks import Blocks
@@ -148,13 +149,8 @@ class BedrockTranslator(Translator):
             new = word(text(image.get("format")), self.marks) or "png", bytearray()
             _, data = self._images.setdefault(index, new)
             if "source" in image:
-                rest = ""
-                for piece in pieces(text(image["source"]["bytes"]), self.marks):
-                    rest += piece
-                    end = len(rest) // 4 * 4
-                    data += b64decode(rest[:end])
-                    rest = rest[end:]
-                data += b64decode(rest)  # raises an error unless it is empty
+                for piece in decoded_pieces(text(image["source"]["bytes"]), self.marks):
+                    data += piece
         if kind == "contentBlockStop" and index in self._images:
             form, data = self._images.pop(index)
             url = text_or_mark(b64encode(data), self.marks)
