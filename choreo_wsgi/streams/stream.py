@@ -126,13 +126,12 @@ class Generation:
     def _end(self, outcome: str) -> None:
         self.ended = True
         self.outcome = outcome
-        try:
-            self._frames.close()
-        except Exception:
-            logger.exception("a provider failed to close a stream")
         on_end, self.on_end = self.on_end, None  # that of a recording refers to this generation
-        if on_end is not None:
-            on_end()
+        for release in filter(None, (self._frames.close, on_end)):
+            try:
+                release()
+            except Exception:  # the ending is sent, and logged, nevertheless
+                logger.exception("a stream failed to release what it holds")
 
     def close(self) -> None:
         """Stop the generation if it still runs."""

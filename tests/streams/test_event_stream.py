@@ -168,7 +168,7 @@ def test_failing_provider_close_still_ends_stream_with_error(
     run = Run(FailingClose())
     run.stream.close()
     run.check_all_is_released()
-    assert "a provider failed to close a stream" in caplog.text
+    assert "a stream failed to release what it holds" in caplog.text
 
 
 def test_ended_generation_returns_no_more_bytes() -> None:

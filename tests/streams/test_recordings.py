@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 from replay_helpers import create, frame, in_memory
+from scripted_provider import Script
 
 from choreo_wsgi import sse
+from choreo_wsgi.apis.chat import ChunkWriter, Identity
+from choreo_wsgi.chat.answer import Answer
+from choreo_wsgi.chat.items import Delta, Finish
+from choreo_wsgi.errors import ProviderError
 from choreo_wsgi.replay import Store, open_store
 from choreo_wsgi.settings import Settings
 from choreo_wsgi.streams.recording import Orphans, Playback, Recording
-from choreo_wsgi.streams.stream import Control
+from choreo_wsgi.streams.stream import Control, Generation
 
 SILENCE: Any = SimpleNamespace(
     receive=lambda _: b"", fileno=lambda: 3, due=None, ended=False, on_end=None
@@ -59,6 +64,26 @@ def test_orphan_leaves_the_loop_after_some_blocks(
     recording = Recording(source, create(logs), lambda one: True)
     recording.step(0)
     assert recording.writer.last == blocks
+
+
+def test_log_ends_although_the_stream_cannot_be_accounted_for(
+    logs: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("no account")
+
+    for failure, ending in ((None, sse.DONE), (ProviderError("no"), b"provider_api_error")):
+        script, form = Script(), ChunkWriter(Identity("m", id="chatcmpl-1", created=1700000000))
+        script.finish(Delta("a"), Finish(), *([failure] if failure else []))
+        generation = Generation(Answer(script, form, 1, "label"), Control(), form)
+        recording = Recording(generation, create(logs), lambda one: True)
+        generation.on_end = fail
+        while not recording.ended:
+            recording.step(0)
+        reader = logs.read(recording.writer.id, "alice")
+        assert ending in reader.receive(0) and reader.ended
+        reader.close()
+    assert "no account" in caplog.text
 
 
 def test_closing_ended_recording_makes_no_orphan(logs: Store) -> None:
