@@ -40,6 +40,9 @@ _FEW_CHARACTERS = 300
 _LONGEST_MESSAGE = 4000
 #: Bytes of the longest value that is restored as a whole.
 _LONGEST_VALUE = 1024 * 1024
+#: Characters of the longest id or name that need not be ASCII: an answer may have thousands, and
+#: an emoji makes all of one four times as wide.
+_SHORT_WORD = 256
 _LENIENT = jsontext.Decoder()  # as json.loads, but in parts
 
 
@@ -250,13 +253,13 @@ def parse_aside(
     return jsontext.parse(shorten_into(marks, text), decode, errors="surrogatepass")
 
 
-def signature(text: str, marks: Marks, what: str = "signature") -> str:
-    """Return *text*, a provider's *what*, with *marks* restored; raises UpstreamInvalid."""
+def signature(text: str, marks: Marks, what: str = "signature", short: int = 0) -> str:
+    """Return *text* restored; raises UpstreamInvalid if longer than *short* and not ASCII."""
     found, size = list[str](), 0
     for piece in pieces(text, marks):
         found.append(piece)
         size += len(piece)
-        if not piece.isascii():
+        if size > short and not piece.isascii():  # all pieces but the last are longer
             raise UpstreamInvalid(f"the provider sent a {what} that is not ASCII")
         if size > _LONGEST_VALUE:
             raise UpstreamInvalid(f"the provider sent a {what} of more than 1 MiB")
@@ -265,7 +268,8 @@ def signature(text: str, marks: Marks, what: str = "signature") -> str:
 
 def word(text: str, marks: Marks) -> str:
     """Return *text*, an id or a name, as :func:`signature` does; a short one is any text."""
-    return signature(text, marks, "long id or name") if has_marks(text) else text
+    unread = marks or not text.isascii()
+    return signature(text, marks, "long id or name", _SHORT_WORD) if unread else text
 
 
 def is_object(text: bytearray, decode: jsontext.Decoder = _LENIENT) -> bool:

@@ -125,10 +125,7 @@ class Call:
         return True
 
     def free_if_complete(self) -> bool:
-        """Return whether the arguments are a complete object; once the call has begun, free them.
-
-        Cheap if they are not: it is called for each piece.
-        """
+        """Return whether the arguments are complete; free those of a begun call.  Cheap if not."""
         if self._digest:
             return self.complete
         last = self._pieces[-1] if self._pieces else self._text
@@ -228,7 +225,7 @@ class ToolCalls:
             inner = {**piece, "name": inner} if isinstance(inner, str) else piece
         index = whole_number(piece.get("index"))
         id, name = piece.get("id"), inner.get("name")
-        id = id if isinstance(id, str) else "" if id is None else str(id)
+        id = aside.word(id if isinstance(id, str) else "" if id is None else str(id), {})
         name = name if isinstance(name, str) else ""
         arguments = arguments_in(inner)
         # An empty object at first means that arguments follow; PHP writes it as [].
@@ -249,7 +246,7 @@ class ToolCalls:
             result = later if text or extra or later == piece else None
         else:
             replaces = name.startswith(call.name) and (name == call.name or self._begins_tool(name))
-            call.name = name if replaces else call.name + name
+            call.name = aside.word(name if replaces else call.name + name, {})
             unknown = not call.size and call.name not in self.tools
             if not call.name or (unknown and self._begins_tool(call.name)):
                 return None  # the call begins once its name is complete

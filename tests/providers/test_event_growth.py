@@ -504,6 +504,22 @@ CALLS: dict[str, tuple[Callable[[], Translator], Callable[[str], bytes]]] = {
         lambda call: ollama(f'"tool_calls":[{{{call},"arguments":{{}}}}]'),
     ),
 }
+FINISHED = '{"choices":[{"index":0,"delta":{},"finish_reason":"tool_calls"}]}'
+
+
+def openai(*calls: str) -> bytes:
+    """Return a stream with an event for each of *calls*."""
+    head = '{"choices":[{"index":0,"finish_reason":null,"delta":{"tool_calls":['
+    return events(*(f"{head}{call}]}}}}]}}" for call in calls), FINISHED, "[DONE]")
+
+
+SHORT_CALLS: dict[str, tuple[Callable[[], Translator], Callable[[str], bytes]]] = {
+    **CALLS,
+    "openai": (
+        OpenAITranslator,
+        lambda call: openai(f'{{"index":0,{call},"arguments":"{{}}"}}'),
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", CALLS)
@@ -522,6 +538,34 @@ def test_long_wide_id_of_a_call_is_refused(kind: str) -> None:
     translator, make = CALLS[kind]
     with pytest.raises(UpstreamInvalid, match="long id or name that is not ASCII"):
         all_items(translator(), make('"id":"%s","name":"n"' % ("\u6f22" * 70_000)))
+
+
+@pytest.mark.parametrize("more", ["", f',"other":"{"y" * 200_000}"'], ids=["short", "long event"])
+@pytest.mark.parametrize("kind", SHORT_CALLS)
+@pytest.mark.parametrize("member", ["id", "name"])
+def test_wide_id_or_name_of_a_call_is_short(kind: str, member: str, more: str) -> None:
+    """An answer may have thousands of them, and an emoji makes each four times as wide."""
+    translator, make = SHORT_CALLS[kind]
+
+    def call_with(word: str) -> Any:
+        given = {"id": "i", "name": "n", member: word}
+        members = json.dumps(given, ensure_ascii=False)[1:-1] + more
+        return given, delta_of(all_items(translator(), make(members)))
+
+    for word in ("\U0001f600" + "y" * 255, "y" * 255 + "\U0001f600", "y" * 3_500):
+        given, call = call_with(word)
+        assert call == {"arguments": "{}", **given}
+    for word in ("\U0001f600" + "y" * 256, "y" * 256 + "\U0001f600"):
+        with pytest.raises(UpstreamInvalid, match="long id or name that is not ASCII"):
+            call_with(word)
+
+
+def test_wide_name_in_pieces_is_short() -> None:
+    first = '{"index":0,"id":"i","function":{"name":"%s"}}' % ("\U0001f600" * 200)
+    more = '{"index":0,"function":{"name":"%s"}}' % ("y" * 57)
+    answer = openai(first, more)
+    with pytest.raises(UpstreamInvalid, match="long id or name that is not ASCII"):
+        all_items(OpenAITranslator(tools=frozenset(["\U0001f600" * 200 + "yyy"])), answer)
 
 
 @pytest.mark.parametrize("api", ["chat", "messages"])
