@@ -210,7 +210,7 @@ class StoredResponses:
                     for item in response["output"]
                     if item.get("status") != "incomplete" or kind_of(item) not in _CALLS
                 ]
-                return [*self._items(id), *output]
+                return [*self._items(id), *_as_input(output)]
             problem = f"the response {id!r} has not ended yet"
         except StreamGone:
             problem = f"the input of the response {id!r} was too long to be kept: send it again"
@@ -232,7 +232,8 @@ class StoredResponses:
             return item
         try:
             if match[2] not in self._outputs:
-                self._outputs[match[2]] = self._response(f"resp_{match[2]}")["output"]
+                output = self._response(f"resp_{match[2]}")["output"]
+                self._outputs[match[2]] = _as_input(output)
             return self._outputs[match[2]][int(match[3])]
         except (NotFound, LookupError):
             return item
@@ -270,6 +271,14 @@ class StoredResponses:
             raise NotFound("not a stored response")
         items: list[Json] = first["items"]
         return items
+
+
+def _as_input(output: list[Json]) -> list[Json]:
+    """Return *output* without log probabilities, which have many values and no model reads."""
+    for item in output:
+        for part in item.get("content") or ():
+            part |= {"logprobs": []} if part.get("logprobs") else {}
+    return output
 
 
 def _stream_of(id: str) -> str:

@@ -42,6 +42,16 @@ def read(
     return value
 
 
+def end_of_list(text: memoryview, at: int) -> int:
+    """Return the offset of the end of the array that begins at *at*; raises ValueError.
+
+    Its elements are parsed one after the other, and none is kept.
+    """
+    reader = _Reader(text[at:], json.JSONDecoder(), "surrogatepass", keep=False)
+    reader.container(_LEVELS)
+    return at + reader.offset
+
+
 def write(value: Any, dump: Callable[[Any], bytes]) -> bytes:
     """Return *value* as JSON; *dump* encodes the parts of it that hold few values."""
     return join(parts(value, lambda part: (dump(part),)))
@@ -147,7 +157,11 @@ class _Reader:
     """Reads the values in *text* with *decoder*; only a window of the text is decoded at a time."""
 
     def __init__(
-        self, text: bytes | bytearray, decoder: json.JSONDecoder, errors: str, keep: bool
+        self,
+        text: bytes | bytearray | memoryview,
+        decoder: json.JSONDecoder,
+        errors: str,
+        keep: bool,
     ) -> None:
         self._bytes = text
         self._keep = keep
@@ -158,6 +172,12 @@ class _Reader:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors)
         self._decoded = self._at = 0
         self._text = ""
+
+    @property
+    def offset(self) -> int:
+        """The bytes consumed."""
+        rest = self._text[self._at :].encode("utf-8", "surrogatepass")
+        return self._decoded - len(self._decoder.getstate()[0]) - len(rest)
 
     def _grow(self) -> None:
         """Decode more text, twice as much if nothing was read; raises ValueError at the end."""
@@ -233,7 +253,7 @@ class _Reader:
     def remaining(self) -> str:
         """Return the rest of the text without the blanks around it."""
         decoded, encoded = self._text[self._at :], self._bytes[self._decoded :]
-        return decoded.strip(_BLANKS) or encoded.decode().strip(_BLANKS)
+        return decoded.strip(_BLANKS) or str(encoded, "utf-8").strip(_BLANKS)
 
 
 _BLANKS = " \t\r\n"

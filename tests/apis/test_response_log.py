@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from official import RESPONSE_EVENT, events_of, judge
+from work import traced
 
 from choreo_wsgi import apis
-from choreo_wsgi.apis.responses.log import error_event, failed_event, read_events
-from choreo_wsgi.chat.items import Delta
+from choreo_wsgi.apis.responses.log import error_event, events_in, failed_event, read_events
+from choreo_wsgi.chat.items import Delta, Marks
+from choreo_wsgi.chat.large import dump_restored
 from choreo_wsgi.errors import ProducerLost
 
 
@@ -89,3 +91,44 @@ def test_summary_of_several_parts_is_rebuilt() -> None:
         logged = json.loads(json.dumps(events[:cut]))
         response, _ = read_events(logged, "in_progress")
         assert [part["text"] for part in response["output"][0]["summary"]] == expected
+
+
+TOKEN = {"token": "]", "logprob": -0.5, "bytes": [93], "top_logprobs": [{"token": "\U0001f600"}]}
+CITED = {"type": "url_citation", "title": "\u6f22]" + "t" * 99, "url": '"logprobs":["'}
+
+
+def logged(parts: list[dict[str, Any]], spaces: bool = False) -> tuple[Any, bytes]:
+    """Return an event whose response has *parts*, and its frame in a log."""
+    event = {"response": {"output": [{"content": parts}], "text": '"annotations":["'}}
+    separators = None if spaces else (",", ":")
+    data = json.dumps(event, ensure_ascii=spaces, separators=separators)
+    return event, f"id: 9\nevent: response.completed\ndata: {data}\n\n".encode()
+
+
+@pytest.mark.parametrize("spaces", [False, True])
+@pytest.mark.parametrize("more", ["z", "z" * 700_000, "\U0001f600" * 3_000])
+def test_long_lists_of_an_event_are_kept_as_json(more: str, spaces: bool) -> None:
+    """As values they take ten times their bytes."""
+    cited = [CITED] * 500 + [{**CITED, "cited": more}]
+    first = {"text": more, "logprobs": [TOKEN] * 1_500, "annotations": cited}
+    second = {"annotations": [CITED], "text": "b", "logprobs": [TOKEN] * 10}
+    third = {"annotations": [], "logprobs": cited, "text": "\u6f22" * 30_000}
+    event, frame = logged([first, second, third], spaces)
+    for _ in range(2):
+        marks: Marks = {}
+        with traced() as memory:
+            (found,) = events_in(frame, marks)
+    assert json.loads(dump_restored(found, marks)) == event
+    lists = found["response"]["output"][0]["content"]
+    assert [len(lists[0][name]) for name in ("logprobs", "annotations")] == [1, 1]
+    assert (lists[1]["annotations"], lists[1]["logprobs"]) == ([CITED], [TOKEN] * 10)
+    assert lists[2]["annotations"] == []
+    assert memory.peak < 4 * len(frame)
+
+
+def test_broken_lists_of_an_event_are_left_to_the_parser() -> None:
+    _, frame = logged([{"logprobs": [TOKEN] * 3_000}])
+    with pytest.raises(json.JSONDecodeError):
+        list(events_in(frame.replace(b'"}]}]', b'"}]}'), {}))
+    (found,) = events_in(frame, {})
+    assert len(found["response"]["output"][0]["content"][0]["logprobs"]) == 1

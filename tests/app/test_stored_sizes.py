@@ -79,6 +79,37 @@ def test_stored_wide_text_is_retrieved_and_continued(app: Any) -> None:
     assert [item["content"][0]["text"] for item in items] == ["and?", "ok", WIDE]
 
 
+def test_long_lists_of_a_stored_response_are_never_values(
+    app: Any, given: list[ChatRequest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = {"token": "y", "logprob": -0.5, "bytes": [121], "top_logprobs": []}
+
+    def opened(provider: Provider, request: ChatRequest) -> Source:
+        return from_deltas([*[Delta("y", logprobs={"content": [token] * 50})] * 120, Finish()])
+
+    (target,) = app.router.targets("m")
+    with monkeypatch.context() as patch:
+        patch.setattr(type(target.provider), "open", opened)
+        first = call(app, "POST", "/v1/responses", {"model": "m", "input": "hi", "store": True})
+    path = f"/v1/responses/{first.json()['id']}"
+    for _ in range(2):  # the first loads the modules
+        with traced() as memory:
+            assert call(app, "GET", path).body == first.body
+    assert memory.peak < 4 * len(first.body)
+    # They are no input of the next response: as that, they have too many values to be stored.
+    id = first.json()["id"]
+    more = {"model": "m", "store": True}
+    continued = {**more, "input": "and?", "previous_response_id": id}
+    reference = {"type": "item_reference", "id": first.json()["output"][0]["id"]}
+    for body in (continued, {**more, "input": [reference]}):
+        made = call(app, "POST", "/v1/responses", body)
+        assert made.status == 200, made.error
+        items = call(app, "GET", f"/v1/responses/{made.json()['id']}/input_items").json()["data"]
+        (part,) = next(item["content"] for item in items if item.get("role") == "assistant")
+        assert (part["text"], part["logprobs"]) == ("y" * 120, [])
+        assert "y" * 120 in [message["content"] for message in given.pop().messages]
+
+
 @pytest.mark.parametrize(
     ("more", "headers"),
     [({"store": True}, {}), ({"background": True}, {}), ({"stream": True}, RESUMABLE)],

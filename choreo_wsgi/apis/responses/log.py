@@ -7,14 +7,19 @@ import re
 from collections.abc import Iterable, Iterator
 
 from ... import sse
+from ...chat import large
 from ...chat.aside import shorten_into
 from ...chat.endings import RESPONSE_ENDINGS
 from ...chat.items import Json, Marks, dump
+from ...chat.longtext import LONG, new_number
 from ...errors import ChoreoError
 
 #: OpenAI's codes for a failed response, by status; our own code is sent as ``type``.
 _CODES = {429: "rate_limit_exceeded", 400: "invalid_prompt"}
 _NUMBER = re.compile(rb'"sequence_number": ?([0-9]{1,9})')
+#: The lists of a text that may have thousands of elements, and how long those are that are kept
+#: as JSON.
+_LISTS, _LONG_LIST = re.compile(rb'"(?:annotations|logprobs)": ?\[(?!\])'), 2048
 #: The members of items and parts that deltas extend.
 _TEXT_MEMBERS = ("refusal", "text", "input", "arguments")
 
@@ -54,9 +59,33 @@ def contents(block: bytes) -> Iterator[memoryview]:
 def events_in(block: bytes, marks: Marks) -> Iterator[Json]:
     """Yield the data of the events in *block*; the marks in them are added to *marks*."""
     for data in contents(block):
-        short = str(shorten_into(marks, data), "utf-8", "replace")
+        short = str(shorten_into(marks, _without_lists(data, marks)), "utf-8", "replace")
         if short != "[DONE]":
             yield json.loads(short)
+
+
+def _without_lists(data: memoryview, marks: Marks) -> bytes | memoryview:
+    """Return *data*, of an event, with one mark for all elements of each long list."""
+    parts: list[bytes | memoryview] = []
+    done = 0
+    for found in _LISTS.finditer(data) if len(data) > LONG else ():
+        begin = found.end()
+        if begin <= done or _list_end(data[: begin + _LONG_LIST], begin) is not None:
+            continue
+        if (end := _list_end(data, begin)) is not None:
+            number = new_number().encode()
+            marks[number] = data[begin:end]
+            parts += data[done:begin], number
+            done = end
+    return large.join((*parts, data[done:])) if parts else data
+
+
+def _list_end(data: memoryview, begin: int) -> int | None:
+    """Return the offset behind the elements of the array, whose first is at *begin*."""
+    try:
+        return large.end_of_list(data, begin - 1) - 1
+    except ValueError:  # the end is not there
+        return None
 
 
 def next_number(frames: bytes) -> int:
