@@ -208,13 +208,8 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             ("text files of 2 kB", EMOJI + "x" * 1_900, 1_000),
         ):
             yield model, answer, "messages", title, partial(text_files, model, text, number)
-        yield (
-            model,
-            answer,
-            "responses",
-            "calls of 1.1 kB",
-            partial(calls, model, "x" * 1_150, 1_650),
-        )
+        some_calls = partial(calls, model, "x" * 1_150, 1_650)
+        yield model, answer, "responses", "calls of 1.1 kB", some_calls
         stored_calls = partial(calls, model, "x" * 4_000, 870, store=True)
         yield model, answer, "stored", "calls of 4 kB", stored_calls
         items = partial(unknown, model, "x" * 2_000, 1_000)
@@ -239,13 +234,8 @@ def requests() -> Iterator[tuple[str, str, str, str, Callable[[], bytes]]]:
             yield model, answer, api, "schema with a euro", partial(schema, api, model)
         yield model, answer, "messages", "calls of a turn", partial(calls_of_a_turn, model)
         yield model, answer, "messages", "stop strings", partial(stops, model)
-        yield (
-            model,
-            answer,
-            "responses",
-            "custom calls",
-            partial(custom_calls, model, "x" * 1_200, 2_300),
-        )
+        customs = partial(custom_calls, model, "x" * 1_200, 2_300)
+        yield model, answer, "responses", "custom calls", customs
         quoted = partial(custom_calls, model, '"' * 2_000, 1_900, store=True)
         yield model, answer, "stored", "quoted custom calls", quoted
         if model != "ollama":  # which takes no files
