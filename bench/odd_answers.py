@@ -322,6 +322,10 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         *("bedrock", _EACH, DOCUMENT),
         lambda: _bedrock(_CONVERSE % many('{"a":"%s"}' % ("y" * 2_000), 7_000_000)),
     ),
+    "objects of Bedrock": (
+        *("bedrock", _EACH, DOCUMENT),
+        lambda: _bedrock(_CONVERSE % many('{"a":{"b":{"c":"%s"}}}' % ("y" * 600))),
+    ),
     "thoughts of Bedrock": (
         *("bedrock", _EACH, DOCUMENT),
         lambda: _bedrock(many(_THOUGHT % ("y" * 2_000), 710_000)),
@@ -345,6 +349,18 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
             '[{"text":"a"}]},"groundingMetadata":{"a":[%s]}}]}\n\n'
             % many('{"a":"%s"}' % (_EMOJI + "y" * 26), 500_000)
         ),
+    ),
+    "long sources of Gemini": (
+        *("gemini", _EACH, EVENTS),
+        lambda: (
+            'data: {"candidates":[{"index":0,"finishReason":"STOP","content":{"parts":'
+            '[{"text":"a"}]},"groundingMetadata":{"a":[%s]}}]}\n\n'
+            % many('{"a":"%s"}' % ("\\ud83d\\ude00" + "y" * 125_000), 500_000)
+        ),
+    ),
+    "an error of Ollama": (
+        *("ollama", ("chat",), "application/x-ndjson"),
+        lambda: '{"error":[%s]}\n' % many('{"a":{"b":{"c":"%s"}}}' % ("y" * 23), 350_000),
     ),
     "alternatives of Ollama": (
         *("ollama", _EACH, "application/x-ndjson"),

@@ -38,8 +38,8 @@ _WIDTH = 8
 _FEW_CHARACTERS = 300
 #: Characters of the longest message of an error.
 _LONGEST_MESSAGE = 4000
-#: Bytes of the longest value that is restored as a whole.
-_LONGEST_VALUE = 1024 * 1024
+#: Bytes of the longest value that is restored as a whole, and of all beside a text but tokens.
+_LONGEST_VALUE, _LONGEST_BESIDE = 1024 * 1024, 512 * 1024
 #: Characters of the longest id or name that need not be ASCII: an answer may have thousands, and
 #: an emoji makes all of one four times as wide.
 _SHORT_WORD = 256
@@ -299,7 +299,7 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
         index, found, logprobs = item.index, item.marks, item.logprobs
         if item.extra or logprobs:  # first, as this is done by a worker and the rest by the loop
             found = marks_in(dump_large(item.extra), marks) | (item.marks or {})
-            logprobs = logprobs and beside(logprobs, marks)
+            logprobs = logprobs and beside(logprobs, marks, _LONGEST_VALUE)
         yield from (Delta("", index, piece) for piece in pieces(item.reasoning, marks) if piece)
         yield from (Delta(piece, index) for piece in pieces(item.text, marks) if piece)
         yield from (Delta("", index, "", piece) for piece in pieces(item.refusal, marks) if piece)
@@ -313,8 +313,11 @@ def restored_items(items: Iterable[Item], marks: Marks) -> Iterator[Item]:
             yield Delta(index=index, extra=item.extra, logprobs=logprobs, marks=found or None)
 
 
-def beside(value: Mapping[str, Json], marks: Marks) -> dict[str, Json]:
-    """Return *value*, found beside a text, with *marks* restored; raises UpstreamInvalid."""
+def beside(value: Mapping[str, Json], marks: Marks, most: int = _LONGEST_BESIDE) -> dict[str, Json]:
+    """Return *value*, found beside a text, with *marks* restored.
+
+    Raises UpstreamInvalid if it has more than *most* bytes.
+    """
     problem = "the provider sent a very long value beside the text"
-    text = dump_at_most(_LONGEST_VALUE, value, marks, problem)
+    text = dump_at_most(most, value, marks, problem)
     return json.loads(text) if marks else {**value}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 from .items import Json
 from .shapes import ERROR_HOLDERS
@@ -29,7 +30,8 @@ def error_words(error: Json, places: bool = False) -> str:
     inner = (error_words(error.get(name), places) for name in _ERROR_WORDS)
     found = next(filter(None, inner), "")
     if not found and error:
-        return json.dumps(error, ensure_ascii=False)[:_SHOWN]
+        pieces = json.JSONEncoder(ensure_ascii=False).iterencode(error)  # most are not needed
+        return "".join(islice(pieces, _SHOWN))[:_SHOWN]
     place, more = error.get("loc"), error.get("metadata")
     if places and isinstance(place, list):
         found = f"{'.'.join(map(str, place))}: {found}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -617,6 +618,18 @@ def test_long_line_that_is_no_event_is_not_kept() -> None:
     with traced() as memory, pytest.raises(UpstreamTruncated):
         all_items(GeminiTranslator(), body)
     assert memory.peak < 3 * len(line)
+
+
+@pytest.mark.parametrize(("size", "passes"), [(120_000, True), (140_000, False)])
+def test_sources_are_restored_up_to_512_kib(size: int, passes: bool) -> None:
+    sources = ",".join([f'"\\ud83d\\ude00{"y" * size}"'] * 4)
+    body = gemini(['{"text":"a"}']).replace(
+        b'"content":', f'"groundingMetadata":{{"a":[{sources}]}},"content":'.encode()
+    )
+    refused = pytest.raises(UpstreamInvalid, match="very long value beside the text")
+    with nullcontext() if passes else refused, traced() as memory:
+        all_items(GeminiTranslator(), body)
+    assert memory.peak < 8 * MEBIBYTE
 
 
 LONG = "\U0001f600" * 1_000 + "y" * 3_000

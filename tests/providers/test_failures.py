@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from work import traced
 
 from choreo_wsgi.errors import UpstreamInvalid
 from choreo_wsgi.providers import ChatRequest, HTTPProvider, HTTPRequest, Translator
@@ -60,6 +61,14 @@ SHAPES: list[tuple[Any, int]] = [
     ({"title": "the cause", "status": 429}, 429),
     ({"Response": {"Error": {"Code": "AuthFailure", "Message": "the cause"}}}, 502),
 ]
+
+
+def test_no_more_of_an_error_is_encoded_than_is_shown() -> None:
+    error = {"x": [{"a": {"b": "y"}}] * 20_000}
+    with traced() as memory:
+        message = provider_error(error).message
+    assert message == json.dumps(error)[:500]
+    assert memory.peak < 64 * 1024
 
 
 @pytest.mark.parametrize(("shape", "status"), SHAPES, ids=lambda shape: json.dumps(shape)[:40])
