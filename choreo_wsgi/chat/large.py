@@ -19,6 +19,8 @@ from .longtext import restored
 
 #: Bytes that are decoded at once, at least.
 WINDOW = 64 * 1024
+#: Bytes that are joined to send them: the server has the system map blocks of this size.
+_BLOCK = 256 * 1024
 
 
 def read(
@@ -93,6 +95,26 @@ def pieces(value: Any, marks: Marks) -> Iterator[bytes]:
                 some.clear()
     if some:
         yield bytes(some)
+
+
+def pieces_to_send(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
+    """Yield *value* as JSON with *marks* restored; views that were set aside are not copied.
+
+    The rest is joined to blocks so large that the system gets them back when they are freed.
+    """
+    rest = bytearray()
+    for text in parts(value, lambda part: (dump(part),)):
+        for part in restored(bytes(text), marks):
+            is_original = isinstance(part, memoryview) and part.obj is not text
+            if not is_original:
+                rest += part
+            if len(rest) >= (1 if is_original else _BLOCK):
+                yield bytes(rest)
+                rest.clear()
+            if is_original:
+                yield part
+    if rest:
+        yield bytes(rest)
 
 
 def restored_parts(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:

@@ -76,13 +76,12 @@ class LazyJson:
             yield piece.replace(b"\\", rb"\\").replace(b'"', rb"\"")
 
 
-def dump_pieces(value: Json, marks: Marks) -> bytes | list[bytes]:
-    """Return *value* as JSON with *marks* restored, a long text in pieces.
-
-    They take the place of what was freed before, where one long block has none.
-    """
-    some = list(large.pieces(value, marks)) if marks or has_many(value) else [dump(value)]
-    return some if len(some) > 1 else some[0]
+def dump_pieces(value: Json, marks: Marks) -> bytes | list[bytes | memoryview]:
+    """Return *value* as JSON with *marks* restored, a long text in pieces."""
+    if not (marks or has_many(value)):
+        return dump(value)
+    some = list(large.pieces_to_send(value, marks))
+    return some if len(some) > 1 else bytes(some[0])
 
 
 def restore(text: bytes, marks: Marks) -> bytes:

@@ -14,10 +14,12 @@ import socket
 import ssl
 import struct
 import sys
+from collections import deque
 from collections.abc import Callable
 
 from .address import Address
 from .framing import Framing
+from .request import Piece
 
 POLLIN = getattr(select, "POLLIN", 1)
 POLLOUT = getattr(select, "POLLOUT", 4)
@@ -96,7 +98,7 @@ class Connection:
         self._epoll: select.epoll | None = None
         self._polled: tuple[socket.socket, int] | None = None  # the epoll's socket and events
         self._outgoing = memoryview(b"")
-        self._parts: list[memoryview] = []  # to be encrypted and sent after _outgoing
+        self._parts: deque[memoryview] = deque()  # to be encrypted and sent after _outgoing
         self._kernel_timeout = -1.0
 
     def wait(self, events: int, seconds: float) -> bool:
@@ -135,7 +137,7 @@ class Connection:
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
-    def queue(self, *parts: bytes) -> None:
+    def queue(self, *parts: Piece) -> None:
         """Queue *parts*, which :meth:`flush` encrypts and sends."""
         self._parts += map(memoryview, parts)
 
@@ -158,12 +160,19 @@ class Connection:
         return True
 
     def _next_part(self) -> memoryview:
-        part = self._parts.pop(0)
+        """Return the parts that fit in a block, or a block of the first, encrypted if need be."""
+        some: list[memoryview] = []
+        left = BLOCK
+        while self._parts and len(self._parts[0]) <= left:
+            some.append(self._parts.popleft())
+            left -= len(some[-1])
+        if not some:
+            part = self._parts[0]
+            some, self._parts[0] = [part[:BLOCK]], part[BLOCK:]
+        block = some[0] if len(some) == 1 else memoryview(b"".join(some))
         if self.tls is None:
-            return part
-        if len(part) > BLOCK:
-            self._parts.insert(0, part[BLOCK:])
-        self.tls.encrypt(part[:BLOCK])
+            return block
+        self.tls.encrypt(block)
         return memoryview(self.tls.outgoing())
 
     def handshake(self) -> bool:

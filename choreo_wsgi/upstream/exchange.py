@@ -26,7 +26,7 @@ from .address import Address
 from .connection import POLLIN, POLLOUT, Connection
 from .framing import Chunked, Framing, FramingError
 from .head import Head, Headers, head_end, parse_head
-from .request import Overdue, Steps
+from .request import Overdue, Piece, Steps
 
 if TYPE_CHECKING:
     from .pool import Client
@@ -43,7 +43,7 @@ PAUSE = 0.01
 class Exchange:
     """A request and its answer; ``status`` is None until the answer's head is received."""
 
-    def __init__(self, client: Client, address: Address, method: str, *request: bytes) -> None:
+    def __init__(self, client: Client, address: Address, method: str, *request: Piece) -> None:
         self.status: int | None = None
         self.headers = _NO_HEADERS
         #: Whether the body was returned to its end.

@@ -30,6 +30,10 @@ class Timeouts:
     idle: float = 60.0
 
 
+#: A part of a body.
+Piece = bytes | memoryview
+
+
 @dataclass(slots=True)
 class HTTPRequest:
     """A request to send; Host, Content-Length and Accept-Encoding are added to *headers*."""
@@ -38,9 +42,9 @@ class HTTPRequest:
     url: str
     headers: Mapping[str, str] = field(default_factory=dict)
     #: A long body is in pieces.
-    body: bytes | list[bytes] = b""
+    body: bytes | list[Piece] = b""
 
     @property
-    def pieces(self) -> list[bytes]:
+    def pieces(self) -> list[Piece]:
         """The body in one or more pieces."""
         return [self.body] if isinstance(self.body, bytes) else self.body
