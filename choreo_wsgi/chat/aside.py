@@ -17,17 +17,7 @@ from .cutting import CUT, masked_window, shorten
 from .items import FILLING, Delta, Finish, Item, Json, Marks, ToolCall, dump, dump_large, quote
 from .jsontext import encoded
 from .large import dump_at_most
-from .longtext import (
-    LONG,
-    MARK,
-    PI,
-    WINDOW,
-    LazyJson,
-    find_marks,
-    new_mark,
-    restore,
-    restored,
-)
+from .longtext import LONG, MARK, PI, WINDOW, LazyJson, find_marks, new_mark, restore, restored
 
 _MARK = re.compile(f"{MARK}|{PI}[0-9]{{40}}")
 #: A text of at most this many characters is not set aside.
