@@ -277,7 +277,8 @@ def _as_input(output: list[Json]) -> list[Json]:
     """Return *output* without log probabilities, which have many values and no model reads."""
     for item in output:
         for part in item.get("content") or ():
-            part |= {"logprobs": []} if part.get("logprobs") else {}
+            if part.get("logprobs"):
+                part["logprobs"] = []
     return output
 
 

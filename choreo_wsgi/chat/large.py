@@ -108,7 +108,7 @@ def pieces_to_send(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
             is_original = isinstance(part, memoryview) and part.obj is not text
             if not is_original:
                 rest += part
-            if len(rest) >= (1 if is_original else _BLOCK):
+            if rest and (is_original or len(rest) >= _BLOCK):
                 yield bytes(rest)
                 rest.clear()
             if is_original:
