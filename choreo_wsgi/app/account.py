@@ -18,6 +18,8 @@ from .keys import ANONYMOUS, Key
 if TYPE_CHECKING:
     from .application import Application
 
+logger = logging.getLogger(__name__)
+
 #: Upper bounds, in seconds, of the histogram of gaps between blocks of frames.
 GAPS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -65,8 +67,7 @@ class Account:
     def requested(self, api: str, model: str, trace: dict[str, str]) -> None:
         """Set the requested *api* and *model*, and the *trace* headers for the provider."""
         self.api, self.model, self.trace = api, model, trace
-        for observer in self.observers:
-            observer.requested(self)
+        self._report("requested")
 
     def answered_by(self, target: str, failovers: int) -> None:
         """Set the *target* that answers, and the number of *failovers* before."""
@@ -86,8 +87,7 @@ class Account:
     def charge(self, usage: Usage | None) -> None:
         """Set the *usage* of the generation, which has ended."""
         self.usage = usage
-        for observer in self.observers:
-            observer.charged(self)
+        self._report("charged")
 
     def finish(self, outcome: str = "") -> None:
         """Report the finished request to the log and the observers; idempotent."""
@@ -97,8 +97,15 @@ class Account:
         self.outcome = outcome or self.outcome or "ok"
         if log.access.isEnabledFor(logging.INFO):
             log.write_account(self.members())
+        self._report("finished")
+
+    def _report(self, hook: str) -> None:
+        """Call *hook* of all observers; one that fails is logged, and fails no request."""
         for observer in self.observers:
-            observer.finished(self)
+            try:
+                getattr(observer, hook)(self)
+            except Exception:
+                logger.exception("%s: accounting failed", self.id)
 
     def members(self) -> log.Members:
         """Return the members of the log line, in its order; None where one does not apply."""

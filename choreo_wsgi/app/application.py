@@ -213,15 +213,15 @@ class Application:
             response.respond = partial(self._respond, call, start_response)
             return response
         account.status = response.status
-        if "HTTP_CHOREO_CHECK" in environ:
-            account.headers.append(("Choreo-Saw", describe_arrival(environ, self.settings)))
-        # A provider may use a status that HTTP does not define, such as 529.
-        reason = _REASONS.get(response.status, "Error")
-        headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
-        if account.path.startswith("/v1/messages"):
-            headers.append(("request-id", account.id))  # which Anthropic's clients read
-        headers += self._gate.cors_headers(environ)
         try:
+            if "HTTP_CHOREO_CHECK" in environ:
+                account.headers.append(("Choreo-Saw", describe_arrival(environ, self.settings)))
+            # A provider may use a status that HTTP does not define, such as 529.
+            reason = _REASONS.get(response.status, "Error")
+            headers = [*response.headers, *account.headers, ("x-request-id", account.id)]
+            if account.path.startswith("/v1/messages"):
+                headers.append(("request-id", account.id))  # which Anthropic's clients read
+            headers += self._gate.cors_headers(environ)
             start_response(f"{response.status} {reason}", headers)
         except BaseException:
             response.close()  # the server will not do it

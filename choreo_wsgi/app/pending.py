@@ -100,8 +100,10 @@ class Pending:
     def _give_up(self, error: Exception | None) -> None:
         abandon, self._abandon = self._abandon, None
         if abandon is not None:
-            self._readable.close()
-            abandon(error)
+            try:
+                self._readable.close()
+            finally:
+                abandon(error)
 
     def fileno(self) -> int | None:
         """Return the file descriptor to poll before :meth:`ready`, or None."""

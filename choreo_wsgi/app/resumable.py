@@ -137,7 +137,11 @@ class Resumption:
             if keyed:  # another request with the key may have joined
                 if not isinstance(error, ChoreoError):
                     error = ChoreoError("the server failed to answer this request")
-                writer.fail(*sse.number(api.writer(request).fail(error), writer.last + 1))
+                try:
+                    writer.fail(*sse.number(api.writer(request).fail(error), writer.last + 1))
+                except BaseException:
+                    writer.discard()  # it would never end for those who read it
+                    raise
             else:
                 writer.discard()
 

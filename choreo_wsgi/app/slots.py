@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from ..errors import InvalidRequest, Unavailable
 
 if TYPE_CHECKING:
     from .limits import Charge
+
+logger = logging.getLogger(__name__)
 
 #: Seconds after which a refused caller may retry: streams end all the time.
 RETRY_AFTER = 1.0
@@ -64,10 +67,13 @@ class Slot:
         self.charge: Charge | None = None
 
     def settle(self, usage: Usage | None = None, frames: int = 0) -> None:
-        """Charge the key for a finished answer; idempotent."""
+        """Charge the key for a finished answer; idempotent.  A failure is logged."""
         charge, self.charge = self.charge, None
         if charge is not None:
-            charge(usage, frames)
+            try:
+                charge(usage, frames)
+            except Exception:
+                logger.exception("a key could not be charged")
 
     def release(self) -> None:
         """Free the slot, and the key's reservation unless it is settled; idempotent."""

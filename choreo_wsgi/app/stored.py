@@ -163,6 +163,7 @@ class StoredResponses:
     def _first_frame(self, items: list[Json], queued: Json) -> bytes:
         """Return the first frame of a log; raises InvalidRequest if storing it takes too much."""
         repeated = wide = 0
+        # Encoded here and below: its pieces, if they were kept, would take several times its bytes.
         for piece in large.restored_parts(queued, self._marks):
             repeated += len(piece)
             wide += cutting.count_wide(bytes(piece))

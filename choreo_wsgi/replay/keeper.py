@@ -273,7 +273,9 @@ class Keeper:
                         # Deleted meanwhile, and perhaps created again by this write.
                         self.delete_later(writer.id)
                     elif is_done is None:
-                        self._dirty[writer.id] = writer
+                        # A local one writes them with its next append: in one thread only.
+                        if not self.backend.local:
+                            self._dirty[writer.id] = writer
                     elif not is_done:
                         self._remove(writer)
                         writer.fence()

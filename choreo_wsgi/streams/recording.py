@@ -18,7 +18,7 @@ from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay import Fenced, Reader, Writer
 from .carrier import Carrier, Load
-from .stream import LARGE, Control, Generation
+from .stream import BROKEN_OFF, LARGE, Control, Generation
 from .workers import Workers
 
 #: Blocks of an orphan that are logged in one step, so that one orphan cannot delay the others.
@@ -61,11 +61,33 @@ class Recording(Load):
             return b""
         if self.writer.cancelled:
             error = InvalidRequest("the stream was cancelled", code="stream_cancelled")
-            return self._record(self.generation.fail(error))
-        return self._record(self.generation.receive(timeout))
+            return self._record(lambda: self.generation.fail(error))
+        return self._record(lambda: self.generation.receive(timeout))
 
-    def _record(self, block: bytes) -> bytes:
-        """Log *block*, received from the generation; return it numbered."""
+    def _record(self, receive: Callable[[], bytes]) -> bytes:
+        """Return what *receive* returns, logged and numbered, or else an error; never raises.
+
+        If not even the error can be logged, the log is deleted: no reader waits for its end.
+        """
+        try:
+            return self._log(receive())
+        except Exception:
+            logger.exception("a stream cannot be logged")
+        error = ChoreoError(BROKEN_OFF)
+        frame = sse.frame(error.body())
+        try:
+            frame = self.generation.fail(error) or self.generation.writer.fail(error)
+            frame = self._log(frame)
+        except Exception:
+            logger.exception("a stream cannot be ended in its log")
+            try:
+                self.writer.discard()
+            except Exception:
+                logger.exception("the log of a stream cannot be deleted")
+        self._finish("internal_error")
+        return frame
+
+    def _log(self, block: bytes) -> bytes:
         generation = self.generation
         if not block and not generation.ended:
             return b""
@@ -89,21 +111,17 @@ class Recording(Load):
     def fail(self, error: ChoreoError) -> None:
         """Stop the generation, and end the log with *error*."""
         if not self.ended:
-            self._record(self.generation.fail(error))
+            self._record(lambda: self.generation.fail(error))
 
     def step(self, timeout: float) -> None:
         """Log the frames that are there."""
-        try:
-            if time.monotonic() - self.writer.last_read > self.unread_seconds:
-                text = "nobody read the stream for too long"
-                self.fail(InvalidRequest(text, code="stream_cancelled"))
-            for _ in range(BLOCKS):
-                block = self.receive(timeout)
-                if not block or len(block) > LARGE or self.fileno() is not None:
-                    break
-        except Exception:
-            logger.exception("a stream without a client cannot go on")
-            self._finish("internal_error")  # without an ending in the log
+        if time.monotonic() - self.writer.last_read > self.unread_seconds:
+            text = "nobody read the stream for too long"
+            self.fail(InvalidRequest(text, code="stream_cancelled"))
+        for _ in range(BLOCKS):
+            block = self.receive(timeout)
+            if not block or len(block) > LARGE or self.fileno() is not None:
+                break
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
@@ -126,8 +144,14 @@ class Recording(Load):
         if self.ended:
             return
         self.outcome = "client_left"
-        if not self._adopt(self):
-            self.fail(Unavailable("the server is shutting down", code="server_shutting_down"))
+        error: ChoreoError = Unavailable("the server is shutting down", code="server_shutting_down")
+        try:
+            if self._adopt(self):
+                return
+        except Exception:
+            logger.exception("a stream cannot go on without its client")
+            error = ChoreoError(BROKEN_OFF)
+        self.fail(error)
 
 
 class Playback:
@@ -166,12 +190,18 @@ class Playback:
             if not (block or self._reader.ended):
                 self._control.check()
         except ChoreoError as error:
-            self._finish(error.code or error.type)
-            return self._fail(error, self._last)
+            return self._break_off(error)
+        except Exception:
+            logger.exception("the log of a stream cannot be read")
+            return self._break_off(ChoreoError(BROKEN_OFF))
         if self._reader.ended:
             self._finish("replayed")
         self._last = block or self._last
         return block
+
+    def _break_off(self, error: ChoreoError) -> bytes:
+        self._finish(error.code or error.type)
+        return self._fail(error, self._last)
 
     def _finish(self, outcome: str) -> None:
         self.ended = True
@@ -221,10 +251,11 @@ class Orphans:
         with self._lock:
             if self._closing:
                 return False
-            self._owners[owner] += 1
             if self.carrier is None:
-                self.carrier = self._own_carrier = Carrier(Workers(THREADS))
-                self._own_carrier.start()
+                carrier = Carrier(Workers(THREADS))
+                carrier.start()  # it raises if the system allows no thread
+                self.carrier = self._own_carrier = carrier
+            self._owners[owner] += 1
         previous = recording.generation.on_end
 
         # Called before the end is logged, so that a client that read it may begin another stream.

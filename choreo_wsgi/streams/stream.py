@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: that leaves frees its upstream within this time.
 TICK = 0.25
 
+#: The message of an unexpected failure after the first frame.
+BROKEN_OFF = "the server failed in the middle of the stream"
+
 logger = logging.getLogger(__name__)
 
 
@@ -94,7 +97,7 @@ class Generation:
             return self.fail(error)
         except Exception:
             logger.exception("a provider failed in the middle of a stream")
-            return self.fail(ChoreoError("the server failed in the middle of the stream"))
+            return self.fail(ChoreoError(BROKEN_OFF))
         if self._frames.ended:
             done = self.writer.done
             if len(block) > LARGE and done:

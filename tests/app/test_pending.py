@@ -133,6 +133,18 @@ def test_closing_twice_abandons_once() -> None:
     assert (run.abandoned, script.closed.is_set(), run.responses) == ([None], True, [])
 
 
+def test_source_that_fails_to_close_is_abandoned_nevertheless() -> None:
+    run = Run(Script())
+
+    def fail() -> None:
+        raise RuntimeError("it cannot be closed")
+
+    run.pending._readable.close = fail  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="closed"):
+        run.pending.close()
+    assert run.abandoned == [None]
+
+
 @pytest.mark.parametrize("due", [None, 1e12])
 def test_silent_provider_does_not_postpone_the_end_of_patience(due: float | None) -> None:
     """A server that polls knows when to send the head."""

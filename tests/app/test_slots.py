@@ -6,10 +6,11 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from replay_helpers import size_of
+from replay_helpers import eventually, size_of
 from scripted_provider import Script
 from wsgi_calls import call, chat, environ_of
 
@@ -49,6 +50,57 @@ def test_failing_start_response_frees_the_slot(
     assert app.active == 0 and script.closed.is_set()
     scripted().finish("b", Finish())
     assert call(app, "POST", CHAT, chat("a")).status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_head_that_cannot_be_made_frees_the_slot(application: Make, stream: bool) -> None:
+    """The server gave no protocol, which the answer to ``choreo-wsgi check`` is to name."""
+    app = application(max_streams="1")
+    environ = environ_of("POST", CHAT, chat("a", stream=stream), HTTP_CHOREO_CHECK="1")
+    del environ["SERVER_PROTOCOL"]
+    body: Any = None
+    with pytest.raises(KeyError):
+        body = app(environ, lambda *head: lambda data: None)
+        next(iter(body))
+    if hasattr(body, "close"):
+        body.close()
+    assert app.active == 0
+
+
+def fail(*arguments: Any) -> Any:
+    raise RuntimeError("no accounting")
+
+
+@pytest.mark.parametrize("failing", ["requested", "charged", "finished", "limits"])
+@pytest.mark.parametrize(
+    ("path", "body", "more"),
+    [
+        (CHAT, chat("a"), {}),
+        (CHAT, chat("a", stream=True), {}),
+        (CHAT, chat("a", stream=True), {"HTTP_CHOREO_RESUMABLE": "1"}),
+        ("/v1/responses", {**RESPONSE, "store": True}, {}),
+        ("/v1/responses", {**RESPONSE, "background": True}, {}),
+    ],
+)
+def test_failing_accounting_is_logged_and_fails_no_request(
+    application: Make,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    body: dict[str, Any],
+    more: dict[str, str],
+    failing: str,
+) -> None:
+    app, told = application(max_streams="1"), list[str]()
+    hooks = ("requested", "charged", "finished")
+    tell: dict[str, Any] = {hook: lambda _, hook=hook: told.append(hook) for hook in hooks}
+    app.observers += [SimpleNamespace(**{**tell, failing: fail}), SimpleNamespace(**tell)]
+    if failing == "limits":
+        limits: Any = SimpleNamespace(admit=lambda *_: fail, blocking=False, close=lambda: None)
+        app._completions.limits = limits
+    assert call(app, "POST", path, body, **more).status == 200
+    eventually(lambda: app.active == 0)
+    assert set(told) == set(hooks) and "no accounting" in caplog.text
+    app.close()
 
 
 def test_stream_closed_twice_frees_one_slot(
@@ -162,6 +214,18 @@ def test_stored_response_that_cannot_be_logged_leaves_no_log(
     monkeypatch.setattr(Writer, "append", full)
     assert call(app, "POST", "/v1/responses", {**RESPONSE, "store": True}).status == 500
     assert size_of(app._resumption().store) == 0
+
+
+def test_failed_request_that_cannot_be_logged_leaves_no_log(
+    application: Make, scripted: Callable[[], Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another with its key may wait for the end of the log."""
+    scripted().finish(ProviderError("no"))
+    app = scripted_app(application)
+    monkeypatch.setattr(Writer, "append", fail)
+    more = {"HTTP_CHOREO_RESUMABLE": "1", "HTTP_IDEMPOTENCY_KEY": "k"}
+    assert call(app, "POST", CHAT, chat("a", stream=True), **more).status == 500
+    assert (app.active, size_of(app._resumption().store)) == (0, 0)
 
 
 def test_rejected_background_response_leaves_no_log(application: Make) -> None:

@@ -189,6 +189,30 @@ def test_queued_response_can_be_retrieved_and_cancelled(scripted_url: tuple[str,
         assert (last.type, last.response.status) == ("response.failed", "cancelled")
 
 
+def test_response_that_cannot_be_logged_has_failed(
+    scripted_url: tuple[str, Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What followed was logged, and the response had no end."""
+    url, script = scripted_url
+    append, failures = Writer.append, list[str]()
+
+    def fail_once(self: Writer, frames: bytes, *more: Any, **options: Any) -> None:
+        if b"two" in frames and not failures:
+            failures.append("failed")
+            raise MemoryError
+        append(self, frames, *more, **options)
+
+    monkeypatch.setattr(Writer, "append", fail_once)
+    with client_of(url) as client:
+        begun = client.responses.create(model="m", input="hi", background=True)
+        script.say("one ", "two ")
+        failed = wait_for(client.responses, begun.id, "failed")
+        assert failed.error is not None and failed.error.code == "server_error"
+        events = list(client.responses.retrieve(begun.id, stream=True))
+    assert [event.type for event in events].count("response.failed") == 1
+    assert script.closed.is_set()
+
+
 def test_input_items_are_listed_by_page(served: Callable[..., str]) -> None:
     """Every item has an id; the last one comes first."""
     with client_of(served()) as client:

@@ -15,9 +15,10 @@ from choreo_wsgi import sse
 from choreo_wsgi.apis.chat import ChunkWriter, Identity
 from choreo_wsgi.chat.answer import Answer
 from choreo_wsgi.chat.items import Delta, Finish
-from choreo_wsgi.errors import ProviderError
+from choreo_wsgi.errors import ChoreoError, NotFound, ProviderError
 from choreo_wsgi.replay import Store, open_store
 from choreo_wsgi.settings import Settings
+from choreo_wsgi.streams.carrier import Carrier
 from choreo_wsgi.streams.recording import Orphans, Playback, Recording
 from choreo_wsgi.streams.stream import Control, Generation
 
@@ -84,6 +85,117 @@ def test_log_ends_although_the_stream_cannot_be_accounted_for(
         assert ending in reader.receive(0) and reader.ended
         reader.close()
     assert "no account" in caplog.text
+
+
+def start_recording(logs: Store) -> tuple[Script, Recording, list[str]]:
+    """Return a script, its recording, and what its end adds a word to."""
+    script, form = Script(), ChunkWriter(Identity("m", id="chatcmpl-1", created=1700000000))
+    generation = Generation(Answer(script, form, 1, "label"), Control(), form)
+    freed: list[str] = []
+    generation.on_end = lambda: freed.append("freed")
+    return script, Recording(generation, create(logs), lambda one: True), freed
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("has_client", [True, False])
+@pytest.mark.parametrize(("times", "ending"), [(1, "internal_error"), (99, "stream_not_found")])
+@pytest.mark.parametrize("where", ["append", "backend"])
+def test_readers_get_an_ending_if_a_stream_cannot_be_logged(
+    logs: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    times: int,
+    ending: str,
+    has_client: bool,
+    at_end: bool,
+) -> None:
+    """An error, or if not even that can be logged, a log that is not there any more."""
+    script, recording, freed = start_recording(logs)
+    writer, failures = recording.writer, list[str]()
+
+    def read(error: ChoreoError, last: bytes) -> bytes:
+        return sse.frame(error.body())
+
+    playback = Playback(logs.read(writer.id, "alice"), Control(), lambda _: None, read)
+    script.say(Delta("first"))
+    recording.step(0)
+    one, name = (writer, "append") if where == "append" else (logs._backend, "write")
+    append = getattr(one, name)
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        if len(failures) < times:
+            failures.append("failed")
+            raise MemoryError
+        return append(*arguments, **options)
+
+    received = playback.receive(0)
+    assert b"first" in received
+    monkeypatch.setattr(one, name, fail)
+    (script.finish if at_end else script.say)(Delta("second"), *([Finish()] if at_end else []))
+    if has_client:
+        assert b'"code":"internal_error"' in recording.receive(0)
+    else:
+        recording.step(0)
+    assert (recording.ended, recording.outcome, freed) == (True, "internal_error", ["freed"])
+    assert script.closed.is_set()
+    while not playback.ended:
+        received += playback.receive(0.2)
+    assert received.count(ending.encode()) == 1
+    assert sse.DONE not in received
+
+
+def test_log_of_a_stream_whose_error_cannot_be_written_is_deleted(
+    logs: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, recording, freed = start_recording(logs)
+
+    def fail(*arguments: Any) -> Any:
+        raise RuntimeError("no frame")
+
+    monkeypatch.setattr(recording.generation.writer, "fail", fail)
+    reader = logs.read(recording.writer.id, "alice")
+    script.say(ProviderError("no"))
+    recording.step(0)
+    assert recording.ended and freed == ["freed"] and "no frame" in caplog.text
+    with pytest.raises(NotFound):
+        reader.receive(0)
+    reader.close()
+
+
+def test_stream_that_no_thread_can_carry_ends(
+    logs: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    script, recording, freed = start_recording(logs)
+    orphans = Orphans(60.0)
+    recording._adopt = lambda one: orphans.add(one, "alice")
+
+    def fail(self: Carrier) -> None:
+        self.close()
+        raise RuntimeError("no thread is left")
+
+    monkeypatch.setattr(Carrier, "start", fail)
+    recording.close()
+    assert recording.ended and freed == ["freed"] and script.closed.is_set()
+    assert (orphans.active, orphans.carrier) == (0, None) and "no thread" in caplog.text
+    reader = logs.read(recording.writer.id, "alice")
+    assert b"internal_error" in reader.receive(0) and reader.ended
+    reader.close()
+
+
+def test_playback_of_a_log_that_cannot_be_read_ends(
+    logs: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    writer, playback = start_playback(logs, Control())
+    writer.append(frame(1), 1)
+    assert playback.receive(0) == frame(1)
+    writer.append(frame(2), 1)
+
+    def fail(*arguments: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(logs._backend, "fetch", fail)
+    assert playback.receive(0) == b"after " + frame(1)
+    assert playback.ended and "MemoryError" in caplog.text
 
 
 def test_closing_ended_recording_makes_no_orphan(logs: Store) -> None:
