@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from work import traced
 
 from choreo_wsgi.errors import ConfigurationError, NotFound
 from choreo_wsgi.replay import open_store
-from choreo_wsgi.replay.backend import READ_BYTES
+from choreo_wsgi.replay.backend import READ_BYTES, Write
 from choreo_wsgi.settings import Settings
 
 
@@ -165,3 +166,24 @@ def test_error_hides_the_password() -> None:
         with pytest.raises(ConfigurationError) as caught:
             open_store(url, Settings())
         assert "secret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_failed_write_is_repeated_only_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the keeper repeated it too, meanwhile, the log would have its frames twice."""
+    store = in_memory(ttl=60, stream_bytes=10_000, total_bytes=100_000)
+    writer, write = create(store), store._backend.write
+    failures: list[Sequence[Write]] = []
+
+    def fail_once(producer: str, writes: Sequence[Write]) -> list[bool]:
+        if not failures:
+            failures.append(writes)
+            raise MemoryError
+        return write(producer, writes)
+
+    monkeypatch.setattr(store._backend, "write", fail_once)
+    with pytest.raises(MemoryError):
+        writer.append(frame(1), 1)
+    assert not store._keeper._dirty
+    writer.append(frame(2), 1, end=True)
+    assert read_all(store.read(writer.id, "alice")) == frames(1, 2)
+    store.close()
