@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,13 @@ def test_metrics_access_is_restricted() -> None:
 
 
 @pytest.fixture
+def opened() -> Iterator[ExitStack]:
+    """What is closed at the end of the test, however it ends."""
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
 def gunicorn(tmp_path: Path) -> Iterator[Launched]:
     """gunicorn with two worker processes."""
     config = tmp_path / "choreo.ini"
@@ -412,19 +420,19 @@ def test_gauges_of_three_processes_are_merged(tmp_path: Path) -> None:
     assert found["choreo_request_seconds_bucket", ("+Inf",)] == 2
 
 
-def test_two_processes_report_common_values(gunicorn: Launched) -> None:
+def test_two_processes_report_common_values(gunicorn: Launched, opened: ExitStack) -> None:
     """Whichever is scraped: a persistent connection stays with one process."""
     address = ("127.0.0.1", gunicorn.port)
-    scraper = Client(address)
+    scraper = opened.enter_context(Client(address))
 
     def scrape() -> dict[tuple[str, tuple[str, ...]], float]:
         answer = scraper.exchange("GET", "/metrics")
         assert answer.status == 200
-        found = parse(answer.body.decode())
-        assert found["choreo_replay_reachable", ()] == 1, "both processes report"
-        return found
+        return parse(answer.body.decode())
 
-    clients = [Client(address) for _ in range(8)]
+    # A process's gauges are 0 until it has set them for the first time.
+    wait_until(lambda: scrape()["choreo_replay_reachable", ()] == 1, "both processes report", 30)
+    clients = [opened.enter_context(Client(address)) for _ in range(8)]
     for client in clients:
         client.request("POST", CHAT, chat("w w", model="slow", stream=True))
     wait_until(lambda: scrape()["choreo_active_streams", ()] == 8, "both report streams", 30)
@@ -454,4 +462,4 @@ def test_two_processes_report_common_values(gunicorn: Launched) -> None:
     assert len(workers) == 2
     files = {re.sub(r"\D", "", path.name) for path in (gunicorn.log.parent / "metrics").iterdir()}
     assert files == workers | {"0"}, "both processes have written metrics"
-    scraper.close()
+    assert found["choreo_replay_reachable", ()] == 1

@@ -14,6 +14,7 @@ import pytest
 from harness import everything, wait_until
 from plain_apps import Running, body_app, stream_app
 
+from choreo_wsgi.serve import tasks
 from choreo_wsgi.serve.channel import Channel
 from choreo_wsgi.serve.tasks import GATHER, LARGE, Task
 from choreo_wsgi.streams.poller import IN
@@ -124,6 +125,7 @@ def test_other_connections_are_served_between_blocks(
         counts.append(before - len(body._blocks))
 
     monkeypatch.setattr(Task, "step", counted)
+    monkeypatch.setattr(tasks, "PATIENCE", 60)  # a busy machine pauses between two blocks
     running = run_app(app_of(body))
     running.app.blocks = lambda environ: False
     with running.connect() as client:
