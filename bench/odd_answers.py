@@ -98,6 +98,8 @@ def _gemini(part: str) -> str:
     return f'data: {{"candidates":[{{"content":{content},"finishReason":"STOP"}}]}}\n\n'
 
 
+_DETAIL = '{"type":"reasoning.text","text":"%s"}'
+_SIGNED = '{"type":"thinking","thinking":"%s","signature":"c2ln"}'
 _USE = '{"type":"tool_use","id":"1","name":"f","input":{"a":[%s]}}'
 _THOUGHT = '{"reasoningContent":{"reasoningText":{"text":"%s","signature":"c2ln"}}}'
 _CONVERSE = '{"toolUse":{"toolUseId":"t","name":"f","input":{"a":[%s]}}}'
@@ -146,6 +148,22 @@ ODD: dict[str, tuple[str, tuple[str, ...], str, Callable[[], str]]] = {
         lambda: _delta(
             '{"reasoning_details":[%s]}' % many('{"text":"%s"}' % ('\\"' * 1_000), 1_000_000)
         ),
+    ),
+    "details in chunks": (
+        *("m", _EACH, EVENTS),
+        lambda: _stream(*[_chunk('{"reasoning_details":[%s]}' % (_DETAIL % ("y" * 190)))] * 10_000),
+    ),
+    "long details in chunks": (
+        *("m", _EACH, EVENTS),
+        lambda: _stream(*[_chunk('{"reasoning_details":[%s]}' % (_DETAIL % ("y" * 2_000)))] * 500),
+    ),
+    "signed thoughts in chunks": (
+        *("m", _EACH, EVENTS),
+        lambda: _stream(*[_chunk('{"thinking_blocks":[%s]}' % (_SIGNED % ("y" * 2_000)))] * 330),
+    ),
+    "refused thoughts in chunks": (
+        *("m", _BOTH, EVENTS),
+        lambda: _stream(*[_chunk('{"thinking_blocks":[%s]}' % (_SIGNED % ("y" * 7_000)))] * 600),
     ),
     "calls": ("m", _ALL, EVENTS, lambda: _delta('{"tool_calls":[%s]}' % _calls("y" * 3_800))),
     "calls with objects": (

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .aside import has_marks, set_aside
 from .growing import Growing, utf8_or_mark
 from .items import Delta, Finish, Json, Marks, dump
 from .jsontext import encoded
+from .large import restored_parts
+from .limits import RepeatedBytes
+
+#: Reasoning details of more bytes in a delta are limited: their texts are sent as reasoning too.
+_LONG = 256
 
 
 @dataclass
@@ -23,6 +28,7 @@ class Choice:
     # call: pieces of its arguments, and as bytes its other members.
     calls: dict[int, list[str | bytes]] = field(default_factory=dict)
     extra: dict[str, Json] = field(default_factory=dict)
+    details: RepeatedBytes = field(default_factory=lambda: RepeatedBytes("reasoning details"))
     logprobs: dict[str, Json] = field(default_factory=dict)
     finish: Finish | None = None
 
@@ -42,6 +48,10 @@ class Choice:
             if text := call.arguments:
                 pieces.append(text if has_marks(text) else utf8_or_mark(encoded(text), marks))
         _collect(self.extra, delta.extra or {})
+        if delta.extra and "reasoning_details" in delta.extra:
+            size = sum(map(len, restored_parts(delta.extra["reasoning_details"], marks)))
+            if size > _LONG:
+                self.details.add(size)
         _collect(self.logprobs, delta.logprobs or {})
 
     @property
@@ -107,9 +117,15 @@ def _collect(into: dict[str, Json], members: Mapping[str, Json]) -> None:
 def _parsed(members: dict[str, Json]) -> dict[str, Json]:
     """Return *members*, which :func:`_collect` has filled; its lists become iterators."""
     return {
-        name: map(json.loads, value) if isinstance(value, list) else value
-        for name, value in members.items()
+        name: _freed(value) if isinstance(value, list) else value for name, value in members.items()
     }
+
+
+def _freed(elements: list[bytes]) -> Iterator[Json]:
+    """Parse *elements*, each of which is freed when the next one is taken."""
+    elements.reverse()
+    while elements:
+        yield json.loads(elements.pop())
 
 
 def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:

@@ -15,16 +15,13 @@ from ..chat.endings import finish_reason
 from ..chat.growing import utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, new_call_id
 from ..chat.jsontext import encoded, whole_number
+from ..chat.limits import signed_thoughts
 from ..chat.shapes import arguments_of
 from ..errors import UpstreamInvalid, UpstreamTruncated
 from .dialects import MESSAGES
 from .failures import provider_error, stream_error
 from .reading import Counts, find_error, text
 from .whole_calls import arguments, check_parts
-
-#: Limit of bytes of an answer's signed thoughts, which are repeated up to five times; each counts
-#: as _OF_THOUGHT bytes more.
-_MOST_THOUGHTS, _OF_THOUGHT = 1024 * 1024, 1024
 
 
 class Blocks:
@@ -47,7 +44,7 @@ class Blocks:
         self._latest = 0  # the index of the latest block event
         self._thinking = bytearray()  # in UTF-8
         self._signature: list[str] = []
-        self._signed = 0  # what the signed thoughts count
+        self._signed = signed_thoughts()
         self._lengths: Counter[str] = Counter()  # entries so far in each list of ``Delta.extra``
 
     @property
@@ -182,9 +179,7 @@ class Blocks:
         thinking, signed = self._thinking, "".join(self._signature)
         self._thinking, self._signature = bytearray(), []
         if signed:
-            self._signed += len(thinking) + len(signed) + _OF_THOUGHT
-            if self._signed > _MOST_THOUGHTS:
-                raise UpstreamInvalid("the provider sent more than 1 MiB of signed thoughts")
+            self._signed.add(len(thinking) + len(signed))
             thought = utf8_or_mark(thinking, marks)
             block = {"type": "thinking", "thinking": thought, "signature": signed}
             items.append(self._list_entry("thinking_blocks", block, marks))

@@ -24,7 +24,7 @@ SHAPE_ERRORS = (AttributeError, IndexError, KeyError, TypeError, ValueError, Rec
 
 #: Most events that are parsed one by one in a call, and bytes that a translator reads at once: an
 #: upstream may send ten thousand tiny events in a block, and other streams wait meanwhile.
-AT_ONCE, PIECE = 256, 8 * 1024
+AT_ONCE, PIECE = 64, 8 * 1024
 
 
 def unknown_shape(error: Exception) -> UpstreamInvalid:

@@ -95,13 +95,9 @@ class Task(Load):
         try:
             if self._body is None and not self._done:
                 self._begin()
-            until = 0.0
+            until = time.monotonic() + PATIENCE
             for _ in range(BLOCKS):
-                if self._done or not self._send_next(timeout):
-                    break
-                now = time.monotonic()
-                until = until or now + PATIENCE
-                if now > until:
+                if self._done or not self._send_next(timeout) or time.monotonic() > until:
                     break
         except Exception as error:
             self._fail(error)

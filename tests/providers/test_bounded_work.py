@@ -28,11 +28,11 @@ from choreo_wsgi.providers.capabilities import Capabilities
 from choreo_wsgi.providers.conversation import conversation
 from choreo_wsgi.providers.failures import response_error
 from choreo_wsgi.providers.native import NativeReply
-from choreo_wsgi.providers.openai.answer import RelayedStream
+from choreo_wsgi.providers.openai.answer import RelayedDocument, RelayedStream
 from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.openai.relay import EventRelay
 from choreo_wsgi.providers.parts import content
-from choreo_wsgi.providers.reading import AT_ONCE, PIECE, parse_object
+from choreo_wsgi.providers.reading import PIECE, parse_object
 from choreo_wsgi.providers.tools import functions
 from choreo_wsgi.providers.translating import HTTPSource
 from choreo_wsgi.upstream.coding import Decompressor
@@ -416,7 +416,7 @@ def test_ten_thousand_tiny_events_are_read_in_many_steps(
             assert reply.fileno() is None and reply.due == 0.0
         steps.append(calls(lambda: reply.receive(0)))
     assert len(steps) >= 10_000 * len(event) // PIECE
-    one = calls(lambda: answer(text_event(1, "a") + AT_ONCE * event + FINISH).receive(0))
+    one = calls(lambda: answer(text_event(1, "a") + 256 * event + FINISH).receive(0))
     assert max(steps) < 12 * one
 
 
@@ -432,3 +432,24 @@ def test_no_tiny_events_are_lost_between_steps(answer: Callable[[bytes], Any]) -
         else:
             found += "".join(re.findall(r'"content": ?"(\d+ )"', got.decode()))
     assert found == "".join(f"{number} " for number in range(1000))
+
+
+def test_stream_in_place_of_a_document_is_read_in_many_steps() -> None:
+    body = b"".join(text_event(number, "a") for number in range(1000)) + FINISH + DONE
+    reply = RelayedDocument(
+        attempt(body),
+        "up/m",
+        load("chat").writer(parse(json.dumps({"model": "m", "messages": [USER]}).encode())),
+        OpenAITranslator,
+        Normaliser,
+        "",
+    )
+    document, steps = b"", 0
+    while not reply.ended:
+        if reply.behind:
+            assert reply.fileno() is None and reply.due == 0.0
+        document += reply.receive(0)
+        steps += 1
+    assert steps >= len(body) // PIECE
+    whole = "".join(f"{number} " for number in range(1000))
+    assert json.loads(document)["choices"][0]["message"]["content"] == whole

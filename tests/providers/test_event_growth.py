@@ -284,7 +284,7 @@ def test_signed_thought_is_limited() -> None:
     def thought(size: int) -> bytes:
         return claude(f'{{"type":"thinking","thinking":"{"y" * size}","signature":"c2ln"}}')
 
-    longest = MEBIBYTE - 1024 - 4
+    longest = MEBIBYTE - 1024 - len('[{"type":"thinking","thinking":"","signature":"c2ln"}]')
     with traced() as memory:
         assert answered("responses", AnthropicTranslator(), thought(longest)) > 5 * MEBIBYTE
     assert memory.peak < 8 * MEBIBYTE
@@ -303,6 +303,51 @@ def test_signed_thoughts_of_an_answer_are_limited(size: int, most: int) -> None:
     assert answered("chat", AnthropicTranslator(), events(*pair * most, *end)) > most * size
     with pytest.raises(UpstreamInvalid, match="more than 1 MiB of signed thoughts"):
         answered("chat", AnthropicTranslator(), events(*pair * (most + 1), *end))
+
+
+@pytest.mark.parametrize("api", ["responses", "responses plain"])
+def test_signed_thoughts_in_chunks_are_limited(api: str) -> None:
+    """Each is repeated in base64, which a plain chat does not do."""
+    most, block = 300, f'{{"type":"thinking","thinking":"{"y" * 2_400}","signature":"c2ln"}}'
+    delta = f'{{"thinking_blocks":[{block}]}}'
+    body = chat(delta, most)
+    answered(api, OpenAITranslator(), body)  # loads the modules
+    with traced() as memory:
+        assert answered(api, OpenAITranslator(), body) > most * 2_400
+    assert memory.peak < 8 * MEBIBYTE
+    with pytest.raises(UpstreamInvalid, match="more than 1 MiB of signed thoughts"):
+        answered(api, OpenAITranslator(), chat(delta, most + 10))
+    assert answered("chat", OpenAITranslator(), chat(delta, most + 10)) > most * 2_400
+
+
+@pytest.mark.parametrize(
+    ("size", "at_once"), [(200, 1), (200, 20), (2_000, 1), (2_000, 20), (8_000, 40)]
+)
+def test_reasoning_details_of_a_plain_answer_are_limited(size: int, at_once: int) -> None:
+    """Their texts are sent twice; a stream does not collect them."""
+    detail = f'{{"type":"reasoning.text","text":"{"y" * size}"}}'
+    delta = f'{{"reasoning_details":{many(detail, at_once)}}}'
+    most = (MEBIBYTE - 1) // (len(many(detail, at_once)))
+    body = chat(delta, most)
+    answered("chat plain", OpenAITranslator(), body)  # loads the modules
+    with traced() as memory:
+        assert answered("chat plain", OpenAITranslator(), body) > 1.8 * most * at_once * size
+    assert memory.peak < 5 * MEBIBYTE
+    more = chat(delta, most + 1)
+    assert answered("chat", OpenAITranslator(), more) > 1.8 * most * at_once * size
+    if size * at_once < 256:  # as providers stream them
+        assert answered("chat plain", OpenAITranslator(), more) > 1.8 * most * size
+        return
+    with pytest.raises(UpstreamInvalid, match="more than 1 MiB of reasoning details"):
+        answered("chat plain", OpenAITranslator(), more)
+
+
+@pytest.mark.parametrize("details", ['{"a":1}', '"a"', "1", "null", "[]"])
+def test_reasoning_details_that_are_no_list_are_kept(details: str) -> None:
+    body = chat(f'{{"content":"a","reasoning_details":{details}}}', 2)
+    (document,) = documents("chat plain", OpenAITranslator(), body)
+    expected = {'"a"': "aa", "1": 1, "[]": [], '{"a":1}': {"a": 1}}
+    assert document["choices"][0]["message"].get("reasoning_details") == expected.get(details)
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 257), (257, 1)])
@@ -738,9 +783,10 @@ def test_thousands_of_calls_of_an_answer_take_four_times_its_bytes() -> None:
     assert memory.peak < 4 * len(body)
 
 
-def chat(delta: str) -> bytes:
+def chat(delta: str, count: int = 1) -> bytes:
+    """Return a chat stream with *delta* *count* times."""
     chunk = '{"id":"c","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
-    return events(chunk % (delta, "null"), chunk % ("{}", '"stop"'), "[DONE]")
+    return events(*[chunk % (delta, "null")] * count, chunk % ("{}", '"stop"'), "[DONE]")
 
 
 @pytest.mark.parametrize("api", APIS)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 from typing import Any
 
 import harness
@@ -109,11 +111,15 @@ def test_cut_off_client_is_logged_and_reset(
                 pass
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(10, 16), (LARGE + 1, 1)], ids=["small", "large"])
+@pytest.mark.parametrize(
+    ("size", "seconds", "blocks"),
+    [(10, 0, 16), (LARGE + 1, 0, 1), (10, 0.01, 1)],
+    ids=["small", "large", "slow"],
+)
 def test_other_connections_are_served_between_blocks(
-    run_app: RunApp, monkeypatch: pytest.MonkeyPatch, size: int, blocks: int
+    run_app: RunApp, monkeypatch: pytest.MonkeyPatch, size: int, seconds: float, blocks: int
 ) -> None:
-    """A body that is always ready is sent 16 blocks, or one large one, at a time."""
+    """A body that is always ready is sent 16 blocks, or one large or slow one, at a time."""
     body, counts, step = Body(*[b"x" * size] * 48), [], Task.step
     body.due = 0.0  # type: ignore[assignment]
     ready = body.ready
@@ -125,7 +131,10 @@ def test_other_connections_are_served_between_blocks(
         counts.append(before - len(body._blocks))
 
     monkeypatch.setattr(Task, "step", counted)
-    monkeypatch.setattr(tasks, "PATIENCE", 60)  # a busy machine pauses between two blocks
+    clock = itertools.count(0, seconds)
+    monkeypatch.setattr(
+        tasks, "time", SimpleNamespace(time=time.time, monotonic=lambda: next(clock))
+    )
     running = run_app(app_of(body))
     running.app.blocks = lambda environ: False
     with running.connect() as client:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...chat.aside import absorb, has_marks, parse_aside, set_aside, text_or_mark
 from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
+from ...chat.limits import signed_thoughts
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
@@ -72,6 +73,7 @@ class ResponseWriter(BlockWriter):
         self._created = int(time.time())
         ours = members(fields, "background store previous_response_id")  # not the provider's part
         self.fixed = {"id": self.fixed_id, **ours}
+        self._signed = signed_thoughts()
         self._request_marks: Marks | None = request.marks  # until the members are encoded
         items = () if request.native_only else input_items(request.native or fields)
         #: By their names in chat: the type, name and namespace of the caller's tools that are not
@@ -172,7 +174,10 @@ class ResponseWriter(BlockWriter):
         signed = {name: value for name, value in thinking.items() if name != "index"}
         if block is not None and signed.get("thinking") == "":  # the signature of the deltas
             signed["thinking"] = self._text_so_far(block)
-        data = base64.b64encode(absorb(dump([signed]), self._marks))
+        text = absorb(dump([signed]), self._marks)
+        self._signed.add(len(text))
+        data = base64.b64encode(text)
+        del text  # it may be long
         content = THINKING_PREFIX + text_or_mark(data, self._marks)
         if block is None:
             block = self._add_item("encrypted", "encrypted", encrypted_content=None)

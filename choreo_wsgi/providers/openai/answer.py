@@ -14,6 +14,7 @@ from ...errors import ChoreoError, UpstreamInvalid
 from ...late import Late
 from ..answer import BLANK, FIELDS, MAX_DOCUMENT, Attempt, UpstreamAnswer
 from ..reading import (
+    PIECE,
     SHAPE_ERRORS,
     find_error,
     most_values,
@@ -147,6 +148,7 @@ class RelayedDocument(UpstreamAnswer):
         self._size = 0
         self._document = bytearray()
         self._stream_reader: chunks.OpenAITranslator | None = None  # if the body is a stream
+        self._unread = b""  # bytes of the stream
         self.ended = False
         self.usage: Usage | None = None
 
@@ -157,7 +159,7 @@ class RelayedDocument(UpstreamAnswer):
         """
         if self.ended:
             return b""
-        data = self.read(timeout)
+        data = self._next(timeout)
         self._size += len(data)
         try:
             if self._size > MAX_DOCUMENT:
@@ -166,7 +168,8 @@ class RelayedDocument(UpstreamAnswer):
                 self._document += data if self._document else data.lstrip(BLANK)
                 if self._document.startswith(FIELDS):
                     self._stream_reader = self._translator()
-                    data, self._document = bytes(self._document), bytearray()
+                    self._unread, self._document = bytes(self._document), bytearray()
+                    data = self._next(timeout)
             if self._stream_reader is not None:
                 self._write(self._stream_reader, self._stream_reader.receive_data(data))
             if not self.body_ended:
@@ -178,6 +181,14 @@ class RelayedDocument(UpstreamAnswer):
             raise self.fail(unknown_shape(error)) from None
         self.ended = True
         return document
+
+    def _next(self, timeout: float) -> bytes:
+        """Return the next bytes; of a stream only a PIECE if other streams wait for this one."""
+        data, self._unread = self._unread or self.read(timeout), b""
+        if self._stream_reader is not None and timeout <= 0:
+            data, self._unread = data[:PIECE], data[PIECE:]
+        self.behind = bool(self._unread)
+        return data
 
     def _mend(self) -> bytes:
         body, self._document = bytes(self._document), bytearray()

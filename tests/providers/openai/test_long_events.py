@@ -247,7 +247,7 @@ OTHERS = {
     "texts": GEMINI % many(f'{{"text":"{WIDE[:11_000]}"}}', 250),
     "arguments": GEMINI % f'[{FUNCTION % f"""{{"a":"{WIDE}"}}"""}]',
     "an input": BLOCK % f'{{"type":"tool_use","id":"1","name":"f","input":{{"a":"{WIDE}"}}}}',
-    "redacted": BLOCK % f'{{"type":"redacted_thinking","data":"{"A" * 3_000_000}"}}',
+    "redacted": BLOCK % f'{{"type":"redacted_thinking","data":"{"A" * 1_000_000}"}}',
 }
 
 
