@@ -27,7 +27,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..errors import ChoreoError
-from ..streams.carrier import Load
+from ..streams.load import Load
 from ..streams.poller import IN, OUT
 from .parser import Parser
 from .tasks import Disconnected, Task

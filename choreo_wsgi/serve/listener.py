@@ -9,7 +9,7 @@ import socket
 import time
 from typing import Any
 
-from ..streams.carrier import Load
+from ..streams.load import Load
 from .channel import Channel
 from .sockets import set_options
 

@@ -18,7 +18,7 @@ from waitress.utilities import build_http_date
 from ..app.response import unexpected
 from ..chat.source import lane_of
 from ..errors import BodyTooLarge, ChoreoError, InvalidRequest
-from ..streams.carrier import Load
+from ..streams.load import Load
 from .parser import Parser
 
 logger = logging.getLogger(__name__)
@@ -167,6 +167,10 @@ class Task(Load):
                 with contextlib.suppress(Disconnected):
                     self._send(self._last_block or b"", last=True)
         self._done = True
+
+    def abandon(self, error: Exception) -> None:
+        self._fail(error)
+        self._close_body()
 
     def _refuse(self, error: ChoreoError) -> None:
         self._set_body(self._application.refuse(self._environ, self.start_response, error))

@@ -27,6 +27,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import heapq
+import logging
 import math
 import socket
 import threading
@@ -34,9 +35,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ..chat.source import Lane
+from .load import Load
 from .poller import EPOLL, IN, new_poller
 from .workers import Workers
+
+logger = logging.getLogger(__name__)
 
 #: Longest wait of the poller, in seconds.
 LONGEST = 60.0
@@ -49,52 +52,6 @@ PATIENCE = 0.25
 
 #: Seconds of a round for connections, listeners and new requests; one step may exceed it.
 SHARE = 0.0005
-
-
-class Load:
-    """A stream or, if *steady*, a connection or listener.
-
-    A steady load gives way to running streams, and keeps its descriptor until it ends.
-    """
-
-    # Instance attributes, which Python finds ten times faster here than class attributes.
-    def __init__(self, steady: bool = False) -> None:
-        self.steady = steady
-        #: Whether the carrier is to drop the load.
-        self.ended = False
-        #: A shortcut that forwards most of the descriptor's data without :meth:`step`; valid
-        #: until the next step.
-        self.lane: Lane | None = None
-        # Kept by the carrier: the polled descriptor and its events, the time of the next check
-        # (``time.monotonic()``), and whether a worker has the load.
-        self.descriptor: int | None = None
-        self.polled_events = 0
-        self.timer = math.inf
-        self.on_worker = False
-
-    def fileno(self) -> int | None:
-        """Return the file descriptor to poll, or None."""
-        raise NotImplementedError
-
-    @property
-    def events(self) -> int:
-        """The events to poll for, if the load is steady."""
-        return IN
-
-    @property
-    def due(self) -> float | None:
-        """When to step even without an event, as ``time.monotonic()``; None for no such time.
-
-        Without a descriptor None means that a step may block.
-        """
-        raise NotImplementedError
-
-    def step(self, timeout: float) -> None:
-        """Move the data that arrive within *timeout* seconds; never raises."""
-        raise NotImplementedError
-
-    def release(self) -> None:
-        """Free resources; called once, on the carrier's thread, when the load has ended."""
 
 
 class Carrier:
@@ -220,11 +177,27 @@ class Carrier:
     def step(self, load: Load) -> None:
         """Step *load*, unless a worker does that now."""
         if not (load.on_worker or load.ended):
-            load.step(0.0)
-            self.update(load)
+            try:
+                load.step(0.0)
+                self._update(load)
+            except Exception as error:
+                self._abandon(load, error)
 
     def update(self, load: Load) -> None:
         """Wait for the descriptor and the time that *load* has now; drop it if it has ended."""
+        try:
+            self._update(load)
+        except Exception as error:
+            self._abandon(load, error)
+
+    def _abandon(self, load: Load, error: Exception) -> None:
+        """Drop *load*, such as a stream that names the descriptor of a closed socket."""
+        logger.error("a stream or connection cannot go on", exc_info=error)
+        load.abandon(error)
+        load.ended = True
+        self._update(load)
+
+    def _update(self, load: Load) -> None:
         if load.ended:
             self._watch(load, None)
             if load.timer < math.inf:
@@ -245,14 +218,20 @@ class Carrier:
 
     def _step_on_worker(self, load: Load) -> None:
         """Step *load*, on a worker's thread, until it can be polled or has ended."""
-        load.step(PATIENCE)
-        while not load.ended and load.fileno() is None and load.due is None:
+        failure: Exception | None = None
+        try:
             load.step(PATIENCE)
-        self.call(functools.partial(self._take_back, load))
+            while not load.ended and _blocks(load):
+                load.step(PATIENCE)
+        except Exception as error:
+            failure = error
+        self.call(functools.partial(self._take_back, load, failure))
 
-    def _take_back(self, load: Load) -> None:
+    def _take_back(self, load: Load, failure: Exception | None) -> None:
         load.on_worker = False
-        if load.ended or (load.fileno() is None and load.due is None):
+        if failure is not None:
+            self._abandon(load, failure)
+        elif load.ended or _blocks(load):
             self.update(load)
         else:
             self.step(load)  # steps were skipped meanwhile: the client may have left
@@ -313,8 +292,24 @@ class Carrier:
         for load in loads:
             load.timer = math.inf
         for load in loads:
-            due = math.inf if load.on_worker or load.ended else load.due
+            due = math.inf if load.on_worker or load.ended else _due(load)
             if due is not None and due <= now:
                 self.step(load)
             elif due is not None:
                 self._set_timer(load, due)
+
+
+def _due(load: Load) -> float | None:
+    """Return when to step *load*: at once if that is unknown, as the step then abandons it."""
+    try:
+        return load.due
+    except Exception:
+        return 0.0
+
+
+def _blocks(load: Load) -> bool:
+    """Whether *load* can only be waited for by blocking."""
+    try:
+        return load.fileno() is None and _due(load) is None
+    except Exception:
+        return False

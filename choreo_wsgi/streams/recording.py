@@ -17,7 +17,8 @@ from collections.abc import Callable
 from .. import sse
 from ..errors import ChoreoError, InvalidRequest, ProducerLost, Unavailable
 from ..replay import Fenced, Reader, Writer
-from .carrier import Carrier, Load
+from .carrier import Carrier
+from .load import Load
 from .stream import BROKEN_OFF, LARGE, Control, Generation
 from .workers import Workers
 
@@ -112,6 +113,9 @@ class Recording(Load):
         """Stop the generation, and end the log with *error*."""
         if not self.ended:
             self._record(lambda: self.generation.fail(error))
+
+    def abandon(self, error: Exception) -> None:
+        self.fail(ChoreoError(BROKEN_OFF))
 
     def step(self, timeout: float) -> None:
         """Log the frames that are there."""

@@ -22,7 +22,8 @@ from choreo_wsgi.providers.openai.chunks import OpenAITranslator
 from choreo_wsgi.providers.registry import provider_class
 from choreo_wsgi.providers.translating import MAX_BATCH
 from choreo_wsgi.settings import Settings
-from choreo_wsgi.streams.carrier import Carrier, Load
+from choreo_wsgi.streams.carrier import Carrier
+from choreo_wsgi.streams.load import Load
 from choreo_wsgi.streams.workers import Workers
 
 LARGE = "x" * 500_000

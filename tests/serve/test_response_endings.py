@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -270,3 +272,45 @@ def test_reads_only_few_pipelined_requests_ahead(run_app: RunApp) -> None:
             assert len(channel.requests) == running.server.lookahead + 1
     finally:
         proceed.set()
+
+
+@pytest.mark.parametrize("first", [b"", b"begun"])
+@pytest.mark.parametrize("kind", ["closed", "file", "raises", "due"])
+def test_body_that_cannot_be_polled_ends_alone(
+    run_app: RunApp, caplog: pytest.LogCaptureFixture, kind: str, first: bytes
+) -> None:
+    """Such as that of a provider whose socket has been closed."""
+
+    class Broken(Body):
+        asked = 0
+
+        @property
+        def due(self) -> float:  # type: ignore[override]
+            self.asked += 1
+            return math.inf if kind != "due" or self.asked == 1 else 1 / 0
+
+        def fileno(self) -> Any:
+            return {"closed": -1, "file": own.fileno()}.get(kind) or 1 // 0
+
+        def ready(self, patience: float) -> bytes:
+            assert not patience
+            return self._blocks.pop(0) if len(self._blocks) > 1 else b""  # type: ignore[return-value]
+
+    with Path(__file__).open("rb") as own:
+        body = Broken(first, b"never")
+        running = run_app(
+            lambda environ, start_response: (
+                app_of(body) if environ["PATH_INFO"] == "/broken" else body_app(b"plain")
+            )(environ, start_response)
+        )
+        running.app.blocks = lambda environ: False
+        with running.connect() as client, running.connect() as other:
+            client.request("GET", "/broken")
+            status = client.read_head().status
+            if first:
+                assert client.read_chunk() == first
+                assert client.socket.recv(1) == b""
+            assert other.exchange("GET", "/").body == b"plain"
+    assert status == (200 if first else 500)
+    assert len(body.closed_by) == 1
+    assert "failed" in caplog.text

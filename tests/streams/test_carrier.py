@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import threading
@@ -14,7 +15,8 @@ import harness
 import pytest
 
 from choreo_wsgi.streams import carrier as carrying
-from choreo_wsgi.streams.carrier import Carrier, Load
+from choreo_wsgi.streams.carrier import Carrier
+from choreo_wsgi.streams.load import Load
 from choreo_wsgi.streams.poller import Selecting, new_poller
 from choreo_wsgi.streams.workers import Workers
 
@@ -261,6 +263,67 @@ def test_frees_ended_load_before_its_due_time(
     gone = weakref.ref(load)
     del load
     harness.wait_until(lambda: gone() is None, "the load is freed")
+
+
+class Failing(Waiting):
+    """Cannot be waited for, or stepped, as *how* says, once it has been stepped."""
+
+    def __init__(self, how: str, due: float | None) -> None:
+        super().__init__(due=due)
+        self.how = how
+        self.error: Exception | None = None
+
+    def fileno(self) -> int | None:
+        if self.how == "fileno" and self.steps:
+            raise OSError("no descriptor")
+        return -1 if self.how == "closed" and self.steps else None
+
+    @property
+    def due(self) -> float | None:
+        if self.how == "due" and self.steps:
+            raise RuntimeError("no time")
+        return self.time
+
+    def step(self, patience: float) -> None:
+        super().step(patience)
+        if self.how == "step":
+            raise MemoryError
+
+    def abandon(self, error: Exception) -> None:
+        self.error = error
+
+
+@pytest.mark.parametrize("thread", ["carrier", "worker"])
+@pytest.mark.parametrize("how", ["fileno", "closed", "due", "step"])
+def test_load_that_fails_is_dropped_alone(
+    carrier: Carrier, pair: tuple[socket.socket, socket.socket], how: str, thread: str
+) -> None:
+    other = stepped_once(carrier, pair)
+    load = Failing(how, time.monotonic() if thread == "carrier" else None)
+    carrier.carry(load)
+    assert load.left.wait(harness.DEADLINE)
+    assert load.error is not None and load.steps[0].startswith(thread)
+    pair[1].sendall(b"e")
+    assert other.left.wait(harness.DEADLINE)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_load_whose_time_is_unknown_is_dropped(carrier: Carrier, at_once: bool) -> None:
+    """When it is added, or when the time has come that it had."""
+    load = Failing("due", math.inf)
+
+    def begin() -> None:
+        if not at_once:
+            carrier.add(load)
+            carrier._set_timer(load, time.monotonic())
+        load.steps.append("none")
+        if at_once:
+            carrier.add(load)
+
+    carrier.call(begin)
+    assert load.left.wait(harness.DEADLINE)
+    assert load.steps == (["none"] if at_once else ["none", "carrier"])
+    assert isinstance(load.error, RuntimeError)
 
 
 def spin() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import harness
 import pytest
 from replay_helpers import create, frame, in_memory
 from scripted_provider import Script
@@ -180,6 +181,22 @@ def test_stream_that_no_thread_can_carry_ends(
     reader = logs.read(recording.writer.id, "alice")
     assert b"internal_error" in reader.receive(0) and reader.ended
     reader.close()
+
+
+def test_orphan_that_cannot_be_polled_ends(logs: Store) -> None:
+    script, recording, freed = start_recording(logs)
+    orphans = Orphans(60.0)
+    recording._adopt = lambda one: orphans.add(one, "alice")
+    script.fileno = lambda: -1
+    recording.close()
+    assert script.closed.wait(harness.DEADLINE)
+    harness.wait_until(lambda: not orphans.active, "the slot is free")
+    assert recording.ended and freed == ["freed"]
+    reader = logs.read(recording.writer.id, "alice")
+    assert b"internal_error" in reader.receive(0) and reader.ended
+    reader.close()
+    assert orphans.carrier is not None
+    orphans.carrier.close()
 
 
 def test_playback_of_a_log_that_cannot_be_read_ends(
