@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from .aside import has_marks, set_aside
 from .growing import Growing, utf8_or_mark
-from .items import Delta, Finish, Json, Marks, dump
+from .items import Delta, Finish, Json, Marks, dump, dump_large
 from .jsontext import encoded
 from .large import restored_parts
 from .limits import RepeatedBytes
+from .longtext import LazyJson, new_number, restored
 
 #: Reasoning details of more bytes in a delta are limited: their texts are sent as reasoning too.
 _LONG = 256
@@ -63,7 +64,8 @@ class Choice:
     def members(self, index: int, marks: Marks) -> dict[str, Json]:
         """Return the choice as a document has it; its long texts are set aside in *marks*.
 
-        Its calls, and lists, are iterators, whose values are made as they are encoded.
+        Its calls are an iterator, whose values are made as they are encoded, and its lists are
+        set aside too.
         """
         text, refusal = self.text.whole(marks), self.refusal.whole(marks)
         message: dict[str, Json] = {
@@ -76,12 +78,12 @@ class Choice:
         if self.calls:
             calls = (self.calls[at] for at in sorted(self.calls))
             message["tool_calls"] = (_tool_call(pieces, marks) for pieces in calls)
-        message.update(_parsed(self.extra))
+        message.update(_encoded(self.extra, marks))
         return {
             "index": index,
             "message": message,
             "finish_reason": self.finish.reason if self.finish else None,
-            "logprobs": _parsed(self.logprobs) or None,
+            "logprobs": _encoded(self.logprobs, marks) or None,
             **((self.finish and self.finish.extra) or {}),
         }
 
@@ -109,23 +111,33 @@ def _collect(into: dict[str, Json], members: Mapping[str, Json]) -> None:
         if isinstance(value, list):
             old = into.get(name)
             into[name] = old if isinstance(old, list) else []
-            into[name] += map(dump, value)
+            into[name] += map(dump_large, value)
         else:
             merge(into, {name: value})
 
 
-def _parsed(members: dict[str, Json]) -> dict[str, Json]:
-    """Return *members*, which :func:`_collect` has filled; its lists become iterators."""
-    return {
-        name: _freed(value) if isinstance(value, list) else value for name, value in members.items()
-    }
+def _encoded(members: dict[str, Json], marks: Marks) -> dict[str, Json]:
+    """Return *members*, which :func:`_collect` has filled, with marks in place of its lists."""
+    whole = dict(members)
+    for name, value in members.items():
+        if isinstance(value, list):
+            number = new_number()
+            marks[number.encode()] = _Elements(value)
+            whole[name] = int(number)
+    return whole
 
 
-def _freed(elements: list[bytes]) -> Iterator[Json]:
-    """Parse *elements*, each of which is freed when the next one is taken."""
-    elements.reverse()
-    while elements:
-        yield json.loads(elements.pop())
+class _Elements(LazyJson):
+    """The list whose elements are the JSON texts in *value*, for the mark of a number."""
+
+    def escaped(self, marks: Marks) -> Iterator[bytes | memoryview]:
+        between = b"["
+        self.value.reverse()
+        while self.value:  # each is freed once it is sent
+            yield between
+            yield from restored(self.value.pop(), marks)
+            between = b","
+        yield b"]" if between == b"," else b"[]"
 
 
 def merge(into: dict[str, Json], members: Mapping[str, Json]) -> None:
