@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from .. import sse
 from ..chat import large
 from ..chat.answer import AnswerWriter
-from ..chat.aside import decode_pieces, is_object
+from ..chat.aside import beginning, decode_pieces, is_object
 from ..chat.calls import Brackets
 from ..chat.growing import Growing, JsonText, utf8_or_mark
 from ..chat.items import Delta, Finish, Item, Json, Marks, ToolCall, Usage, dump, dump_large, quote
@@ -27,6 +27,8 @@ from ..errors import UpstreamInvalid
 _MOST_BLOCKS = 2048
 #: The same for characters that escapes add to arguments, which a log has several times.
 _MOST_ESCAPES = 512 * 1024
+#: Limit of characters of the name of what is left out, such as a picture's URL.
+_LONGEST_NAME = 16 * 1024
 #: Members of a delta that are written.
 _WRITTEN = frozenset(("thinking_blocks", "annotations", "images", "content_parts"))
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
@@ -192,7 +194,8 @@ class BlockWriter(AnswerWriter):
     def _note_omission(self, thing: str) -> Iterator[bytes]:
         """Write a text block which says that *thing* is left out, as the API cannot hold it."""
         yield from self._close_blocks()
-        yield from self._add_text("text", f"[left out: {thing}]")
+        shown = beginning(thing, self._marks, _LONGEST_NAME)
+        yield from self._add_text("text", f"[left out: {shown}]")
         yield from self._close_blocks()
 
     def _complete_block(self, block: Block, **late: Json) -> Iterator[bytes]:

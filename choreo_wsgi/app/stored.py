@@ -21,7 +21,7 @@ from ..apis.responses.items import STORED_ID, kind_of, listed_item
 from ..apis.responses.log import events_in, read_events
 from ..apis.responses.request import input_items, read_request, unknown_previous
 from ..apis.translation import restore_once
-from ..chat import cutting, jsontext, large
+from ..chat import cutting, inparts, jsontext, large
 from ..chat.items import Json, Marks, dump
 from ..chat.request import ChatRequest
 from ..errors import InvalidRequest, NotFound, StreamGone
@@ -169,7 +169,7 @@ class StoredResponses:
             wide += cutting.count_wide(bytes(piece))
         self._resumption.check_repeated(repeated)
         head = b'id: 1\nevent: choreo.request\ndata: {"items":'
-        parts = (large.parts(value, lambda part: (dump(part),)) for value in (items, queued))
+        parts = (inparts.parts(value, lambda part: (dump(part),)) for value in (items, queued))
         texts = chain([head], next(parts), [b',"response":'], next(parts), [b"}\n\n"])
         frame = restore_once(map(bytes, texts), self._marks)
         for mark, part in self._marks.items():  # the request's body can be freed

@@ -172,14 +172,15 @@ def dump_large(value: Json) -> bytes:
     return large.write(value, dump) if has_many(value) else dump(value)
 
 
-_SCALARS = {str, int, float, bool, type(None)}
+#: The types of values that hold no others.
+SCALARS = {str, int, float, bool, type(None)}
 
 
 def has_many(value: Json) -> bool:
     """Whether *value* holds more than FEW values, or an iterator of values."""
     values = [value]
     for one in values:  # the list grows meanwhile by the values within
-        if type(one) in _SCALARS:  # most are, and isinstance(one, Iterator) is slow
+        if type(one) in SCALARS:  # most are, and isinstance(one, Iterator) is slow
             continue
         if isinstance(one, (dict, list)):
             values += one.values() if isinstance(one, dict) else one

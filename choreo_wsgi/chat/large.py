@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..errors import UpstreamInvalid
-from .items import Marks, dump, has_many
+from .inparts import parts
+from .items import Marks, dump
 from .longtext import restored
 
 #: Bytes that are decoded at once, at least.
@@ -120,24 +121,6 @@ def pieces_to_send(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
 def restored_parts(value: Any, marks: Marks) -> Iterator[bytes | memoryview]:
     """Yield *value* as JSON with *marks* restored."""
     return parts(value, lambda part: restored(dump(part), marks))
-
-
-def parts(
-    value: Any, encode: Callable[[Any], Iterable[bytes | memoryview]]
-) -> Iterator[bytes | memoryview]:
-    """Yield *value* as JSON; *encode* returns the bytes of parts with few values."""
-    if not has_many(value):
-        yield from encode(value)
-        return
-    is_object = isinstance(value, dict)
-    before = b"{" if is_object else b"["
-    for one in value:
-        yield before
-        if is_object:
-            yield from (*encode(one), b":")
-        yield from parts(value[one] if is_object else one, encode)
-        before = b","
-    yield b"}" if is_object else b"]" if before == b"," else b"[]"
 
 
 #: The members of an element whose values, few words, are shared by all of them as the names are.

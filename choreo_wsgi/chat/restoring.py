@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from ..errors import InvalidRequest
-from . import large
+from . import inparts
 from .aside import has_marks, pieces, whole
 from .cutting import weight
 from .growing import Base64
@@ -61,7 +61,7 @@ def restore_request(request: ChatRequest) -> ChatRequest:
 
 def _marks_of(value: Json, marks: Marks) -> set[bytes]:
     """Return those of *marks* that are in *value*."""
-    parts = large.parts(value, lambda part: (dump(part),))
+    parts = inparts.parts(value, lambda part: (dump(part),))
     return {found[0] for part in parts for found in find_marks(bytes(part), marks)}
 
 

@@ -32,9 +32,10 @@ _ERROR_BYTES = 64 * 1024
 MAX_DOCUMENT = 64 * 1024 * 1024
 #: Limit of bytes that are decompressed at once: as many as one read of an uncompressed body.
 _STEP = 128 * 1024
-#: After this many bytes without output a large event or document is being received.  Parsing it
-#: may take long, so the event loop leaves the rest to a worker.
-HEAVY = 64 * 1024
+#: After this many bytes without output, or twice as many of a block without the end of an event, a
+#: large event or document is being received.  Parsing it may take long, so the event loop leaves
+#: it to a worker.
+HEAVY = 16 * 1024
 
 _STARRED = re.compile(r"[\w.-]{0,64}\*{3,}[\w-]*")
 
@@ -59,6 +60,20 @@ def _pause_after(size: int, last: float) -> float:
     if size < _ENOUGH:
         return min(2 * last + _FIRST_PAUSE, _LONGEST_PAUSE)
     return last if size < _FULL else last / 2
+
+
+def _has_large_event(block: bytes) -> bool:
+    """Whether HEAVY bytes somewhere in *block* have no blank line: twice as many always count."""
+    return any(
+        block.find(b"\n\n", at, at + HEAVY) < 0 and block.find(b"\r\n\r\n", at, at + HEAVY) < 0
+        for at in range(0, len(block) - HEAVY + 1, HEAVY)
+    )
+
+
+def _unended(block: bytes, before: int) -> int:
+    """Return how many bytes follow the last blank line, *before* of them in earlier blocks."""
+    ends = [at + len(end) for end in (b"\n\n", b"\r\n\r\n") if (at := block.rfind(end)) >= 0]
+    return len(block) - max(ends) if ends else before + len(block)
 
 
 @dataclass(slots=True)
@@ -97,6 +112,8 @@ class UpstreamAnswer:
         self._has_more = False  # the decompressor has more of the received bytes
         #: Bytes received since the last output; the reader resets it to 0.
         self.bytes_without_output = 0
+        self._has_events = attempt.events
+        self._unended = 0  # bytes received since the end of an event
         self._deferred: bytes | None = None  # received bytes that only a worker may return
         #: Whether the reader has events that it left for the next call: see reading.AT_ONCE.
         self.behind = False
@@ -140,9 +157,13 @@ class UpstreamAnswer:
 
     def _defer_large(self, data: bytes, timeout: float) -> bytes:
         """Return *data*, or b"" if it belongs to a large event and the caller does not wait."""
-        if self.bytes_without_output > HEAVY and timeout <= 0 and (data or self._exchange.ended):
-            self._deferred, data = data, b""
+        so_far = max(self.bytes_without_output, self._unended)
+        is_heavy = so_far > HEAVY and (data or self._exchange.ended)
         self.bytes_without_output += len(data)
+        if self._has_events:
+            self._unended = _unended(data, self._unended)
+        if timeout <= 0 and (is_heavy or _has_large_event(data)):
+            self._deferred, data = data, b""
         return data
 
     def new_lane(self, pattern: Pattern | None, plain: bool = False) -> Lane | None:

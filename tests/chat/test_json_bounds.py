@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from work import calls, traced
 
 from choreo_wsgi.apis import load
-from choreo_wsgi.chat import items, jsontext, large
+from choreo_wsgi.chat import inparts, items, jsontext, large
 from choreo_wsgi.chat import request as chat
-from choreo_wsgi.chat.items import Json, dump_large
+from choreo_wsgi.chat.items import FEW, Json, dump, dump_large
 from choreo_wsgi.chat.jsontext import MAX_DEPTH, TooMuch, check_bounds
 from choreo_wsgi.chat.longtext import WINDOW, restore
 from choreo_wsgi.errors import InvalidRequest, UpstreamInvalid
@@ -376,3 +376,46 @@ def test_values_of_a_prompt_take_under_four_times_the_body(api: str) -> None:
     body = json.dumps({"model": "m", name: ["x"] * 70_000}).encode()
     with pytest.raises(InvalidRequest, match="holds more than"):
         load(api).read(body)
+
+
+_SHORT_TEXTS = st.sampled_from(
+    ["", "a", "\u6f22" * 90, "\ud83d", "y" * 255, "y" * 256, "y" * 3_000]
+)
+_NAMES = st.integers(0, 200).map(lambda at: "k" * (1 + at % 3 * 200) + str(at))
+
+
+@given(
+    st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), st.just(1.5), _SHORT_TEXTS),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=150), st.dictionaries(_NAMES, inner, max_size=150)
+        ),
+        max_leaves=400,
+    )
+)
+def test_parts_of_a_large_value_are_its_json(value: Any) -> None:
+    parts = [bytes(part) for part in inparts.parts(value, lambda part: (dump(part),))]
+    assert b"".join(parts) == dump(value)
+
+
+@pytest.mark.parametrize("value", [[1.5] * 10_000, {str(at): "a" for at in range(10_000)}])
+def test_short_elements_are_encoded_together(value: Any) -> None:
+    """One by one they take ten times as long."""
+    encoded: list[Any] = []
+
+    def encode(part: Any) -> tuple[bytes]:
+        encoded.append(part)
+        return (dump(part),)
+
+    assert b"".join(map(bytes, inparts.parts(value, encode))) == dump(value)
+    assert len(encoded) <= 10_000 // FEW + 1
+    assert max(map(len, encoded)) == FEW
+
+
+def test_long_strings_and_names_are_encoded_alone() -> None:
+    encoded: list[Any] = []
+    value = {("n" * 300 + str(at) if at % 2 else str(at)): "y" * 300 for at in range(100)}
+    value |= {"n" * 400 + str(at): 1 for at in range(100)}
+    parts = inparts.parts(value, lambda part: (encoded.append(part), (dump(part),))[1])  # type: ignore[func-returns-value]
+    assert b"".join(map(bytes, parts)) == dump(value)
+    assert all(isinstance(part, (str, int)) for part in encoded)

@@ -342,6 +342,42 @@ def test_reasoning_details_of_a_plain_answer_are_limited(size: int, at_once: int
         answered("chat plain", OpenAITranslator(), more)
 
 
+def tokens(text: str, count: int) -> bytes:
+    """Return a chat stream of *count* tokens *text* with log probabilities."""
+    token = f'{{"token":"{text}","logprob":-1,"top_logprobs":[]}}'
+    chosen = f'{{"index":0,"delta":{{"content":"a"}},"logprobs":{{"content":[{token}]}}}}'
+    end = '{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}'
+    return events(*[f'{{"choices":[{chosen}]}}'] * count, end, "[DONE]")
+
+
+@pytest.mark.parametrize("text", ["y" * 60, "\U0001f600" * 15, "y" * 20_000])
+def test_long_tokens_of_an_answer_are_limited(text: str) -> None:
+    """Each byte becomes a number, which is repeated four times."""
+    most = MEBIBYTE // 4 // (len(text.encode()) - 16)
+    answered("responses", OpenAITranslator(), tokens(text, 1))  # loads the modules
+    with traced() as memory:
+        assert answered("responses", OpenAITranslator(), tokens(text, most)) > 4 * MEBIBYTE
+    assert memory.peak < 8 * MEBIBYTE
+    with pytest.raises(UpstreamInvalid, match="1 MiB of long tokens with log probabilities"):
+        answered("responses", OpenAITranslator(), tokens(text, most + 1))
+
+
+def test_many_usual_tokens_of_an_answer_pass() -> None:
+    assert answered("responses", OpenAITranslator(), tokens("y" * 16, 8_000)) > 4 * MEBIBYTE
+
+
+@pytest.mark.parametrize("api", APIS)
+def test_long_address_of_a_picture_is_whole(api: str) -> None:
+    url = f"http://x/{'y' * 6_000}z"
+    image = f'{{"type":"image_url","image_url":{{"url":"{url}"}}}}'
+    body = chat(f'{{"images":{many(image, 50)}}}')
+    answer, whole = new_answer(api, OpenAITranslator(), body), b""
+    while not answer.ended:
+        whole += answer.receive(1)
+    assert whole.count(url.encode()) >= 50
+    assert b"~~more~~" not in whole
+
+
 @pytest.mark.parametrize("details", ['{"a":1}', '"a"', "1", "null", "[]"])
 def test_reasoning_details_that_are_no_list_are_kept(details: str) -> None:
     body = chat(f'{{"content":"a","reasoning_details":{details}}}', 2)
@@ -728,22 +764,36 @@ def test_item_is_freed_once_it_is_encoded() -> None:
         assert memory.now < 1.5 * len(block)
 
 
-def forwarded(body: bytes) -> NativeReply:
+def forwarded(body: bytes, size: int = 128 * 1024) -> NativeReply:
     asked = {"model": "m", "max_tokens": 9, "stream": True}
     asked["messages"] = [{"role": "user", "content": "hi"}]
     writer = load("messages").writer(load("messages").read(json.dumps(asked).encode()))
     attempt = Attempt(
-        lambda: Received(body, 128 * 1024),  # type: ignore[arg-type, return-value]
+        lambda: Received(body, size),  # type: ignore[arg-type, return-value]
         lambda *answer: UpstreamInvalid("it is an error"),
     )
     return NativeReply(attempt, writer, "m", "m", True, 8 * MEBIBYTE)
 
 
 def test_rest_of_a_large_event_that_has_begun_is_read_where_no_stream_waits() -> None:
-    reply = forwarded(claude('{"type":"text","text":"%s"}' % ("y" * 200_000)))
+    reply = forwarded(claude('{"type":"text","text":"%s"}' % ("y" * 200_000)), 12_000)
     assert b"message_start" in reply.receive(0)
+    assert reply.receive(0) == b""  # no more than HEAVY yet
     assert (reply.receive(0), reply.fileno(), reply.due) == (b"", None, None)
-    assert len(reply.receive(1)) > 200_000
+    rest = b""
+    while not reply.ended:
+        rest += reply.receive(1)
+    assert len(rest) > 200_000
+
+
+@pytest.mark.parametrize("before", [0, 100])
+def test_event_without_a_blank_line_for_long_is_read_where_no_stream_waits(before: int) -> None:
+    """Its values may take long; events of a few kilobytes are read on the loop."""
+    small = b'data: {"type":"response.output_text.delta","delta":"%s"}' % (b"y" * 1_000)
+    for end in (b"\n\n", b"\r\n\r\n"):
+        assert forwarded((small + end) * 100).receive(0)
+        reply = forwarded((small + end) * before + b"data: {" + b" " * 40_000 + b"}" + end)
+        assert reply.receive(0) == b"" and reply.due is None and reply.fileno() is None
 
 
 def test_forwarded_error_of_many_values_is_parsed_once() -> None:

@@ -56,6 +56,12 @@ def logprobs(tokens: Json) -> list[dict[str, Json]]:
     ]
 
 
+def long_bytes(token: Mapping[str, Json]) -> int:
+    """Return the bytes of *token* and its alternatives beyond 16 in each, as usual ones have."""
+    entries = (token, *_tops(token))
+    return sum(max(0, len(one["bytes"]) - 16) for one in entries if isinstance(one["bytes"], list))
+
+
 def _tops(entry: Mapping[str, Json]) -> list[dict[str, Json]]:
     return _objects(entry.get("top_logprobs"))
 

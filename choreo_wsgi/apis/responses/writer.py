@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from ...chat.aside import absorb, has_marks, parse_aside, set_aside, text_or_mark
 from ...chat.growing import utf8_or_mark
 from ...chat.items import FEW, Json, Marks, ToolCall, Usage, dump, dump_large, has_many
-from ...chat.limits import signed_thoughts
+from ...chat.limits import RepeatedBytes, signed_thoughts
 from ...chat.longtext import new_number, restore
 from ...chat.request import ChatRequest
 from ...errors import ChoreoError
@@ -74,6 +74,7 @@ class ResponseWriter(BlockWriter):
         ours = members(fields, "background store previous_response_id")  # not the provider's part
         self.fixed = {"id": self.fixed_id, **ours}
         self._signed = signed_thoughts()
+        self._long_tokens = RepeatedBytes("long tokens with log probabilities")
         self._request_marks: Marks | None = request.marks  # until the members are encoded
         items = () if request.native_only else input_items(request.native or fields)
         #: By their names in chat: the type, name and namespace of the caller's tools that are not
@@ -151,6 +152,7 @@ class ResponseWriter(BlockWriter):
         lists.check_tokens(logprobs)
         tokens = lists.logprobs(logprobs)
         for token in tokens:
+            self._long_tokens.add(4 * lists.long_bytes(token))  # "255," is one of them
             self._tokens.add(dump(token))
             for one in (token, *token["top_logprobs"]):
                 del one["bytes"]  # which events do not have
